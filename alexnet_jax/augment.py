@@ -1,0 +1,113 @@
+"""Augmentation and evaluation views, on the device, one example at a time: (key, image, strengths) -> image.
+
+An example's draws come from its key alone. Every strength is traced, and 0 is exactly the identity, so an ablation of an augmentation is
+a number. Images come as uint8 and leave as float32 with the dataset's mean subtracted, still on the 0-255 scale that LRN's constants
+were made for.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+from alexnet_jax.hyper import Hyper
+
+
+class PixelStats(NamedTuple):
+    """Statistics of a dataset's training pixels on the 0-255 scale, C channels."""
+
+    mean: Float[Array, " channels"]
+    std: Float[Array, ""]  # of all pixels about their channel's mean
+    pca_std: Float[Array, " channels"]  # standard deviations along the principal axes of colour
+    pca_axes: Float[Array, "axes channels"]  # unit vectors
+
+
+Image = UInt8[Array, "height width channels"]
+View = Float[Array, "size size channels"]
+
+
+def augment(key: Key[Array, ""], image: Image, hyper: Hyper, stats: PixelStats, size: int) -> View:
+    """One training view: crop, flip, rotation and shift in a single resampling, then whitening, then PCA colour.
+
+    Whitening comes before colour: after it, it would undo a change of brightness.
+    """
+    warp_key, colour_key = jax.random.split(key)
+    view = _warp(warp_key, image, hyper, size) - stats.mean
+    return _colour(colour_key, _whiten(view, hyper.whitening, stats), hyper.colour, stats)
+
+
+def evaluation_view(image: Image, hyper: Hyper, stats: PixelStats, size: int) -> View:
+    """The centre crop, with the member's whitening: what `augment` gives with every random strength at 0."""
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return _whiten(image[top : top + size, left : left + size].astype(jnp.float32) - stats.mean, hyper.whitening, stats)
+
+
+def ten_views(image: Image, hyper: Hyper, stats: PixelStats, size: int) -> Float[Array, "10 size size channels"]:
+    """The paper's ten test views: the four corners and the centre, then their mirror images. Predictions are averaged after the softmax."""
+    bottom, right = image.shape[0] - size, image.shape[1] - size
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+    crops = jnp.stack([image[top : top + size, left : left + size] for top, left in corners]).astype(jnp.float32) - stats.mean
+    whitened = jax.vmap(lambda crop: _whiten(crop, hyper.whitening, stats))(crops)
+    return jnp.concatenate([whitened, whitened[:, :, ::-1]])
+
+
+def _warp(key, image, hyper, size):
+    """Crop, flip, rotate and shift by one bilinear sampling of the stored image; beyond its border, the border's pixels."""
+    crop_y, crop_x, flip, rotation, shift_y, shift_x = jax.random.uniform(key, (6,))
+    margin_y, margin_x = image.shape[0] - size, image.shape[1] - size
+
+    def offset(margin, draw):
+        # A whole number in the middle `span` of the margin, all of it at strength 1: 0 .. margin, equally likely.
+        span = jnp.floor(hyper.crop * margin + 0.5)
+        return jnp.floor((margin - span) / 2) + jnp.minimum(jnp.floor(draw * (span + 1)), span)
+
+    def shift(draw):
+        # Whole pixels, so that a shift alone never blurs.
+        return jnp.round((2 * draw - 1) * hyper.shift * size)
+
+    centre = (size - 1) / 2
+    grid = jnp.arange(size, dtype=jnp.float32) - centre
+    x = jnp.where(flip < hyper.flip, -grid, grid)[None, :]
+    y = grid[:, None]
+    angle = jnp.deg2rad((2 * rotation - 1) * hyper.rotation)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rows = cos * y + sin * x + (centre + offset(margin_y, crop_y) + shift(shift_y))
+    columns = cos * x - sin * y + (centre + offset(margin_x, crop_x) + shift(shift_x))
+    return _bilinear(image, rows, columns)
+
+
+def _bilinear(image, rows, columns):
+    """Sample the image at float coordinates (size, size); exact where they are whole numbers."""
+    height, width, channels = image.shape
+    rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    down, across = (rows - top)[..., None], (columns - left)[..., None]
+    pixels = image.reshape(height * width, channels)
+
+    def at(y, x):
+        index = jnp.minimum(y, height - 1).astype(jnp.int32) * width + jnp.minimum(x, width - 1).astype(jnp.int32)
+        return pixels.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
+
+    upper = (1 - across) * at(top, left) + across * at(top, left + 1)
+    lower = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
+    return (1 - down) * upper + down * lower
+
+
+def _whiten(view, strength, stats):
+    """Blend towards the per-image standardised view, put back on the dataset's pixel scale.
+
+    Per-image standardisation is TensorFlow's: zero mean, unit variance, the deviation floored at 1 / sqrt(pixels). Its result is
+    multiplied by the dataset's standard deviation, or LRN's constants would lose their meaning.
+    """
+    deviation = jnp.maximum(jnp.std(view), 1 / jnp.sqrt(float(view.size)))
+    return (1 - strength) * view + strength * stats.std * (view - jnp.mean(view)) / deviation
+
+
+def _colour(key, view, strength, stats):
+    """Section 4.1 of the paper: add sum_i alpha_i s_i p_i to every pixel, alpha_i ~ N(0, strength), one draw per image.
+
+    s_i is the standard deviation along principal axis p_i, as in the 2012 code; the text's eigenvalue would be far off the 0-255 scale.
+    """
+    coefficients = strength * jax.random.normal(key, stats.pca_std.shape)
+    return view + (coefficients * stats.pca_std) @ stats.pca_axes

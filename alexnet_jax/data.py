@@ -1,0 +1,165 @@
+"""A prepared dataset -> this process's batches, from any position of the run's endless stream.
+
+The training stream is a pure function of the shuffle seed: example `index` of it is the same whatever the batch size, the number of
+processes, or where a run was stopped. So a run's position in its data is one number, the examples that all processes have taken.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax.augment import PixelStats
+from alexnet_jax.errors import UserError
+
+# Splits up to this size are kept decoded in memory after the first pass: reading a record costs 0.2 ms, a good part of the small
+# network's training time per image.
+CACHE_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset: what it holds, and where its examples are read."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # height, width, channels
+    split_sizes: dict[str, int]
+    stats: PixelStats  # of the training split
+    builder: Any = dataclasses.field(repr=False, compare=False)
+
+    def source(self, split: str) -> "_Examples":
+        """Random access to a split's examples.
+
+        Raises:
+          UserError: the dataset has no such split.
+        """
+        if split not in self.split_sizes:
+            raise UserError(f"dataset {self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}")
+        return _Examples(self, split)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run remembers of its dataset (JSON)."""
+        stats = {field: np.asarray(value).tolist() for field, value in self.stats._asdict().items()}
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "image_shape": list(self.image_shape),
+            "split_sizes": self.split_sizes,
+            "stats": stats,
+        }
+
+
+def load(section: ConfigDict) -> Dataset:
+    """Open the dataset that a config's data section names; scikit-learn's digits, which need no download, are prepared on first use.
+
+    Raises:
+      UserError: it isn't there, or can't be read.
+    """
+    import tensorflow_datasets as tfds
+
+    from alexnet_jax.prepare import dataset_dir, prepare_digits
+
+    directory = Path(dataset_dir(section.dir, section.name))
+    if not directory.exists():
+        if section.name != "digits":
+            raise UserError(f"no dataset at {directory}; make it with: {section.prepare} --data-dir {section.dir}")
+        prepare_digits(section.dir)
+    try:
+        builder = tfds.builder_from_directory(directory)
+        metadata, features = builder.info.metadata, builder.info.features
+        return Dataset(
+            name=section.name,
+            classes=tuple(features["label"].names),
+            image_shape=features["image"].shape,
+            split_sizes={name: split.num_examples for name, split in builder.info.splits.items()},
+            stats=stats_from_json({"mean": metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
+            builder=builder,
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory} isn't a dataset that this project prepared ({error}); delete it and run: {section.prepare}") from None
+
+
+def stats_from_json(fields: dict[str, Any]) -> PixelStats:
+    return PixelStats(**{name: np.asarray(fields[name], np.float32) for name in PixelStats._fields})
+
+
+class _Examples:
+    """A split as a random-access sequence of {image, label}, decoded once and kept when it is small."""
+
+    def __init__(self, dataset: Dataset, split: str):
+        self._records = dataset.builder.as_data_source(split)
+        self._where = f"dataset {dataset.name}, split {split}"
+        count = dataset.split_sizes[split]
+        self._cached = np.zeros(count, bool) if count * int(np.prod(dataset.image_shape)) <= CACHE_BYTES else None
+        if self._cached is not None:
+            self._images = np.empty((count, *dataset.image_shape), np.uint8)
+            self._labels = np.empty(count, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        index = int(index)
+        if self._cached is None:
+            return self._read(index)
+        if not self._cached[index]:
+            example = self._read(index)
+            self._images[index], self._labels[index] = example["image"], example["label"]
+            self._cached[index] = True  # last: another thread may look
+        return {"image": self._images[index], "label": self._labels[index]}
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            record = self._records[index]
+        except Exception as error:  # array_record, protobuf and image decoders each have their own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self._where}: example {index} can't be read ({reason}); prepare the dataset again") from error
+        return {"image": record["image"], "label": np.int32(record["label"])}
+
+
+def train_batches(
+    source: _Examples, *, batch_size: int, seed: int, position: int, threads: int, process: tuple[int, int] = (0, 1)
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of every global batch from `position` on, endlessly; each epoch is shuffled anew.
+
+    Args:
+      source: the training split.
+      batch_size: of the global batch.
+      seed: of the shuffle.
+      position: examples of the stream already taken by all processes together.
+      threads: reading at once.
+      process: (index, count). Process i of n takes examples i, n + i, 2n + i, ... of a global batch.
+
+    Yields:
+      `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,): the place in the stream. B is batch_size / count.
+    """
+    index, count = process
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    stream = stream.map_with_index(lambda i, example: {**example, "index": np.uint32(i)})
+    return _iterate(stream[position + index :: count].batch(batch_size // count), threads)
+
+
+def eval_batches(
+    source: _Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of a whole split, once, in order. The last batch is padded with the first example, `mask` bool (B,) false there.
+
+    Every process yields the same number of batches, so that none waits for another. Arguments and fields as in `train_batches`.
+    """
+    index, count = process
+    examples = len(source)
+    padded = -(-examples // batch_size) * batch_size
+
+    def example(i):
+        return {**source[i if i < examples else 0], "index": np.uint32(i), "mask": np.bool_(i < examples)}
+
+    return _iterate(grain.MapDataset.range(padded).map(example)[index::count].batch(batch_size // count), threads)
+
+
+def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[dict[str, np.ndarray]]:
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))

@@ -1,0 +1,224 @@
+"""Run directories -> exact top-1 and top-5 errors, ten-crop, and the ensemble curve.
+
+    python -m alexnet_jax.evaluate --run runs/digits
+    python -m alexnet_jax.evaluate --run runs/five runs/two --split test --ten-crop
+
+Every example of the split is seen exactly once, whatever the batch size: the last batch is padded and masked. Several runs combine into one
+ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.metrics import is_error
+
+SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
+BINS = 15  # of the calibration error
+
+
+class Predictions(NamedTuple):
+    """What M networks say of N examples."""
+
+    labels: np.ndarray  # int32 (N,)
+    log_probs: np.ndarray  # float32 (M, N, classes)
+    member_names: list[str]
+
+
+def sum_over_split(eval_step: Callable, batches: Iterable[dict], examples: int, stop: Callable[[], bool] = lambda: False) -> dict | None:
+    """Add up `eval_step(batch)` over a split: `count`, and `loss`, `top1_error`, `top5_error` (M,), `ensemble_top1_error` as means.
+
+    Returns:
+      The means; None when `stop()` said so in between.
+
+    Raises:
+      RuntimeError: the batches didn't hold every example once.
+    """
+    totals: dict[str, Any] = {}
+    for batch in batches:
+        if stop():
+            return None
+        totals = {name: np.asarray(value, np.float64) + totals.get(name, 0) for name, value in eval_step(batch).items()}
+    count = int(totals.pop("count"))
+    if count != examples:
+        raise RuntimeError(f"evaluation saw {count} examples of a split of {examples}")
+    return {"count": count, **{name.replace("errors", "error"): value / count for name, value in totals.items()}}
+
+
+def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, member_names: list[str]) -> Predictions:
+    """Predictions for a whole split. `log_probs(images) -> (M, B, classes)`.
+
+    Raises:
+      RuntimeError: the batches didn't hold every example once, in order.
+    """
+    parts = [(batch["label"][m], batch["index"][m], log_probs(batch["image"])[:, m]) for batch in batches if (m := batch["mask"]).any()]
+    labels, indices, predicted = (np.concatenate(column, axis) for column, axis in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
+    if not np.array_equal(indices, np.arange(examples)):
+        raise RuntimeError(f"evaluation saw {len(indices)} examples of a split of {examples}, or not each once")
+    return Predictions(labels, predicted, member_names)
+
+
+def summarise(predictions: Predictions) -> dict[str, Any]:
+    """The figures of merit of all members and of their ensemble. Errors are fractions.
+
+    Returns:
+      `count`, `members`; per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its standard deviation over
+      members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the ensemble removes;
+      `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size; `geometric_top1_error`, of the
+      ensemble that averages logits instead of probabilities.
+    """
+    labels, log_probs, names = predictions
+    members = len(log_probs)
+    each = [figures(labels, member) for member in log_probs]
+    ensemble = figures(labels, average(log_probs))
+    top1 = np.array([row["top1_error"] for row in each])
+    answers = log_probs.argmax(-1)
+    pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
+    return {
+        "count": len(labels),
+        "members": names,
+        **{name: [row[name] for row in each] for name in ensemble},
+        "mean_top1_error": float(top1.mean()),
+        "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
+        **{f"ensemble_{name}": value for name, value in ensemble.items()},
+        "relative_cut": float(1 - ensemble["top1_error"] / top1.mean()) if top1.any() else 0.0,
+        "geometric_top1_error": top_k_error(labels, log_probs.mean(0), 1),
+        "disagreement": float(np.mean(pairs)) if pairs else 0.0,
+        "curve": ensemble_curve(labels, log_probs),
+    }
+
+
+def figures(labels: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
+    """`top1_error`, `top5_error`, `nll`, `ece` of one network's log-probabilities (N, classes)."""
+    return {
+        "top1_error": top_k_error(labels, log_probs, 1),
+        "top5_error": top_k_error(labels, log_probs, 5),
+        "nll": float(-np.mean(np.take_along_axis(log_probs, labels[:, None], 1), dtype=np.float64)),
+        "ece": calibration_error(labels, log_probs),
+    }
+
+
+def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """The share of examples whose label isn't among the k best scores (N, classes)."""
+    return float(np.mean(is_error(scores, labels, k)))
+
+
+def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
+    """Expected calibration error: |accuracy - confidence|, averaged over `BINS` equal bins of confidence, weighted by their counts."""
+    confidence, correct = np.exp(log_probs.max(1)), log_probs.argmax(1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * np.mean(bins == b) for b in np.unique(bins)]
+    return float(np.sum(gaps))
+
+
+def average(log_probs: np.ndarray) -> np.ndarray:
+    """The log of the mean probability over members: (M, N, classes) -> (N, classes)."""
+    return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
+
+
+def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
+    """Top-1 error of ensembles of 1 .. M members: mean and standard deviation over all subsets, or `SUBSETS` random ones."""
+    members, rng = len(log_probs), np.random.default_rng(0)
+    probs = np.exp(log_probs)
+    rows = []
+    for size in range(1, members + 1):
+        subsets = list(itertools.islice(itertools.combinations(range(members), size), SUBSETS + 1))
+        if len(subsets) > SUBSETS:
+            subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(SUBSETS)]
+        errors = [top_k_error(labels, probs[list(subset)].mean(0), 1) for subset in subsets]
+        rows.append({"members": size, "subsets": len(subsets), "top1_error": float(np.mean(errors)), "std": float(np.std(errors))})
+    return rows
+
+
+def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
+    """All members' predictions of one run on a split of its dataset, and the protocol."""
+    from alexnet_jax import data, parallel, run
+    from alexnet_jax.step import make_log_probs
+
+    loaded = run.load(workdir)
+    dataset = data.load(loaded.config.data)
+    if dataset.classes != loaded.classes:
+        raise UserError(f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others")
+    batch_size = batch_size or loaded.config.eval.batch_size
+    parallel.check_batch_size(batch_size, "--batch-size")
+    source, state = dataset.source(split), parallel.replicate(loaded.state)
+    log_probs = parallel.over_devices_predict(make_log_probs(loaded.network.model, loaded.stats, ten_crop))
+    batches = data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads)
+    predictions = predict_split(
+        lambda images: log_probs(state, parallel.shard({"image": images})["image"]), batches, len(source), loaded.network.member_names
+    )
+    size = loaded.network.model.arch.input_size
+    crop = "ten crops (corners, centre, mirrored)" if ten_crop else "centre crop"
+    return predictions, {
+        "dataset": dataset.name,
+        "split": split,
+        "views": f"{crop} of {size} from {dataset.image_shape[0]} pixels",
+        "averaging": "softmax",
+    }
+
+
+def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
+    """Several runs' predictions as one ensemble.
+
+    Raises:
+      UserError: they are not about the same examples and classes.
+    """
+    (first_run, first), *rest = parts
+    for other_run, other in rest:
+        if other.log_probs.shape[1:] != first.log_probs.shape[1:] or not np.array_equal(other.labels, first.labels):
+            raise UserError(f"{other_run} and {first_run} don't predict the same examples and classes: they can't be one ensemble")
+    names = [name if not rest else f"{workdir.name}: {name}" for workdir, part in parts for name in part.member_names]
+    return Predictions(first.labels, np.concatenate([part.log_probs for _, part in parts]), names)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The summary for a terminal; errors in percent."""
+    width = max(map(len, [*result["members"], "mean +- std"]))
+    lines = [f"{'':{width}}  {'top-1':>7}  {'top-5':>7}  {'NLL':>6}  {'ECE':>6}"]
+    columns = [result[name] for name in ("top1_error", "top5_error", "nll", "ece")]
+    rows = [*zip(result["members"], *columns, strict=True)]
+    if len(rows) > 1:
+        rows.append(("ensemble", *(result[f"ensemble_{name}"] for name in ("top1_error", "top5_error", "nll", "ece"))))
+    lines += [f"{name:{width}}  {100 * a:6.2f}%  {100 * b:6.2f}%  {c:6.4f}  {d:6.4f}" for name, a, b, c, d in rows]
+    if len(result["members"]) > 1:
+        lines += [
+            f"{'mean +- std':{width}}  {100 * result['mean_top1_error']:6.2f}% +- {100 * result['std_top1_error']:.2f}",
+            f"relative cut of the error by the ensemble: {result['relative_cut']:.1%}; members disagree on {result['disagreement']:.1%}",
+            "ensemble of K: " + "  ".join(f"{row['members']}: {100 * row['top1_error']:.2f}%" for row in result["curve"]),
+        ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m alexnet_jax.evaluate", description="Exact errors of trained runs, one by one and as an ensemble.")
+    parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several make one ensemble")
+    parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
+    parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
+    parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)")
+    args = parser.parse_args(argv)
+
+    from alexnet_jax import parallel
+
+    parallel.start()
+    parts = [(workdir, *predict_run(workdir, args.split, args.ten_crop, args.batch_size)) for workdir in args.run]
+    result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
+    protocol = parts[0][2]
+    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {protocol['views']}")
+    print(table(result))
+    path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
+    try:
+        path.write_text(json.dumps({"runs": [str(workdir) for workdir in args.run], "protocol": protocol, **result}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,151 @@
+"""`Hyper`: what may differ between the members of a run, and the small language in which a config says so.
+
+A member is a seed and a set of hyperparameters. All of them are data, arrays with a leading member axis: they are traced,
+so that a change of a rate, a strength or a constant never recompiles anything.
+"""
+
+import ast
+import difflib
+import itertools
+import re
+from typing import Any
+
+import flax.struct
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax.errors import UserError
+
+
+@flax.struct.dataclass
+class Hyper:
+    """Hyperparameters of M members: every leaf is (M,), float32 but for the seed; inside the vmapped step, scalars.
+
+    The defaults are the seed document's. Strengths of 0 switch an augmentation off exactly, lrn_k = 1 with lrn_alpha = 0 is the
+    identity, dropout = 0 likewise.
+    """
+
+    seed: Any = 0  # uint32: initialisation, dropout and augmentation draws all derive from it
+    learning_rate: Any = 1e-2
+    momentum: Any = 0.9
+    weight_decay: Any = 5e-4
+    dropout: Any = 0.5  # probability of zeroing a unit
+    lrn_k: Any = 2.0
+    lrn_alpha: Any = 1e-4  # for pixels on the 0-255 scale, whatever scale the network computes on
+    lrn_beta: Any = 0.75
+    crop: Any = 1.0  # fraction of the margin between stored and input size in which the crop's place is drawn
+    flip: Any = 0.5  # probability of mirroring left-right
+    rotation: Any = 10.0  # degrees, uniform in +-rotation
+    shift: Any = 0.05  # fraction of the input size, uniform in +-shift, whole pixels
+    colour: Any = 0.1  # standard deviation of the PCA colour coefficients
+    whitening: Any = 1.0  # blend from the mean-subtracted image (0) to the per-image standardised one (1)
+
+    @property
+    def members(self) -> int:
+        return len(self.seed)
+
+
+FIELDS = tuple(Hyper.__dataclass_fields__)
+AUGMENTATIONS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
+# Groups of fields under one name, switched together.
+SWITCHES = {
+    "lrn": {"off": {"lrn_k": 1.0, "lrn_alpha": 0.0}, "on": {}},
+    "augment": {"off": dict.fromkeys(AUGMENTATIONS, 0.0), "on": {}},
+}
+
+
+def base_member(config: ConfigDict) -> dict[str, float]:
+    """The hyperparameters that a config gives to every member, by `Hyper` field."""
+    optimizer, model = config.optimizer, config.model
+    return {
+        "seed": config.ensemble.seed,
+        "learning_rate": optimizer.learning_rate,
+        "momentum": optimizer.momentum,
+        "weight_decay": optimizer.weight_decay,
+        "dropout": model.dropout,
+        "lrn_k": model.lrn_k,
+        "lrn_alpha": model.lrn_alpha,
+        "lrn_beta": model.lrn_beta,
+        **{name: config.augment[name] for name in AUGMENTATIONS},
+    }
+
+
+def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, float]], list[str]]:
+    """Expand a members spec into one row of hyperparameters per member, and a name for each.
+
+    A spec is a product of `name=value` or `name=[value, ...]`, separated by commas; `;` adds further products, so explicit rows too.
+
+        seeds=7                                                7 members that differ in their seed
+        learning_rate=[.003,.01,.03], lrn=[on,off], seeds=5    30 members; those with equal seeds are paired
+        learning_rate=.01, seed=3; learning_rate=.1, seed=4    two rows
+
+    Raises:
+      UserError: an unknown name, an unreadable value, or one outside its range.
+    """
+    rows: list[dict[str, float]] = []
+    names: list[str] = []
+    for product in filter(None, (part.strip() for part in spec.split(";"))):
+        axes = [_parse_axis(item, base) for item in re.split(r",(?![^\[]*\])", product)]
+        varied = [len(choices) > 1 or ";" in spec for choices in axes]
+        for point in itertools.product(*axes):
+            rows.append(dict(base))
+            for _, values in point:
+                rows[-1].update(values)
+            names.append(" ".join(label for (label, _), vary in zip(point, varied, strict=True) if vary) or f"seed={rows[-1]['seed']}")
+    if not rows:
+        raise UserError(f"ensemble.members is {spec!r}: it names no member; write for instance seeds=7")
+    for row in rows:
+        _check_ranges(row)
+    return rows, names
+
+
+def from_config(config: ConfigDict) -> tuple[Hyper, list[str]]:
+    """The `Hyper` of a config's members, numpy leaves (M,), and the members' names."""
+    rows, names = parse_members(config.ensemble.members, base_member(config))
+    return stack(rows), names
+
+
+def stack(rows: list[dict[str, float]]) -> Hyper:
+    """Rows of hyperparameters -> `Hyper` with numpy leaves (M,)."""
+    dtype = {"seed": np.uint32}
+    return Hyper(**{field: np.array([row[field] for row in rows], dtype.get(field, np.float32)) for field in FIELDS})
+
+
+def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
+    """`name=value(s)` -> its choices, each a label and the fields it sets."""
+    name, equals, text = (part.strip() for part in item.partition("="))
+    known = [*FIELDS, *SWITCHES, "seeds"]
+    if not equals or name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"ensemble.members: {item.strip()!r} is not name=value with a known name; {hint}")
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    if name in SWITCHES:
+        for word in words:
+            if word not in SWITCHES[name]:
+                raise UserError(f"ensemble.members: {name}={word!r}; write on or off")
+        return [(f"{name}={word}", SWITCHES[name][word]) for word in words]
+    try:
+        values = [ast.literal_eval(word) for word in words]
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            raise ValueError
+        if name in ("seed", "seeds"):
+            values = [value if isinstance(value, int) else int("not an integer") for value in values]
+    except (ValueError, SyntaxError):
+        kind = "whole numbers" if name in ("seed", "seeds") else "numbers"
+        raise UserError(f"ensemble.members: {name}={text}: expected {kind}, as {name}=1 or {name}=[1,2]") from None
+    if name == "seeds":
+        if len(values) != 1 or values[0] < 1:
+            raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; single seeds are seed=[0,3]")
+        name, values = "seed", [int(base["seed"]) + i for i in range(values[0])]
+    return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
+
+
+def _check_ranges(row: dict[str, float]) -> None:
+    """Refuse hyperparameters that make no sense."""
+    upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
+    for field, value in row.items():
+        if not 0 <= value <= upper.get(field, float("inf")) or (field in ("momentum", "dropout") and value == 1):
+            raise UserError(f"{field} = {value:g} is outside [0, {upper.get(field, 'inf')}{')' if field in ('momentum', 'dropout') else ']'}")
+    if row["lrn_k"] == 0:
+        raise UserError("lrn_k = 0 makes LRN divide by zero where activations are zero; give it a positive value")

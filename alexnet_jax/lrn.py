@@ -1,0 +1,89 @@
+"""Local response normalisation as a pure function, with its conventions and a hand-written derivative.
+
+    b_i = a_i / (k + c * sum_{|j - i| <= size // 2} a_j^2) ^ beta          (section 3.3 of the AlexNet paper)
+
+over the channels of an activation, zero-padded at the channel edges. Frameworks differ in c by a factor of the window's size:
+
+| convention | c | used by |
+|---|---|---|
+| `paper` | alpha | the paper; TensorFlow (`bias` is k, `depth_radius` is size // 2) |
+| `per_size` | alpha / size | Caffe, PyTorch, cuDNN, cuda-convnet and the 2012 code |
+
+The paper's constants (k = 2, alpha = 1e-4, beta = 0.75, size 5) belong to mean-subtracted pixels on the 0-255 scale. On unit-variance
+inputs the denominator is a constant: there, alpha has to be multiplied by the square of the factor by which the pixels were divided.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+CONVENTIONS = ("paper", "per_size")
+
+
+def lrn(
+    x: Float[Array, "... channels"],
+    k: Float[Array, ""] | float = 2.0,
+    alpha: Float[Array, ""] | float = 1e-4,
+    beta: Float[Array, ""] | float = 0.75,
+    size: int = 5,
+    convention: str = "paper",
+) -> Float[Array, "... channels"]:
+    """Normalise every activation by its `size` neighbours along the last axis.
+
+    Differentiable in x, k, alpha and beta, which may all be traced. Sums and powers are float32 whatever the dtype of x; the result has
+    the dtype of x. With k = 1 and alpha = 0 it is exactly the identity. For an even size the window reaches one channel further
+    down than up, as PyTorch's does.
+
+    Raises:
+      ValueError: an unknown convention, or a size below 1.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"LRN convention {convention!r}; known: {', '.join(CONVENTIONS)}")
+    if size < 1:
+        raise ValueError(f"LRN size {size}; it must be at least 1")
+    scale = jnp.asarray(alpha, jnp.float32) / (size if convention == "per_size" else 1)
+    return _lrn(x, jnp.asarray(k, jnp.float32), scale, jnp.asarray(beta, jnp.float32), size)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _lrn(x, k, scale, beta, size):
+    a = x.astype(jnp.float32)
+    return (a * _power(k + scale * _window_sum(a * a, size // 2, (size - 1) // 2), beta)).astype(x.dtype)
+
+
+def _lrn_forward(x, k, scale, beta, size):
+    # The input is all that the derivative needs: to form the denominator again is cheaper than to write it and read it back.
+    return _lrn(x, k, scale, beta, size), (x, k, scale, beta)
+
+
+def _lrn_backward(size, residuals, gradient):
+    x, k, scale, beta = residuals
+    below, above = size // 2, (size - 1) // 2
+    a, g = x.astype(jnp.float32), gradient.astype(jnp.float32)
+    squares = _window_sum(a * a, below, above)
+    denominator = k + scale * squares
+    power = _power(denominator, beta)
+    common = g * a * power / denominator  # -dL/d(denominator) / beta
+    # Channel j is in the window of i where i is in the mirrored window of j.
+    dx = g * power - 2 * scale * beta * a * _window_sum(common, above, below)
+    dk = -beta * jnp.sum(common)
+    dscale = -beta * jnp.sum(common * squares)
+    dbeta = -jnp.sum(g * a * power * jnp.log(denominator))
+    return dx.astype(x.dtype), dk, dscale, dbeta
+
+
+_lrn.defvjp(_lrn_forward, _lrn_backward)
+
+
+def _power(denominator, beta):
+    """denominator ^ -beta for a traced beta; exactly 1 where the denominator is 1. exp and log vectorise on CPUs, pow does not."""
+    return jnp.exp(-beta * jnp.log(denominator))
+
+
+def _window_sum(values, below, above):
+    """Sum over channels i - below .. i + above, zeros beyond the edges: a sum of slices, which XLA fuses into one pass."""
+    channels = values.shape[-1]
+    padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(below, above)])
+    return sum(padded[..., offset : offset + channels] for offset in range(below + above + 1))

@@ -1,0 +1,246 @@
+"""AlexNet as a Flax module, and its variants as one table of differences from the seed document's network.
+
+The module is one network. The member axis is added outside, once, by `vmap` (step.py).
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from alexnet_jax.conv import conv, max_pool
+from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.lrn import CONVENTIONS, lrn
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
+INITS = ("paper", "caffe", "scaled")
+CHOICES = {
+    "activation": tuple(ACTIVATIONS),
+    "lrn_order": ("after_pool", "before_pool"),
+    "lrn_convention": CONVENTIONS,
+    "dropout_place": ("after", "before"),
+    "init": INITS,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What shapes the program; the defaults are the seed document's network, 62,378,344 parameters for 1000 classes.
+
+    Raises:
+      UserError: an unknown choice, or a combination that makes no network.
+    """
+
+    input_size: int = 227  # pixels, square
+    filters: tuple[int, ...] = (96, 256, 384, 384, 256)  # of conv1 .. conv5
+    dense: int = 4096  # units of fc6 and fc7
+    width: float = 1.0  # multiplies filters and dense
+    stem_kernel: int = 11
+    stem_stride: int = 4
+    stem_padding: tuple[int, ...] = (0, 0)  # pixels before and after, in height and width
+    groups: int = 1  # of conv2, conv4 and conv5: 2 is the paper's two towers
+    activation: str = "relu"  # relu | tanh
+    pool_size: int = 3
+    pool_stride: int = 2  # below pool_size: overlapping pooling
+    lrn: bool = True
+    lrn_order: str = "after_pool"  # after_pool | before_pool
+    lrn_size: int = 5  # channels in the window
+    lrn_convention: str = "paper"  # paper | per_size: whether alpha is divided by lrn_size
+    dropout_place: str = "after"  # after fc6 and fc7 | before them
+    init: str = "paper"  # paper | caffe | scaled
+    positive_bias: float = 1.0  # initial bias of conv2, conv4, conv5, fc6 and fc7; 0 elsewhere
+    pixel_scale: float = 1.0  # mean-subtracted 0-255 pixels are divided by this; LRN's alpha is multiplied by its square
+    dtype: str = "float32"  # of activations and products; parameters and sums stay float32
+
+    def __post_init__(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UserError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(choices)}")
+        if len(self.filters) != 5 or len(self.stem_padding) != 2:
+            raise UserError(f"model.filters {self.filters} must hold 5 numbers, model.stem_padding {self.stem_padding} 2")
+        if min(self.channels) < 1 or any(count % self.groups for count in self.channels):
+            raise UserError(f"{self.channels} filters can't be split into model.groups={self.groups}; change model.width or model.filters")
+        if self.pool_stride > self.pool_size:
+            raise UserError(f"model.pool_stride={self.pool_stride} skips pixels: it must not exceed model.pool_size={self.pool_size}")
+        if min(self.map_sizes) < 1:
+            raise UserError(f"model.input_size={self.input_size} is too small: the maps shrink to {self.map_sizes} after the five stages")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Filters of conv1 .. conv5 with the width factor applied."""
+        return tuple(round(count * self.width) for count in self.filters)
+
+    @property
+    def map_sizes(self) -> tuple[int, ...]:
+        """Height = width of the maps after conv1, pool1, pool2 and pool3 (the other convolutions keep the size)."""
+
+        def pooled(size):
+            return (size - self.pool_size) // self.pool_stride + 1
+
+        stem = (self.input_size + sum(self.stem_padding) - self.stem_kernel) // self.stem_stride + 1
+        return stem, pooled(stem), pooled(pooled(stem)), pooled(pooled(pooled(stem)))
+
+
+# The constants of a variant that may differ between members: `Hyper` fields, given their value by the config's model section.
+MEMBER_CONSTANTS = {name: getattr(Hyper(), name) for name in ("dropout", "lrn_k", "lrn_alpha", "lrn_beta")}
+
+_TWO_TOWERS: dict[str, Any] = {"groups": 2}
+_CAFFE = {**_TWO_TOWERS, "lrn_convention": "per_size", "lrn_k": 1.0, "init": "caffe"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    # The seed document's: one tower, conv - ReLU - pool - LRN.
+    "seed": {},
+    # BVLC's CaffeNet: the seed document's order, in two towers.
+    "caffenet": _CAFFE,
+    # bvlc_alexnet: LRN before the pool; bias 0.1, since 1 gave a flat loss.
+    "caffe": {**_CAFFE, "lrn_order": "before_pool", "positive_bias": 0.1},
+    # The 2012 paper: 224 pixels, with the 3 pixels of padding at the right and the bottom that its code's indexing implies.
+    "paper": {**_TWO_TOWERS, "lrn_order": "before_pool", "input_size": 224, "stem_padding": (0, 3)},
+    # "One weird trick", the network of torchvision: narrower, no LRN, dropout before the dense layers.
+    "owt": {
+        "filters": (64, 192, 384, 256, 256),
+        "input_size": 224,
+        "stem_padding": (2, 2),
+        "lrn": False,
+        "dropout_place": "before",
+        "init": "scaled",
+        "positive_bias": 0.0,
+        "pixel_scale": 58.0,  # ImageNet's standard deviation, about .226 of 255
+    },
+    # The same eight layers for images of 28 to 64 pixels.
+    "small": {
+        "input_size": 28,
+        "width": 0.25,
+        "stem_kernel": 5,
+        "stem_stride": 1,
+        "stem_padding": (2, 2),
+        "init": "scaled",
+        "positive_bias": 0.0,
+        "pixel_scale": 70.0,
+    },
+}
+
+
+def model_config(variant: str) -> ConfigDict:
+    """A variant as a config's model section: every field of `Architecture`, and the constants that may differ between members.
+
+    Raises:
+      UserError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"unknown model variant {variant!r}; known: {', '.join(VARIANTS)}")
+    return ConfigDict({**dataclasses.asdict(Architecture()), **MEMBER_CONSTANTS, **VARIANTS[variant]})
+
+
+def architecture(section: ConfigDict) -> Architecture:
+    """The `Architecture` of a config's model section."""
+    return Architecture(**{field.name: section[field.name] for field in dataclasses.fields(Architecture)})
+
+
+class AlexNet(nn.Module):
+    """Five convolutions, three max-pools, LRN in the first two stages, three dense layers."""
+
+    arch: Architecture
+    classes: int
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch size size channels"],
+        hyper: Hyper,
+        dropout_keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch classes"]:
+        """Logits of mean-subtracted images on the 0-255 scale.
+
+        Args:
+          images: float32, `arch.input_size` pixels square.
+          hyper: one member's, scalar leaves: dropout and the LRN constants are read.
+          dropout_keys: one key per example to train with dropout; None to evaluate without.
+        """
+        arch = self.arch
+        activation = ACTIVATIONS[arch.activation]
+        conv1, conv2, conv3, conv4, conv5 = arch.channels
+        dense = round(arch.dense * arch.width)
+
+        # Shapes beside the layers are the seed network's.
+        x = (images / arch.pixel_scale).astype(arch.dtype)  # 227 x 227 x 3
+        x = activation(self._conv("conv1", x, conv1, arch.stem_kernel, arch.stem_stride, arch.stem_padding))  # 55 x 55 x 96
+        x = self._pool_and_norm(x, hyper)  # 27 x 27 x 96
+        x = activation(self._conv("conv2", x, conv2, 5, 1, (2, 2), arch.groups, arch.positive_bias))  # 27 x 27 x 256
+        x = self._pool_and_norm(x, hyper)  # 13 x 13 x 256
+        x = activation(self._conv("conv3", x, conv3, 3, 1, (1, 1)))  # 13 x 13 x 384
+        x = activation(self._conv("conv4", x, conv4, 3, 1, (1, 1), arch.groups, arch.positive_bias))  # 13 x 13 x 384
+        x = activation(self._conv("conv5", x, conv5, 3, 1, (1, 1), arch.groups, arch.positive_bias))  # 13 x 13 x 256
+        x = max_pool(x, arch.pool_size, arch.pool_stride)  # 6 x 6 x 256
+        x = x.reshape(x.shape[0], -1)  # 9216
+
+        for layer, name in enumerate(("fc6", "fc7")):
+            if arch.dropout_place == "before":
+                x = dropout(x, hyper.dropout, dropout_keys, layer)
+            x = activation(self._dense(name, x, dense, arch.positive_bias))  # 4096
+            if arch.dropout_place == "after":
+                x = dropout(x, hyper.dropout, dropout_keys, layer)
+        return self._dense("fc8", x, self.classes).astype(jnp.float32)
+
+    def _conv(self, name, x, filters, size, stride, padding, groups=1, bias=0.0):
+        kernel, bias = _Affine((size, size, x.shape[-1] // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
+        return conv(x, kernel.astype(x.dtype), stride, padding, groups) + bias.astype(x.dtype)
+
+    def _dense(self, name, x, units, bias=0.0):
+        kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+    def _pool_and_norm(self, x, hyper):
+        arch = self.arch
+
+        def norm(x):
+            if not arch.lrn:
+                return x
+            # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
+            alpha = hyper.lrn_alpha * arch.pixel_scale**2
+            return lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
+
+        if arch.lrn_order == "before_pool":
+            return max_pool(norm(x), arch.pool_size, arch.pool_stride)
+        return norm(max_pool(x, arch.pool_size, arch.pool_stride))
+
+
+class _Affine(nn.Module):
+    """The parameters of one layer, {kernel, bias}, under its name."""
+
+    shape: tuple[int, ...]
+    kernel_init: Any
+    bias: float
+
+    @nn.compact
+    def __call__(self):
+        kernel = self.param("kernel", self.kernel_init, self.shape)
+        return kernel, self.param("bias", nn.initializers.constant(self.bias), self.shape[-1:])
+
+
+def _kernel_init(init: str, layer: str):
+    """Initialiser of a layer's weights.
+
+    paper    N(0, 0.01) everywhere. Made for 0-255 pixels and biases of 1; small or narrow networks often stall at ln(classes) with it.
+    caffe    as the paper's, but 0.005 in fc6 and fc7 (BVLC's model files).
+    scaled   He: N(0, 2 / fan-in), and N(0, 0.01) in fc8 so that training starts at a loss of ln(classes) whatever the pixel scale.
+    """
+    if init == "scaled" and layer != "fc8":
+        return nn.initializers.he_normal()
+    return nn.initializers.normal(0.005 if init == "caffe" and layer in ("fc6", "fc7") else 0.01)
+
+
+def dropout(
+    x: Float[Array, "batch units"], rate: Float[Array, ""] | float, keys: Key[Array, " batch"] | None, layer: int
+) -> Float[Array, "batch units"]:
+    """Inverted dropout with a traced rate and one key per example, so that no draw depends on how a batch is cut. Rate 0 is the identity."""
+    if keys is None:
+        return x
+    keep = 1 - jnp.asarray(rate, jnp.float32)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:]))(keys)
+    return jnp.where(kept, x / keep.astype(x.dtype), 0)

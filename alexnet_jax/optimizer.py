@@ -1,0 +1,42 @@
+"""SGD with momentum and weight decay as an optax chain, in the paper's order or PyTorch's.
+
+    paper    v <- m v - lr (g + wd w) ;  w <- w + v        (section 5 of the AlexNet paper)
+    torch    b <- m b + (g + wd w) ;     w <- w - lr b     (torch.optim.SGD, optax.sgd)
+
+They are one and the same while the learning rate is constant. When it drops tenfold, the paper's velocity keeps the old scale and decays
+over the next 1 / (1 - m) steps, while PyTorch's velocity shrinks tenfold at once: under the paper's rule the first ten steps or so after
+a drop are still large ones.
+"""
+
+import jax
+import optax
+
+RULES = ("paper", "torch")
+BIASES = ("same", "caffe")
+
+
+def make_optimizer(learning_rate, momentum, weight_decay, *, rule: str = "paper", bias: str = "same") -> optax.GradientTransformation:
+    """The chain for one member. The three numbers may be traced: the state doesn't depend on them, so a new rate is just a new number.
+
+    `bias="caffe"`: biases learn at twice the rate and don't decay, as in Caffe's models and the 2012 code.
+
+    Raises:
+      ValueError: an unknown rule or bias treatment.
+    """
+    if rule not in RULES or bias not in BIASES:
+        raise ValueError(f"optimizer.rule {rule!r}, optimizer.bias {bias!r}; known rules: {', '.join(RULES)}; biases: {', '.join(BIASES)}")
+    decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel if bias == "caffe" else None)
+    rate = optax.scale_by_learning_rate(learning_rate)
+    velocity = optax.trace(momentum)
+    steps = [decay, rate, velocity] if rule == "paper" else [decay, velocity, rate]
+    if bias == "caffe":
+        steps.insert(0, optax.masked(optax.scale(2.0), _is_bias))
+    return optax.chain(*steps)
+
+
+def _is_bias(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "bias", params)
+
+
+def _is_kernel(params):
+    return jax.tree.map(lambda is_bias: not is_bias, _is_bias(params))

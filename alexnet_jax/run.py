@@ -1,0 +1,144 @@
+"""A run directory: its config.json, and the network and state that come back from it.
+
+    config.json         the resolved config, the dataset, versions, devices, command
+    events.jsonl        one JSON object a line (runlog.py)
+    checkpoints/        orbax (checkpoint.py)
+    tensorboard/  figures/  report.html
+"""
+
+import json
+import os
+import platform
+import sys
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import hyper, parallel
+from alexnet_jax.augment import PixelStats
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data import Dataset, stats_from_json
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import AlexNet, architecture
+from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.step import MakeOptimizer, TrainState, init_state
+
+CONFIG = "config.json"
+# What may differ when a run is resumed: how long it goes on, and what has no say in its numbers.
+RESUMABLE = ("train.epochs", "train.log_every_steps", "train.checkpoint_every_epochs", "data.dir", "data.threads", "data.prepare", "eval.batch_size")
+VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
+
+
+class Network(NamedTuple):
+    """What a config and a dataset make: the module, its optimiser, its members."""
+
+    model: AlexNet
+    make_optimizer: MakeOptimizer
+    hyper: hyper.Hyper  # leaves (M,)
+    member_names: list[str]
+    channels: int
+
+    def init_state(self) -> TrainState:
+        return init_state(self.model, self.make_optimizer, self.hyper, self.channels)
+
+
+class Run(NamedTuple):
+    """A run that was read back."""
+
+    workdir: Path
+    config: ConfigDict
+    classes: tuple[str, ...]
+    stats: PixelStats
+    network: Network
+    state: TrainState  # numpy leaves
+
+
+def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Network:
+    """The network of a config for images (height, width, channels) of so many classes.
+
+    Raises:
+      UserError: a config that contradicts itself or the images.
+    """
+    arch = architecture(config.model)
+    if min(image_shape[:2]) < arch.input_size:
+        raise UserError(
+            f"model.input_size={arch.input_size} is more than the dataset's {image_shape[0]}x{image_shape[1]} pixels; "
+            f"prepare it with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
+        )
+    try:
+        optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias)
+        optimizer(0.0, 0.0, 0.0)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    members, names = hyper.from_config(config)
+    return Network(AlexNet(arch, classes), optimizer, members, names, image_shape[2])
+
+
+def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Write config.json, or hold the config against the one that the directory has.
+
+    Raises:
+      UserError: the directory holds a run of another config or dataset.
+    """
+    path = workdir / CONFIG
+    record = {
+        "config": json.loads(config.to_json()),
+        "dataset": dataset.describe(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
+        "devices": parallel.describe(),
+        "command": " ".join(["python", "-m", "alexnet_jax.train", *sys.argv[1:]]),
+    }
+    if path.exists():
+        found = read_config(workdir)
+        different = config_lib.differences(config_lib.from_json(found["config"]), config)
+        for name, (before, after) in different.items():
+            if name not in RESUMABLE:
+                raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another --workdir, or the old value")
+        if found["dataset"] != record["dataset"]:
+            raise UserError(f"{workdir} holds a run on another version of dataset {found['dataset']['name']}; use another --workdir")
+    temporary = path.with_suffix(".tmp")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --workdir") from None
+
+
+def read_config(workdir: str | Path) -> dict[str, Any]:
+    """The content of a run directory's config.json.
+
+    Raises:
+      UserError: it isn't a run directory.
+    """
+    path = Path(workdir) / CONFIG
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; pass a directory that alexnet_jax.train made") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+
+
+def load(workdir: str | Path) -> Run:
+    """Read a run back, at its newest checkpoint.
+
+    Raises:
+      UserError: it isn't a run directory, or nothing was saved yet.
+    """
+    workdir = Path(workdir)
+    record = read_config(workdir)
+    config, dataset = config_lib.from_json(record["config"]), record["dataset"]
+    network = build(config, tuple(dataset["image_shape"]), len(dataset["classes"]))
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoint yet")
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(network.init_state))
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet")
+    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0])

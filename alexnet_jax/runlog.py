@@ -1,0 +1,302 @@
+"""The run's log: events.jsonl for every reader, TensorBoard beside it, and what the console shows.
+
+One JSON object a line, each with `event`, `step` (optimiser steps done) and `time` (UTC). Values of the members are lists of length M.
+
+    start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
+    train       epoch, loss, error, learning_rate, images_per_second (of the run), member_images_per_second
+    eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
+    drop        member, learning_rate (the new one), reason: plateau | schedule | control
+    checkpoint  path, relative to the run directory
+    resume      `step` is the one that the run went back to
+    control     any fields
+    warning     message, and member where it concerns one
+    end         reason: epochs | done | stopped; seconds of this process; test (of a finished run): the dict of its results
+
+JSON has no NaN: NaN and the infinities are written as null, and null is read back as NaN. A field that is None is left out.
+"""
+
+import json
+import math
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+
+EVENTS = "events.jsonl"
+TENSORBOARD = "tensorboard"
+MEMBERS_SHOWN = 4  # the console lists the values of so many members, and summarises those of more
+_NO_CURVE = ("event", "step", "time", "split", "epoch", "count")
+
+
+class RunLog:
+    """Writes a run's events; a context manager. With `write=False`, in every process but the first, all of it is silent.
+
+    On a terminal a progress bar stays on the last line of stderr, with the newest training numbers in it; elsewhere, as in the log of a
+    Slurm job, each event is one plain line.
+    """
+
+    def __init__(self, workdir: str | Path, total_steps: int, write: bool = True) -> None:
+        self._workdir, self._total_steps, self._write = Path(workdir), total_steps, write
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._tensorboard: Any = None
+        self._speed = self._metrics = ""
+        if not write:
+            return
+        with writing(self._workdir / EVENTS):
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._names = _member_names(self._workdir)
+            # Unbuffered, so that after an error nothing is left for `close` to fail at again.
+            self._file = open(self._workdir / EVENTS, "ab", buffering=0)  # noqa: SIM115
+            _end_torn_line(self._workdir / EVENTS, self._file)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and leave the bar as it stands. May be called twice."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if not self._write:
+            return
+        self._file.close()
+        if self._tensorboard is not None:
+            writer, self._tensorboard = self._tensorboard, None
+            with writing(Path(writer.path)):
+                writer.close()
+
+    def event(self, kind: str, step: int, **fields: Any) -> None:
+        """Append one event; see the top of this file for each kind's fields. Arrays may be numpy's or JAX's.
+
+        Raises:
+          UserError: the file cannot be written, as when the disk is full.
+        """
+        if not self._write:
+            return
+        record = {"event": kind, "step": int(step), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = json.dumps(record | {name: _plain(value) for name, value in fields.items() if value is not None}, allow_nan=False)
+        with writing(self._workdir / EVENTS):
+            _write_all(self._file, line.encode() + b"\n")
+        event = _nan_for_null(json.loads(line))  # so that the console and TensorBoard show what a reader of the file will see
+        if kind == "start":
+            self._names = event["member_names"]
+        self._mirror(event)
+        self._show(event)
+
+    def progress(self, step: int, images_per_second: float | None = None) -> None:
+        """Move the bar to `step` steps done, as often as every step; does nothing where stderr is no terminal."""
+        if not (self._write and self._terminal):
+            return
+        if images_per_second is not None:
+            self._speed = f"{images_per_second:,.0f} images/s"
+        if self._bar is None:
+            self._bar = _new_bar(step, self._total_steps)
+        self._bar.set_postfix_str(", ".join(filter(None, (self._speed, self._metrics))), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _show(self, event: dict) -> None:
+        """Tell the console: a line, or for training on a terminal the end of the bar."""
+        if event["event"] == "train" and self._terminal:
+            self._metrics = f"loss {_members(event['loss'], '.3f')}, lr {_members(event['learning_rate'], '.3g')}"
+            self.progress(event["step"], event["images_per_second"])
+        elif self._bar is not None:
+            self._bar.write(describe(event), file=sys.stderr)
+        else:
+            print(describe(event), file=sys.stderr, flush=True)
+
+    def _mirror(self, event: dict) -> None:
+        """Copy the curves of train and eval events to TensorBoard, and tell it of a resume, at which it forgets what came later."""
+        kind, step = event["event"], event["step"]
+        if kind not in ("train", "eval", "resume"):
+            return
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if kind == "resume":
+            content = {"session_log": SessionLog(status=SessionLog.START)}
+            step += 1  # TensorBoard forgets from this step on
+        else:
+            content = {
+                "summary": Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(event, self._names)])
+            }
+        with writing(self._workdir / TENSORBOARD):
+            if self._tensorboard is None:
+                self._tensorboard = _new_tensorboard(self._workdir / TENSORBOARD)
+            self._tensorboard.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
+            if kind != "train":  # which come often, and a flush waits for the disk
+                self._tensorboard.flush()
+
+
+def read_events(workdir: str | Path) -> list[dict]:
+    """The events of a run directory as one history, in the order of the file; null is NaN.
+
+    Where a run went back to step s, the train, eval, drop and checkpoint events of later steps that it had written before are dropped, so
+    that no curve doubles back. Lines torn by a kill are skipped.
+
+    Raises:
+      UserError: there is no events.jsonl.
+    """
+    path = Path(workdir) / EVENTS
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{workdir} is not a run directory: it has no {EVENTS}; pass a directory that alexnet_jax.train made") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    events: list[dict] = []
+    for line in lines:
+        try:
+            event = _nan_for_null(json.loads(line))
+        except ValueError:
+            continue
+        if event["event"] == "resume":
+            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "checkpoint") or e["step"] <= event["step"]]
+        events.append(event)
+    return events
+
+
+def describe(event: dict) -> str:
+    """An event as one line for the console. Errors in percent; more than four members as their mean and range."""
+    step, e = f"step {event['step']:,}", event
+    match event["event"]:
+        case "start":
+            members = "1 member" if e["members"] == 1 else f"{e['members']} members"
+            epochs = f"{e['steps'] / e['steps_per_epoch']:.1f} epochs of {e['images']:,} images"
+            return f"start  {members}, {e['steps']:,} steps ({epochs}) on {e['devices']}"
+        case "train":
+            return (
+                f"{step}  epoch {e['epoch']:.2f}  train  loss {_members(e['loss'], '.4f')}  error {_members(e['error'], '.2%')}"
+                f"  lr {_members(e['learning_rate'], '.3g')}  {e['images_per_second']:,.0f} images/s"
+            )
+        case "eval":
+            return f"{step}  epoch {e['epoch']:.2f}  {e['split']}  loss {_members(e['loss'], '.4f')}  {_errors(e)}"
+        case "drop":
+            return f"{step}  learning rate of member {e['member']} drops to {e['learning_rate']:.3g} ({e['reason']})"
+        case "checkpoint":
+            return f"{step}  saved {e['path']}"
+        case "resume":
+            return f"resume  from {step}"
+        case "warning":
+            member = f" (member {e['member']})" if "member" in e else ""
+            return f"{step}  warning{member}: {e['message']}"
+        case "end":
+            results = f"  {e['test']['split']}  {_errors(e['test'])}" if "test" in e else ""
+            return f"{step}  end ({e['reason']}) after {e['seconds']:,.0f} s{results}"
+        case kind:
+            return "  ".join([step, kind, *(f"{name}={value}" for name, value in event.items() if name not in ("event", "step", "time"))])
+
+
+def _errors(result: dict) -> str:
+    text = f"top-1 error {_members(result['top1_error'], '.2%')}  top-5 {_members(result['top5_error'], '.2%')}"
+    return text if len(result["top1_error"]) == 1 else f"{text}  ensemble {result['ensemble_top1_error']:.2%}"
+
+
+def _members(values: Sequence[float], form: str) -> str:
+    """The values of all members in few words: '0.1 0.2', or '0.15 (0.1..0.2)' for many, or a single one where all read the same."""
+    texts = [format(value, form) for value in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    if len(values) <= MEMBERS_SHOWN:
+        return " ".join(texts)
+    finite = [value for value in values if math.isfinite(value)]
+    lost = f", {len(values) - len(finite)} nan" if len(finite) < len(values) else ""
+    return f"{statistics.fmean(finite):{form}} ({min(finite):{form}}..{max(finite):{form}}{lost})"
+
+
+def _plain(value: Any) -> Any:
+    """What json can write: arrays as lists, a float32 by its shortest digits (0.01, not 0.009999999776), NaN and the infinities as None."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.ndim:
+            return [_plain(item) for item in array]
+        value = float(str(array)) if array.dtype == np.float32 else array.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nan_for_null(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    if isinstance(value, dict):
+        return {name: _nan_for_null(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_for_null(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _scalars(event: dict, names: list[str]) -> Iterator[tuple[str, float]]:
+    """The (tag, value) pairs of a train or eval event for TensorBoard, such as ("validation/top1_error/seed=0", 0.4)."""
+    group = event.get("split", "train")
+    for field, value in event.items():
+        if field in _NO_CURVE:
+            continue
+        if isinstance(value, list):
+            yield from ((f"{group}/{field}/{name}", number) for name, number in zip(names, value, strict=True))
+        else:
+            yield f"{group}/{field}", value
+
+
+def _new_tensorboard(directory: Path) -> Any:
+    """A new TensorBoard file. Not a SummaryWriter: on a full disk its thread dies and the next calls wait for it for ever."""
+    from tensorboardX import RecordWriter
+    from tensorboardX.proto.event_pb2 import Event
+
+    directory.mkdir(exist_ok=True)
+    writer = RecordWriter(str(directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"))
+    writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    return writer
+
+
+def _new_bar(step: int, total_steps: int) -> Any:
+    """A bar that starts at this process's first step, after compilation and wherever it resumed, so that neither spoils the time left."""
+    from tqdm import tqdm
+
+    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    # smoothing 0: the mean speed of this process, since the pauses for evaluation belong to the time left
+    return tqdm(total=total_steps, initial=step, file=sys.stderr, bar_format=form, smoothing=0, dynamic_ncols=True)
+
+
+def _member_names(workdir: Path) -> list[str]:
+    """The names that an earlier process of this run logged; none for a new run."""
+    starts = [e for e in read_events(workdir) if e["event"] == "start"] if (workdir / EVENTS).exists() else []
+    return starts[-1]["member_names"] if starts else []
+
+
+def _end_torn_line(path: Path, file: Any) -> None:
+    """A kill in the middle of a write leaves half a line: end it, so that the next event starts on a fresh one."""
+    if file.seek(0, os.SEEK_END) > 0:
+        with path.open("rb") as existing:
+            existing.seek(-1, os.SEEK_END)
+            if existing.read() != b"\n":
+                _write_all(file, b"\n")
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    """Write all of it: on a disk that is nearly full an unbuffered write takes a part, and only the next one fails."""
+    while data:
+        data = data[file.write(data) :]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report a file that cannot be written as the user's error, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room or make it writable, then run again") from None

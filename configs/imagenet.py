@@ -1,0 +1,74 @@
+"""ImageNet with the source document's recipe, to the letter. Every field of a config is here, with its meaning.
+
+    python -m alexnet_jax.prepare folder --source ILSVRC2012 --name imagenet
+    python -m alexnet_jax.train --config configs/imagenet.py --workdir runs/imagenet              one network
+    python -m alexnet_jax.train --config configs/imagenet.py:members=7 --workdir runs/ensemble    the ensemble of seven
+
+Arguments: members=N networks that differ in their seed; variant=NAME a network of alexnet_jax/model.py; lrn=off.
+
+Expected: 90 epochs are 7.6e17 floating-point operations per member. Not measured: nobody has trained this configuration on ImageNet
+with this code yet. The published error of one such network is 40.7 % top-1 and 18.2 % top-5, ten views averaged.
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.config import parse_arg
+from alexnet_jax.model import model_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    args = parse_arg(arg, members=1, variant="seed", lrn=True)
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "imagenet"  # a dataset that alexnet_jax.prepare made
+    config.data.dir = "data"  # where prepared datasets lie
+    config.data.prepare = "python -m alexnet_jax.prepare folder --source DIR --name imagenet"  # what makes it, for the error message
+    config.data.train_split = "train"
+    config.data.validation_split = "validation"  # what the plateau looks at
+    config.data.test_split = "validation"  # ImageNet's test labels are not public
+    config.data.seed = 0  # of the shuffle, the same for all members
+    config.data.threads = 16  # reading and decoding at once
+
+    # Strengths; 0 switches one off exactly. See alexnet_jax/hyper.py for their units.
+    config.augment = ConfigDict()
+    config.augment.crop = 1.0  # anywhere in the stored 256 pixels
+    config.augment.flip = 0.5
+    config.augment.rotation = 10.0  # degrees either way
+    config.augment.shift = 0.05  # of the input size either way
+    config.augment.colour = 0.1  # the paper's PCA sigma
+    config.augment.whitening = 1.0  # also when evaluating
+
+    # Architecture, dropout and LRN: see the table of variants in alexnet_jax/model.py.
+    config.model = model_config(args.variant)
+    config.model.lrn = config.model.lrn and args.lrn
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.rule = "paper"  # paper | torch: see alexnet_jax/optimizer.py
+    config.optimizer.bias = "same"  # same | caffe: twice the rate and no decay for biases
+
+    # The learning rate is multiplied by `factor` when validation accuracy plateaus, for each member by itself.
+    config.plateau = ConfigDict()
+    config.plateau.patience = 5  # evaluations without an improvement
+    config.plateau.min_delta = 1e-3  # of accuracy, for an improvement
+    config.plateau.factor = 0.1
+    config.plateau.max_drops = 3  # as the paper; a member that plateaus once more is done
+    config.plateau.cooldown = 0  # evaluations after a drop that don't count
+
+    config.ensemble = ConfigDict()
+    config.ensemble.members = f"seeds={args.members}"  # also learning_rate=[.003,.01], lrn=[on,off], seeds=5
+    config.ensemble.seed = 0  # of the first member
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128  # of all devices together
+    config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
+    config.train.log_every_steps = 50
+    config.train.checkpoint_every_epochs = 0.5
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 512  # of all devices together
+    config.eval.every_epochs = 1.0
+    return config

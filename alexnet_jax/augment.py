@@ -83,7 +83,7 @@ def _bilinear(image, rows, columns):
     rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
     top, left = jnp.floor(rows), jnp.floor(columns)
     down, across = (rows - top)[..., None], (columns - left)[..., None]
-    pixels = image.reshape(height * width, channels)
+    pixels = jnp.asarray(image).reshape(height * width, channels)
 
     def at(y, x):
         index = jnp.minimum(y, height - 1).astype(jnp.int32) * width + jnp.minimum(x, width - 1).astype(jnp.int32)

@@ -48,7 +48,7 @@ class Checkpoints:
         arrays = jax.tree.map(lambda leaf: np.array(leaf), state)
         try:
             if step != self.latest_step():
-                self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position)))
+                self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), position=ocp.args.JsonSave(position)))
         except (OSError, ValueError) as error:
             raise self._refused(error) from None
         return self.directory / str(step)
@@ -86,13 +86,18 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # orbax, tensorstore and json each have their own
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UserError(f"checkpoint {self.directory / str(step)} can't be restored ({reason}); delete it to go on from an earlier one") from error
+            where = self.directory / str(step)
+            raise UserError(f"checkpoint {where} can't be restored ({_reason(error)}); delete it to go on from an earlier one") from error
         _check_shapes(restored.state, template, self.directory / str(step))
         return restored.state, restored.position
 
     def _refused(self, error: Exception) -> UserError:
-        return UserError(f"cannot write a checkpoint in {self.directory}: {error}; what was saved before is whole. Make room, then run again")
+        return UserError(f"cannot write a checkpoint in {self.directory} ({_reason(error)}); what was saved before is whole. Make room, then run again")
+
+
+def _reason(error: Exception) -> str:
+    """The first words of an error: those of tensorstore fill pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check_shapes(restored: Any, template: Any, where: Path) -> None:

@@ -18,8 +18,17 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError, run_cli
 
+SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "eval")  # in the order of the pipeline
 Value = bool | int | float | str | tuple
 _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+def new_config() -> ConfigDict:
+    """A config with its sections, still empty, which keeps its fields in the order in which they are written."""
+    config = ConfigDict(sort_keys=False)
+    for section in SECTIONS:
+        config[section] = ConfigDict(sort_keys=False)
+    return config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +133,9 @@ def flat(config: ConfigDict) -> dict[str, Value]:
 def from_json(fields: dict[str, dict[str, Any]]) -> ConfigDict:
     """The config that was written as JSON (which has no tuples)."""
     tuples = {s: {f: tuple(v) if isinstance(v, list) else v for f, v in section.items()} for s, section in fields.items()}
-    return ConfigDict(tuples).lock()
+    config = new_config()
+    config.update(tuples)
+    return config.lock()
 
 
 def differences(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Value | None, Value | None]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.metrics import is_error
+from alexnet_jax.runlog import plain
 
 SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
 BINS = 15  # of the calibration error
@@ -67,30 +68,35 @@ def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, m
 def summarise(predictions: Predictions) -> dict[str, Any]:
     """The figures of merit of all members and of their ensemble. Errors are fractions.
 
+    A member that has diverged (NaN) errs on every example, which counts in the mean, and has no say in the ensemble.
+
     Returns:
-      `count`, `members`; per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its standard deviation over
+      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its standard deviation over
       members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the ensemble removes;
       `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size; `geometric_top1_error`, of the
       ensemble that averages logits instead of probabilities.
     """
     labels, log_probs, names = predictions
     members = len(log_probs)
+    diverged = np.isnan(log_probs).any(axis=(1, 2))
+    voting = log_probs[~diverged] if not diverged.all() else log_probs[:1]
     each = [figures(labels, member) for member in log_probs]
-    ensemble = figures(labels, average(log_probs))
+    ensemble = figures(labels, average(voting))
     top1 = np.array([row["top1_error"] for row in each])
     answers = log_probs.argmax(-1)
     pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
     return {
         "count": len(labels),
         "members": names,
+        "diverged": [name for name, lost in zip(names, diverged, strict=True) if lost],
         **{name: [row[name] for row in each] for name in ensemble},
         "mean_top1_error": float(top1.mean()),
         "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
         **{f"ensemble_{name}": value for name, value in ensemble.items()},
         "relative_cut": float(1 - ensemble["top1_error"] / top1.mean()) if top1.any() else 0.0,
-        "geometric_top1_error": top_k_error(labels, log_probs.mean(0), 1),
+        "geometric_top1_error": top_k_error(labels, voting.mean(0), 1),
         "disagreement": float(np.mean(pairs)) if pairs else 0.0,
-        "curve": ensemble_curve(labels, log_probs),
+        "curve": ensemble_curve(labels, voting),
     }
 
 
@@ -110,7 +116,12 @@ def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
-    """Expected calibration error: |accuracy - confidence|, averaged over `BINS` equal bins of confidence, weighted by their counts."""
+    """Expected calibration error: |accuracy - confidence|, averaged over `BINS` equal bins of confidence, weighted by their counts.
+
+    NaN for a network that says NaN.
+    """
+    if np.isnan(log_probs).any():
+        return float("nan")
     confidence, correct = np.exp(log_probs.max(1)), log_probs.argmax(1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * np.mean(bins == b) for b in np.unique(bins)]
@@ -214,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table(result))
     path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
     try:
-        path.write_text(json.dumps({"runs": [str(workdir) for workdir in args.run], "protocol": protocol, **result}, indent=2) + "\n")
+        path.write_text(json.dumps(plain({"runs": list(map(str, args.run)), "protocol": protocol, **result}), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     print(f"written to {path}")

@@ -28,7 +28,8 @@ class ImageError(UserError):
 def load_image(path_or_bytes: str | Path | bytes) -> np.ndarray:
     """Decode JPEG, PNG, WebP, GIF (first frame), BMP, TIFF or PNM, of any colour mode, to upright RGB: uint8 (height, width, 3).
 
-    Transparent pixels are laid over white, 16 bits are scaled to 8, and the EXIF orientation is applied.
+    Transparent pixels are laid over white, 16 bits are scaled to 8, and the EXIF orientation is applied. Not for several threads at once:
+    it sets the process's warning filters.
 
     Raises:
       ImageError: not an image, a broken one, or more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.

@@ -134,7 +134,7 @@ def model_config(variant: str) -> ConfigDict:
     """
     if variant not in VARIANTS:
         raise UserError(f"unknown model variant {variant!r}; known: {', '.join(VARIANTS)}")
-    return ConfigDict({**dataclasses.asdict(Architecture()), **MEMBER_CONSTANTS, **VARIANTS[variant]})
+    return ConfigDict({**dataclasses.asdict(Architecture()), **MEMBER_CONSTANTS, **VARIANTS[variant]}, sort_keys=False)
 
 
 def architecture(section: ConfigDict) -> Architecture:

@@ -5,6 +5,7 @@ State is replicated over devices, a batch is cut evenly among them, gradients an
 
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ def process() -> tuple[int, int]:
 
 
 def describe() -> list[str]:
-    """The devices of all processes, for the record."""
-    return [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
+    """The devices of all processes, for the record: `4 x gpu NVIDIA H100`, a line for each kind."""
+    kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    return [f"{count} x {kind}" for kind, count in kinds.items()]
 
 
 def check_batch_size(batch_size: int, field: str) -> None:

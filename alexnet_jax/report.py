@@ -7,6 +7,7 @@ block in report.html.jinja.
 import io
 import json
 import statistics
+from collections import Counter
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ INK, RULE = "#1f2328", "#d8dce1"  # text and strong lines; grids. The page gives
 # Matplotlib's petroff10 (arXiv 2107.02270): ten colours that colour-blind readers tell apart
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 POINTS = 200  # a training curve is drawn through at most so many means, however many steps were logged
-REASONS = {"epochs": "finished, all epochs done", "done": "finished, every member done", "stopped": "stopped"}
+REASONS = {"epochs": "finished, all epochs done", "done": "finished, every member has plateaued", "stopped": "stopped"}
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -109,17 +110,13 @@ def _draw_loss(axes: "Axes", train: list[dict], names: list[str]) -> None:
         epochs, loss = (np.stack([values[i : i + size].mean(axis=0) for i in range(0, len(values), size)]) for values in (epochs, loss))
     _draw_members(axes, epochs, loss, names)
     axes.set_title("Training loss" if train else "Training loss: none yet")
-    positive = loss[loss > 0]  # which NaN is not
-    if positive.size and positive.max() > 100 * positive.min():  # a member diverged, or the training set is learnt by heart
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=0)
+    _scale(axes, loss)
 
 
 def _draw_error(axes: "Axes", evals: list[dict], names: list[str]) -> None:
     epochs, error = _series(evals, "top1_error", len(names))
     _draw_members(axes, epochs, 100 * error, names)
-    axes.set_ylim(bottom=0)
+    _scale(axes, error)
     axes.set_title(f"{evals[0]['split'].capitalize()} top-1 error (%)" if evals else "Evaluation: none yet")
     if len(names) > 1:
         axes.plot(epochs, [100 * event["ensemble_top1_error"] for event in evals], color=INK, linewidth=2.6, label="ensemble")
@@ -148,6 +145,9 @@ def _draw_rate(axes: "Axes", events: list[dict], members: int) -> None:
         axes.set_yscale("log", nonpositive="mask")
         axes.set_ylim(positive.min() / 3.2, positive.max() * 3.2)  # at least one power of ten lies within
         axes.minorticks_off()
+        distinct = np.unique([float(f"{rate:.3g}") for rate in positive])
+        if len(distinct) <= 6 and (distinct[1:] > 3 * distinct[:-1]).all():  # room for each at its place
+            axes.set_yticks(distinct, [f"{rate:g}" for rate in distinct])
 
 
 def _mark_drops(error: "Axes", rate: "Axes", events: list[dict], evals: list[dict], members: int) -> None:
@@ -172,6 +172,20 @@ def _draw_members(axes: "Axes", epochs: np.ndarray, values: np.ndarray, names: l
         lines = axes.plot(epochs, values, color=COLOURS[0], linewidth=0.6, alpha=0.5)
         lines[0].set_label(f"{len(names)} members")
         axes.plot(epochs, np.ma.masked_invalid(values).mean(axis=1), color=COLOURS[2], linewidth=2, label="their mean")
+
+
+def _scale(axes: "Axes", values: np.ndarray) -> None:
+    """From zero, or where the values span more than a factor of thirty logarithmic, so that the end of a good run can be read."""
+    from matplotlib.ticker import LogLocator
+
+    positive = values[values > 0]  # which NaN is not
+    if positive.size and positive.max() > 30 * positive.min():
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if positive.max() < 1000 * positive.min() else (1,)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _style(axes: "Axes") -> None:
@@ -223,10 +237,9 @@ def _summary(events: list[dict], record: dict) -> list[tuple[str, str]]:
     """(label, text) pairs on the run as a whole."""
     start, train, evals, step = _start(events), _of(events, "train"), _of(events, "eval"), events[-1]["step"]
     names = start["member_names"] if start["members"] <= len(COLOURS) else [start["member_names"][0], "...", start["member_names"][-1]]
-    rows = [("dataset", _words(record["dataset"]))] if "dataset" in record else []
+    rows = [("dataset", _dataset(record["dataset"]))] if "dataset" in record else []
     rows += [
         ("members", f"{start['members']}: {', '.join(names)}"),
-        ("training images", f"{start['images']:,}"),
         ("steps", f"{step:,} of {start['steps']:,}"),
         ("epochs", f"{step / start['steps_per_epoch']:.1f} of {start['steps'] / start['steps_per_epoch']:.1f}"),
     ]
@@ -263,8 +276,10 @@ def _happenings(events: list[dict]) -> list[tuple[str, str]]:
 
 def _environment(record: dict) -> list[tuple[str, str]]:
     """(label, text) pairs: how the run was started, and on what it ran."""
-    rows = [(name, _words(record[name])) for name in ("command", "devices") if name in record]
-    return rows + [(name, _words(version)) for name, version in record.get("versions", {}).items()]
+    rows = [("command", record["command"])] if "command" in record else []
+    devices = Counter(record.get("devices", []))
+    rows += [("devices", ", ".join(f"{count} x {device}" if count > 1 else device for device, count in devices.items()))] if devices else []
+    return rows + list(record.get("versions", {}).items())
 
 
 def _status(events: list[dict]) -> str:
@@ -279,11 +294,12 @@ def _duration(events: list[dict]) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {round(seconds) % 60} s"
 
 
-def _words(value: Any) -> str:
-    """A value of config.json in words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
-    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+def _dataset(dataset: dict) -> str:
+    shape, splits = (
+        " x ".join(map(str, dataset["image_shape"])),
+        ", ".join(f"{size:,} {split}" for split, size in dataset["split_sizes"].items()),
+    )
+    return f"{dataset['name']}: {len(dataset['classes'])} classes, {shape} pixels, {splits}"
 
 
 # Events

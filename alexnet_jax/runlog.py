@@ -88,7 +88,7 @@ class RunLog:
         if not self._write:
             return
         record = {"event": kind, "step": int(step), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        line = json.dumps(record | {name: _plain(value) for name, value in fields.items() if value is not None}, allow_nan=False)
+        line = json.dumps(record | {name: plain(value) for name, value in fields.items() if value is not None}, allow_nan=False)
         with writing(self._workdir / EVENTS):
             _write_all(self._file, line.encode() + b"\n")
         event = _nan_for_null(json.loads(line))  # so that the console and TensorBoard show what a reader of the file will see
@@ -119,14 +119,14 @@ class RunLog:
             print(describe(event), file=sys.stderr, flush=True)
 
     def _mirror(self, event: dict) -> None:
-        """Copy the curves of train and eval events to TensorBoard, and tell it of a resume, at which it forgets what came later."""
+        """Copy the curves of train and eval events to TensorBoard, and tell it of a start or resume, where it forgets what came later."""
         kind, step = event["event"], event["step"]
-        if kind not in ("train", "eval", "resume"):
+        if kind not in ("start", "resume", "train", "eval"):
             return
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.proto.summary_pb2 import Summary
 
-        if kind == "resume":
+        if kind in ("start", "resume"):
             content = {"session_log": SessionLog(status=SessionLog.START)}
             step += 1  # TensorBoard forgets from this step on
         else:
@@ -144,8 +144,8 @@ class RunLog:
 def read_events(workdir: str | Path) -> list[dict]:
     """The events of a run directory as one history, in the order of the file; null is NaN.
 
-    Where a run went back to step s, the train, eval, drop and checkpoint events of later steps that it had written before are dropped, so
-    that no curve doubles back. Lines torn by a kill are skipped.
+    Where a run went back to step s, at a resume or as a process started anew at s, the train, eval, drop and checkpoint events of later
+    steps that it had written before are dropped, so that no curve doubles back. Lines torn by a kill are skipped.
 
     Raises:
       UserError: there is no events.jsonl.
@@ -163,7 +163,7 @@ def read_events(workdir: str | Path) -> list[dict]:
             event = _nan_for_null(json.loads(line))
         except ValueError:
             continue
-        if event["event"] == "resume":
+        if event["event"] in ("start", "resume"):
             events = [e for e in events if e["event"] not in ("train", "eval", "drop", "checkpoint") or e["step"] <= event["step"]]
         events.append(event)
     return events
@@ -217,22 +217,22 @@ def _members(values: Sequence[float], form: str) -> str:
     return f"{statistics.fmean(finite):{form}} ({min(finite):{form}}..{max(finite):{form}}{lost})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What json can write: arrays as lists, a float32 by its shortest digits (0.01, not 0.009999999776), NaN and the infinities as None."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "__array__"):
         array = np.asarray(value)
         if array.ndim:
-            return [_plain(item) for item in array]
+            return [plain(item) for item in array]
         value = float(str(array)) if array.dtype == np.float32 else array.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _nan_for_null(value: Any) -> Any:
-    """The inverse of `_plain`."""
+    """The inverse of `plain`."""
     if isinstance(value, dict):
         return {name: _nan_for_null(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -269,7 +269,8 @@ def _new_bar(step: int, total_steps: int) -> Any:
 
     form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     # smoothing 0: the mean speed of this process, since the pauses for evaluation belong to the time left
-    return tqdm(total=total_steps, initial=step, file=sys.stderr, bar_format=form, smoothing=0, dynamic_ncols=True)
+    # miniters 1: tqdm without smoothing would otherwise wait for as many steps as its largest leap had
+    return tqdm(total=total_steps, initial=step, file=sys.stderr, bar_format=form, smoothing=0, miniters=1, dynamic_ncols=True)
 
 
 def _member_names(workdir: Path) -> list[str]:

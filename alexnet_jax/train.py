@@ -106,7 +106,7 @@ def train(config, workdir: Path) -> dict[str, Any] | None:
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
     parallel.check_batch_size(config.eval.batch_size, "eval.batch_size")
     dataset = data.load(config.data)
-    source = dataset.source(config.data.train_split)
+    source, *_ = (dataset.source(config.data[f"{role}_split"]) for role in ("train", "validation", "test"))
     plan = Plan.of(config, len(source))
     network = run.build(config, dataset.image_shape, len(dataset.classes))
     run.write_config(workdir, config, dataset)

@@ -12,15 +12,14 @@ with this code yet. The published error of one such network is 40.7 % top-1 and 
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.config import parse_arg
+from alexnet_jax.config import new_config, parse_arg
 from alexnet_jax.model import model_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     args = parse_arg(arg, members=1, variant="seed", lrn=True)
-    config = ConfigDict()
+    config = new_config()
 
-    config.data = ConfigDict()
     config.data.name = "imagenet"  # a dataset that alexnet_jax.prepare made
     config.data.dir = "data"  # where prepared datasets lie
     config.data.prepare = "python -m alexnet_jax.prepare folder --source DIR --name imagenet"  # what makes it, for the error message
@@ -31,7 +30,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.threads = 16  # reading and decoding at once
 
     # Strengths; 0 switches one off exactly. See alexnet_jax/hyper.py for their units.
-    config.augment = ConfigDict()
     config.augment.crop = 1.0  # anywhere in the stored 256 pixels
     config.augment.flip = 0.5
     config.augment.rotation = 10.0  # degrees either way
@@ -40,10 +38,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.whitening = 1.0  # also when evaluating
 
     # Architecture, dropout and LRN: see the table of variants in alexnet_jax/model.py.
-    config.model = model_config(args.variant)
+    config.model.update(model_config(args.variant))
     config.model.lrn = config.model.lrn and args.lrn
 
-    config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-2
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
@@ -51,24 +48,20 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.bias = "same"  # same | caffe: twice the rate and no decay for biases
 
     # The learning rate is multiplied by `factor` when validation accuracy plateaus, for each member by itself.
-    config.plateau = ConfigDict()
     config.plateau.patience = 5  # evaluations without an improvement
     config.plateau.min_delta = 1e-3  # of accuracy, for an improvement
     config.plateau.factor = 0.1
     config.plateau.max_drops = 3  # as the paper; a member that plateaus once more is done
     config.plateau.cooldown = 0  # evaluations after a drop that don't count
 
-    config.ensemble = ConfigDict()
     config.ensemble.members = f"seeds={args.members}"  # also learning_rate=[.003,.01], lrn=[on,off], seeds=5
     config.ensemble.seed = 0  # of the first member
 
-    config.train = ConfigDict()
     config.train.batch_size = 128  # of all devices together
     config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 0.5
 
-    config.eval = ConfigDict()
     config.eval.batch_size = 512  # of all devices together
     config.eval.every_epochs = 1.0
     return config

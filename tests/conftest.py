@@ -1,0 +1,39 @@
+"""What the tests share: four CPU devices, warnings as errors (pyproject.toml), the digits as a dataset, a tiny config."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import parallel
+from alexnet_jax.prepare import prepare_digits
+
+parallel.start()
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """A data directory that holds the prepared digits."""
+    directory = tmp_path_factory.mktemp("data")
+    prepare_digits(directory)
+    return directory
+
+
+@pytest.fixture
+def tiny_config(digits_dir):
+    """`tiny_config("section.field=value", ...)`: two very narrow members on the digits, 40 images a step, 31.45 steps an epoch."""
+
+    def make(*overrides, members=2):
+        base = (
+            f"data.dir={digits_dir}",
+            "model.width=0.04",
+            "train.batch_size=40",
+            "train.log_every_steps=5",
+            "eval.batch_size=64",
+        )
+        return config_lib.load(f"configs/digits.py:members={members}", [*base, *overrides])
+
+    return make

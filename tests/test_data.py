@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import data
+from alexnet_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def digits(digits_dir):
+    return data.load(config_lib.load("configs/digits.py", [f"data.dir={digits_dir}"]).data)
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def train_batches(digits, **changes):
+    return data.train_batches(digits.source("train"), **{"batch_size": 40, "seed": 0, "position": 0, "threads": 2, **changes})
+
+
+def joined(batches, field):
+    return np.concatenate([batch[field] for batch in batches])
+
+
+def test_dataset_knows_itself(digits):
+    assert digits.split_sizes == {"train": 1257, "validation": 180, "test": 360}
+    assert digits.image_shape == (28, 28, 1)
+    assert digits.classes == tuple("0123456789")
+    images = np.stack([digits.source("train")[i]["image"] for i in range(1257)]).astype(float)
+    np.testing.assert_allclose(digits.stats.mean, [images.mean()], rtol=1e-5)
+    np.testing.assert_allclose(digits.stats.std, images.std(), rtol=1e-5)
+
+
+def test_batches_are_as_contracted(digits):
+    batch = next(train_batches(digits))
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {
+        "image": ((40, 28, 28, 1), np.uint8),
+        "label": ((40,), np.int32),
+        "index": ((40,), np.uint32),
+    }
+
+
+def test_an_epoch_holds_every_example_once_and_the_next_is_shuffled_anew(digits):
+    images = joined(take(train_batches(digits), 63), "image")
+    distinct = {digits.source("train")[i]["image"].tobytes() for i in range(1257)}
+    for epoch in (images[:1257], images[1257:2514]):
+        assert {image.tobytes() for image in epoch} == distinct
+    assert not np.array_equal(images[:40], images[1257:1297])
+
+
+def test_a_stream_can_be_entered_anywhere(digits):
+    whole = take(train_batches(digits), 40)
+    for position in (40, 31 * 40, 35 * 40):
+        entered = next(train_batches(digits, position=position))
+        for field, leaf in entered.items():
+            assert np.array_equal(leaf, whole[position // 40][field])
+
+
+def test_stream_does_not_depend_on_batch_size_or_processes(digits):
+    by_40, by_20 = take(train_batches(digits), 2), take(train_batches(digits, batch_size=20), 4)
+    assert np.array_equal(joined(by_40, "image"), joined(by_20, "image"))
+    shares = [next(train_batches(digits, process=(i, 2))) for i in range(2)]
+    assert [len(share["label"]) for share in shares] == [20, 20]
+    order = np.argsort(joined(shares, "index"))
+    assert np.array_equal(joined(shares, "label")[order], by_40[0]["label"])
+
+
+def test_another_seed_is_another_order(digits):
+    assert not np.array_equal(next(train_batches(digits))["label"], next(train_batches(digits, seed=1))["label"])
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 180, 400])
+def test_evaluation_sees_every_example_once(digits, batch_size):
+    source = digits.source("validation")
+    batches = list(data.eval_batches(source, batch_size=batch_size, threads=2))
+    assert {len(batch["label"]) for batch in batches} == {batch_size}
+    mask = joined(batches, "mask")
+    assert np.array_equal(joined(batches, "index")[mask], np.arange(180))
+    assert np.array_equal(joined(batches, "label")[mask], [source[i]["label"] for i in range(180)])
+    assert not mask[180:].any()
+
+
+def test_evaluation_processes_share_the_split_and_keep_step(digits):
+    shares = [list(data.eval_batches(digits.source("validation"), batch_size=64, threads=2, process=(i, 2))) for i in range(2)]
+    assert [len(share) for share in shares] == [3, 3]
+    seen = np.concatenate([joined(share, "index")[joined(share, "mask")] for share in shares])
+    assert sorted(seen) == list(range(180))
+
+
+def test_missing_dataset_names_the_command(tmp_path):
+    section = config_lib.load("configs/fashion_mnist.py", [f"data.dir={tmp_path}"]).data
+    with pytest.raises(UserError, match="prepare idx --source DIR --name fashion_mnist --data-dir"):
+        data.load(section)
+
+
+def test_missing_split_names_the_splits(digits):
+    with pytest.raises(UserError, match="no split 'val'; it has"):
+        digits.source("val")
+
+
+def test_not_a_dataset(tmp_path):
+    (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
+    section = config_lib.load("configs/digits.py", [f"data.dir={tmp_path}"]).data
+    with pytest.raises(UserError, match="delete it and run: python -m alexnet_jax.prepare digits"):
+        data.load(section)

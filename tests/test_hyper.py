@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import hyper
+from alexnet_jax.errors import UserError
+
+BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 10}
+
+
+def test_seeds():
+    rows, names = hyper.parse_members("seeds=3", BASE)
+    assert [row["seed"] for row in rows] == [10, 11, 12]
+    assert names == ["seed=10", "seed=11", "seed=12"]
+    assert all(row["learning_rate"] == 0.01 for row in rows)
+
+
+def test_product_pairs_members_by_seed():
+    rows, names = hyper.parse_members("learning_rate=[.003,.01,.03], lrn=[on,off], seeds=5", BASE)
+    assert len(rows) == len(set(names)) == 30
+    assert names[5] == "learning_rate=0.003 lrn=off seed=10"
+    assert (rows[5]["lrn_k"], rows[5]["lrn_alpha"], rows[5]["learning_rate"]) == (1.0, 0.0, 0.003)
+    assert (rows[0]["lrn_k"], rows[0]["lrn_alpha"]) == (2.0, 1e-4)
+    assert [row["seed"] for row in rows[:10]] == [10, 11, 12, 13, 14] * 2
+
+
+def test_rows():
+    rows, names = hyper.parse_members("learning_rate=.01, seed=3; dropout=0, seed=4", BASE)
+    assert [(row["learning_rate"], row["dropout"], row["seed"]) for row in rows] == [(0.01, 0.5, 3), (0.01, 0, 4)]
+    assert names == ["learning_rate=0.01 seed=3", "dropout=0 seed=4"]
+
+
+def test_augment_off_switches_every_strength_off():
+    rows, _ = hyper.parse_members("augment=off, seed=0", BASE)
+    assert {rows[0][name] for name in hyper.AUGMENTATIONS} == {0}
+
+
+def test_leaves_are_arrays_over_members():
+    members, names = hyper.from_config(config_lib.load("configs/digits.py:members=4"))
+    assert members.members == len(names) == 4
+    assert members.seed.dtype == np.uint32
+    for field in hyper.FIELDS:
+        leaf = getattr(members, field)
+        assert leaf.shape == (4,)
+        assert field == "seed" or leaf.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "names no member"),
+        ("sedes=7", "did you mean 'seeds'"),
+        ("seeds=0", "at least 1"),
+        ("seeds=[1,2]", "seed="),
+        ("seeds=2.5", "whole numbers"),
+        ("learning_rate=fast", "expected numbers"),
+        ("learning_rate=-1", "outside"),
+        ("dropout=1", "outside"),
+        ("momentum=1.5", "outside"),
+        ("lrn=maybe", "on or off"),
+        ("lrn_k=0", "divide by zero"),
+        ("learning_rate", "not name=value"),
+        ("learning_rate=nan", "expected numbers"),
+        ("seed=-1", "outside"),
+    ],
+)
+def test_refuses(spec, message):
+    with pytest.raises(UserError, match=message):
+        hyper.parse_members(spec, BASE)

@@ -1,0 +1,190 @@
+"""Any image file becomes the same upright RGB pixels a viewer shows."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, load_image, resize_and_crop
+
+COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8)
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(pixels: np.ndarray, depth: int, colour_type: int) -> bytes:
+    """A PNG written by hand, for the kinds that Pillow does not write: pixels (height, width, channels) of `depth` bits."""
+
+    def block(tag: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else np.uint8).tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + block(b"IHDR", header) + block(b"IDAT", zlib.compress(rows)) + block(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "ppm", "webp"])
+def test_lossless_formats_keep_every_pixel(kind, tmp_path):
+    data = encode(Image.fromarray(COLOURS), kind, **({"lossless": True} if kind == "webp" else {}))
+    np.testing.assert_array_equal(load_image(data), COLOURS)
+    (tmp_path / "image").write_bytes(data)  # the contents tell the format, not the name
+    np.testing.assert_array_equal(load_image(tmp_path / "image"), COLOURS)
+    assert load_image(str(tmp_path / "image")).dtype == np.uint8
+
+
+def test_jpeg():
+    blocks = np.repeat(np.repeat(COLOURS, 16, 0), 16, 1)
+    decoded = load_image(encode(Image.fromarray(blocks), "jpeg", quality=95, subsampling=0))
+    assert np.abs(decoded[8::16, 8::16].astype(int) - COLOURS).max() <= 3
+
+
+def test_grey_and_bilevel():
+    grey = np.array([[0, 100, 255]], np.uint8)
+    np.testing.assert_array_equal(load_image(encode(Image.fromarray(grey), "png")), np.repeat(grey[..., None], 3, -1))
+    bilevel = encode(Image.fromarray(grey > 50), "png")
+    np.testing.assert_array_equal(load_image(bilevel)[0, :, 0], [0, 255, 255])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    store = {  # how a camera held so would have stored COLOURS
+        1: lambda x: x,
+        2: np.fliplr,
+        3: lambda x: np.rot90(x, 2),
+        4: np.flipud,
+        5: lambda x: x.transpose(1, 0, 2),
+        6: lambda x: np.rot90(x, 1),  # a viewer turns it clockwise
+        7: lambda x: np.rot90(x, 2).transpose(1, 0, 2),
+        8: lambda x: np.rot90(x, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(store(COLOURS)))
+    np.testing.assert_array_equal(load_image(encode(stored, "png", exif=exif)), COLOURS)
+
+
+def test_exif_of_a_jpeg_and_broken_exif():
+    blocks = Image.fromarray(np.repeat(np.repeat(COLOURS, 16, 0), 16, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert load_image(encode(blocks, "jpeg", exif=exif)).shape == (48, 32, 3)
+    assert load_image(encode(blocks, "jpeg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")).shape == (32, 48, 3)
+
+
+def test_cmyk():
+    inks = np.array([[[0, 255, 255, 0], [255, 0, 255, 0], [0, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)
+    expected = [[255, 0, 0], [0, 255, 0], [0, 0, 0], [255, 255, 255]]
+    np.testing.assert_array_equal(load_image(encode(Image.fromarray(inks, "CMYK"), "tiff"))[0], expected)
+    blocks = Image.fromarray(np.repeat(np.repeat(inks, 16, 0), 16, 1), "CMYK")
+    jpeg = load_image(encode(blocks, "jpeg", quality=95, subsampling=0))  # with Adobe's inverted inks
+    assert np.abs(jpeg[8, 8::16].astype(int) - expected).max() <= 3
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    deep = np.array([[0, 257, 400, 32896, 65535]], np.uint16)
+    expected, high_bytes = [0, 1, 2, 128, 255], [0, 1, 1, 128, 255]  # ours for grey, Pillow's own for colour
+    for kind in ("png", "tiff"):
+        np.testing.assert_array_equal(load_image(encode(Image.fromarray(deep), kind))[0], np.repeat(expected, 3).reshape(5, 3))
+    pgm = b"P5 5 1 65535\n" + deep.astype(">u2").tobytes()
+    np.testing.assert_array_equal(load_image(pgm)[0, :, 0], expected)
+    colour = np.stack([deep, deep[:, ::-1], deep], -1)
+    np.testing.assert_array_equal(load_image(png(colour, 16, 2))[0, :, 0], high_bytes)
+    np.testing.assert_array_equal(load_image(png(colour, 16, 2))[0, :, 1], high_bytes[::-1])
+    opaque = np.stack([deep, np.full_like(deep, 65535)], -1)
+    np.testing.assert_array_equal(load_image(png(opaque, 16, 4))[0, :, 2], high_bytes)
+
+
+def test_transparency_lies_over_white():
+    rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = [[200, 0, 0], [255, 255, 255], [204, 204, 204]]
+    np.testing.assert_array_equal(load_image(encode(Image.fromarray(rgba), "png"))[0], expected)
+    grey = np.array([[[100, 255], [100, 0]]], np.uint8)
+    np.testing.assert_array_equal(load_image(encode(Image.fromarray(grey), "png"))[0], [[100] * 3, [255] * 3])
+    keyed = encode(Image.fromarray(COLOURS), "png", transparency=(255, 0, 0))  # one colour of an RGB image is transparent
+    np.testing.assert_array_equal(load_image(keyed)[0], [[255, 255, 255], [0, 255, 0], [0, 0, 255]])
+
+
+def test_palette():
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert Image.open(io.BytesIO(encode(image, "png"))).mode == "P"
+    np.testing.assert_array_equal(load_image(encode(image, "png"))[0], [[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+    np.testing.assert_array_equal(load_image(encode(image, "png", transparency=1))[0], [[10, 20, 30], [255, 255, 255], [70, 80, 90]])
+
+
+def test_first_frame_of_an_animation():
+    first, second = Image.new("RGB", (4, 3), (255, 0, 0)), Image.new("RGB", (4, 3), (0, 0, 255))
+    animated = encode(first, "gif", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(load_image(animated), np.broadcast_to(np.uint8([255, 0, 0]), (3, 4, 3)))
+
+
+def test_broken_files_are_named(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"<html>404 not found</html>")
+    with pytest.raises(ImageError, match=r"photo\.jpg is not an image"):
+        load_image(path)
+    whole = encode(Image.effect_noise((64, 64), 90), "jpeg")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"photo\.jpg is a broken image: .*truncated"):
+        load_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"photo\.jpg is not an image"):
+        load_image(path)
+    with pytest.raises(ImageError, match="broken image: floating-point"):
+        load_image(encode(Image.fromarray(np.ones((2, 2), np.float32)), "tiff"))
+    for missing in (tmp_path / "none.jpg", tmp_path):
+        with pytest.raises(UserError, match=f"cannot read {missing}: (No such file|Is a directory)") as caught:
+            load_image(missing)
+        assert not isinstance(caught.value, ImageError)  # --skip-corrupt must not swallow a disk that fails
+
+
+@pytest.mark.parametrize("limit", [400, 100])  # Pillow warns from the limit on and raises at twice the limit
+def test_decompression_bomb(limit, monkeypatch):
+    data = encode(Image.new("RGB", (25, 20)), "png")
+    assert load_image(data).shape == (20, 25, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ImageError, match=f"more than {limit} pixels"):
+        load_image(data)
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 60), (60, 80), (20, 32), (60, 60)])
+def test_resize_and_crop_is_resize_then_centre_crop(height, width):
+    rng = np.random.default_rng(0)
+    image = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC))
+    size, scale = 30, 30 / min(height, width)
+    full = np.asarray(Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC))
+    top, left = (full.shape[0] - size) // 2, (full.shape[1] - size) // 2
+    cropped = resize_and_crop(image, size)
+    assert cropped.shape == (size, size, 3)
+    assert cropped.dtype == np.uint8
+    assert np.abs(cropped.astype(int) - full[top : top + size, left : left + size]).max() <= 1
+
+
+def test_resize_and_crop_is_antialiased_and_keeps_grey():
+    checkerboard = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
+    small = resize_and_crop(checkerboard, 16)
+    assert small.shape == (16, 16, 1)
+    assert np.abs(small.astype(int) - 127).max() <= 3  # plain sampling would give 0 or 255
+    assert resize_and_crop(checkerboard, 64) is checkerboard
+
+
+def test_resize_and_crop_takes_the_centre():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 200
+    np.testing.assert_array_equal(resize_and_crop(image, 20), np.full((20, 20, 3), 200))
+    np.testing.assert_array_equal(resize_and_crop(image.transpose(1, 0, 2), 20), np.full((20, 20, 3), 200))
+
+
+def test_the_result_of_a_path_object_and_a_string_is_one(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(Image.fromarray(COLOURS), "png"))
+    np.testing.assert_array_equal(load_image(str(path)), load_image(Path(path)))

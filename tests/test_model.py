@@ -1,0 +1,191 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.model import VARIANTS, AlexNet, Architecture, architecture, dropout, model_config
+
+PARAMETERS = {"seed": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
+SEED_LAYERS = {
+    "conv1": ((11, 11, 3, 96), 34_944),
+    "conv2": ((5, 5, 96, 256), 614_656),
+    "conv3": ((3, 3, 256, 384), 885_120),
+    "conv4": ((3, 3, 384, 384), 1_327_488),
+    "conv5": ((3, 3, 384, 256), 884_992),
+    "fc6": ((9216, 4096), 37_752_832),
+    "fc7": ((4096, 4096), 16_781_312),
+    "fc8": ((4096, 1000), 4_097_000),
+}
+
+
+def network(variant="small", classes=10, **changes):
+    section = model_config(variant)
+    section.update(changes)
+    return AlexNet(architecture(section), classes)
+
+
+def init(model, channels, seed=0):
+    image = jnp.zeros((1, model.arch.input_size, model.arch.input_size, channels))
+    return model.init(jax.random.key(seed), image, Hyper())["params"]
+
+
+def shapes_of(variant):
+    return jax.eval_shape(lambda: init(network(variant, 1000), 3))
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_every_variant_has_its_count():
+    assert set(PARAMETERS) | {"small"} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_parameter_counts(variant):
+    assert count(shapes_of(variant)) == PARAMETERS[variant]
+
+
+def test_seed_network_layer_by_layer():
+    params = shapes_of("seed")
+    assert {name: (layer["kernel"].shape, count(layer)) for name, layer in params.items()} == SEED_LAYERS
+    assert Architecture().map_sizes == (55, 27, 13, 6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_first_map_of_every_variant_is_the_documented_one(variant):
+    expected = {"small": (28, 13, 6, 2)}.get(variant, (55, 27, 13, 6))
+    assert architecture(model_config(variant)).map_sizes == expected
+
+
+def test_small_is_the_same_eight_layers():
+    params = jax.eval_shape(lambda: init(network(width=0.25), 1))
+    assert list(params) == list(SEED_LAYERS)
+    assert [params[f"conv{i}"]["kernel"].shape for i in range(1, 6)] == [
+        (5, 5, 1, 24),
+        (5, 5, 24, 64),
+        (3, 3, 64, 96),
+        (3, 3, 96, 96),
+        (3, 3, 96, 64),
+    ]
+    assert params["fc6"]["kernel"].shape == (2 * 2 * 64, 1024)
+
+
+def test_layer_order_of_the_seed_network():
+    """conv - ReLU - pool - LRN, twice: with LRN before the pool the same parameters give other logits."""
+    images = jax.random.normal(jax.random.key(1), (2, 28, 28, 3)) * 70
+    after, before = network(width=0.1), network(width=0.1, lrn_order="before_pool")
+    params = init(after, 3)
+
+    def by_hand(x, hyper):
+        from alexnet_jax.conv import conv, max_pool
+        from alexnet_jax.lrn import lrn
+
+        def layer(name, x, padding):
+            return jax.nn.relu(conv(x, params[name]["kernel"], 1, padding) + params[name]["bias"])
+
+        x = x / 70.0
+        for name in ("conv1", "conv2"):
+            x = lrn(max_pool(layer(name, x, (2, 2)), 3, 2), hyper.lrn_k, hyper.lrn_alpha * 70.0**2, hyper.lrn_beta)
+        x = layer("conv5", layer("conv4", layer("conv3", x, (1, 1)), (1, 1)), (1, 1))
+        x = max_pool(x, 3, 2).reshape(2, -1)
+        for name in ("fc6", "fc7"):
+            x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+        return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
+
+    logits = after.apply({"params": params}, images, Hyper())
+    np.testing.assert_allclose(logits, by_hand(images, Hyper()), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(logits, before.apply({"params": params}, images, Hyper()), rtol=1e-3)
+
+
+def test_lrn_off_is_bitwise_the_network_without_lrn():
+    images = jax.random.normal(jax.random.key(1), (2, 28, 28, 1)) * 70
+    with_lrn, without = network(width=0.1), network(width=0.1, lrn=False)
+    params = init(with_lrn, 1)
+    off = with_lrn.apply({"params": params}, images, Hyper(lrn_k=1.0, lrn_alpha=0.0))
+    assert np.array_equal(off, without.apply({"params": params}, images, Hyper()))
+    assert not np.array_equal(off, with_lrn.apply({"params": params}, images, Hyper()))
+
+
+def test_pixel_scale_moves_no_lrn():
+    """Pixels divided by s with a first layer s times as strong: the same function, LRN included."""
+    images = jax.random.normal(jax.random.key(1), (2, 28, 28, 1)) * 70
+    scaled, unscaled = network(width=0.1), network(width=0.1, pixel_scale=1.0)
+    params = init(scaled, 1)
+    divided = {**params, "conv2": {**params["conv2"], "kernel": params["conv2"]["kernel"] / 70}}
+    np.testing.assert_allclose(
+        scaled.apply({"params": params}, images, Hyper()), unscaled.apply({"params": divided}, images, Hyper()), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("init_name", "bias", "stds"),
+    [("paper", 1.0, {"conv3": 0.01, "fc6": 0.01, "fc8": 0.01}), ("caffe", 0.1, {"conv3": 0.01, "fc6": 0.005, "fc8": 0.01})],
+)
+def test_initialisation(init_name, bias, stds):
+    params = init(network(init=init_name, positive_bias=bias), 3)
+    for name, std in stds.items():
+        np.testing.assert_allclose(jnp.std(params[name]["kernel"]), std, rtol=0.05)
+    biases = {name: float(layer["bias"][0]) for name, layer in params.items()}
+    assert biases == pytest.approx({name: bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0 for name in SEED_LAYERS})
+
+
+def test_scaled_initialisation_is_he_with_a_quiet_last_layer():
+    params = init(network(), 3)
+    np.testing.assert_allclose(jnp.std(params["fc7"]["kernel"]), (2 / 1024) ** 0.5, rtol=0.02)
+    np.testing.assert_allclose(jnp.std(params["fc8"]["kernel"]), 0.01, rtol=0.05)
+
+
+def test_dropout():
+    x = jnp.ones((400, 100))
+    keys = jax.random.split(jax.random.key(0), 400)
+    half = dropout(x, 0.25, keys, 0)
+    assert set(np.unique(half).tolist()) == {0.0, float(np.float32(1) / np.float32(0.75))}
+    np.testing.assert_allclose(jnp.mean(half == 0), 0.25, atol=0.01)
+    assert np.array_equal(dropout(x, 0.0, keys, 0), x)
+    assert dropout(x, 0.5, None, 0) is x
+    assert not np.array_equal(half, dropout(x, 0.25, keys, 1))
+    assert np.array_equal(dropout(x[:7], 0.25, keys[:7], 0), half[:7])  # an example's draw doesn't depend on its batch
+
+
+def test_dropout_place():
+    """`before` drops the 256 inputs of fc6 too: with a rate near 1 the images hardly reach it."""
+    images, keys = jax.random.normal(jax.random.key(1), (8, 28, 28, 1)) * 70, jax.random.split(jax.random.key(0), 8)
+    after, before = network(width=0.1), network(width=0.1, dropout_place="before")
+    params = init(after, 1)
+    outputs = [model.apply({"params": params}, images, Hyper(dropout=0.5), keys) for model in (after, before)]
+    assert not np.allclose(*outputs)
+    plain = [model.apply({"params": params}, images, Hyper()) for model in (after, before)]
+    assert np.array_equal(*plain)
+
+
+def test_bfloat16_computes_near_float32():
+    images = jax.random.normal(jax.random.key(1), (4, 28, 28, 1)) * 70
+    params = init(network(), 1)
+    exact, half = (network(dtype=dtype).apply({"params": params}, images, Hyper()) for dtype in ("float32", "bfloat16"))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, exact, atol=0.03 * float(jnp.abs(exact).max()))
+    assert not np.array_equal(half, exact)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "sigmoid"}, "model.activation is 'sigmoid'; known: relu, tanh"),
+        ({"init": "xavier"}, "model.init is 'xavier'"),
+        ({"filters": (1, 2, 3)}, "must hold 5 numbers"),
+        ({"groups": 5, "filters": (96, 256, 384, 384, 256), "width": 1.0}, "can't be split into model.groups=5"),
+        ({"pool_size": 2, "pool_stride": 3}, "skips pixels"),
+        ({"input_size": 12}, "too small"),
+    ],
+)
+def test_refuses_what_makes_no_network(changes, message):
+    with pytest.raises(UserError, match=message):
+        network(**changes)
+
+
+def test_unknown_variant_lists_the_known_ones():
+    with pytest.raises(UserError, match="seed, caffenet, caffe, paper, owt, small"):
+        model_config("alexnet")

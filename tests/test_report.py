@@ -1,0 +1,354 @@
+"""The report: the numbers of the tables, the data that the figure draws, and a page that stands alone and escapes what it shows."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.report import COLOURS, INK, POINTS, curves_figure, results_table, write_report
+from alexnet_jax.runlog import RunLog, read_events
+
+HOSTILE = "<script>alert('x')</script> --> & $\\frac$"
+DATASET = {"name": "digits", "classes": list("0123456789"), "image_shape": [28, 28, 1], "split_sizes": {"train": 1257, "test": 360}}
+TEST = {
+    "split": "test",
+    "count": 10000,
+    "top1_error": [0.1, 0.2],
+    "top5_error": [0.01, 0.0234],
+    "mean_top1_error": 0.15,
+    "std_top1_error": 0.0707107,
+    "ensemble_top1_error": 0.09,
+    "ensemble_top5_error": 0.005,
+    "relative_cut": 0.4,
+}
+SINGLE = TEST | {
+    "top1_error": [0.1236],
+    "top5_error": [0.01],
+    "mean_top1_error": 0.1236,
+    "std_top1_error": 0.0,
+    "ensemble_top1_error": 0.12345,
+}
+
+
+def log_run(workdir, members=2, names=None, train_steps=range(10, 101, 10), end=None, resume=None, nan_from=None):
+    """A run of ten epochs of ten steps: member m has loss 10 + m - epoch and error .9 - .05 epoch + .01 m; member 1 drops at step 45."""
+    names = names or [f"seed={m}" for m in range(members)]
+    offset, rate = np.arange(members), np.full(members, 0.01)
+    with RunLog(workdir, 100) as log:
+        log.event("start", 0, members=members, member_names=names, steps=100, steps_per_epoch=10.0, devices="1 cpu", images=640)
+        for step in train_steps:
+            epoch, loss = step / 10, 10 + offset - step / 10
+            if nan_from is not None and step >= nan_from:
+                loss[0] = math.nan
+            if step > 45:
+                rate[min(1, members - 1)] = 0.001
+            speed = {"images_per_second": 100.0 + step, "member_images_per_second": 50.0}
+            log.event("train", step, epoch=epoch, loss=loss, error=loss / 20, learning_rate=rate, **speed)
+            if step == 40:
+                log.event("drop", 45, member=min(1, members - 1), learning_rate=0.001, reason="plateau")
+            if step % 20 == 0:
+                errors = 0.9 - 0.05 * epoch + 0.01 * offset
+                scores = {"loss": loss, "top1_error": errors, "top5_error": errors / 10, "ensemble_top1_error": errors[0] / 2}
+                log.event("eval", step, split="validation", epoch=epoch, count=100, **scores)
+        if end:
+            log.event("end", 100, seconds=5.0, **end)
+        if resume is not None:
+            log.event("resume", resume)
+    return read_events(workdir)
+
+
+def data(line):
+    return [np.asarray(values, float).tolist() for values in line.get_data(orig=True)]
+
+
+def labelled(axes):
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+
+
+# The results as text
+
+
+def test_results_table(tmp_path):
+    assert results_table(log_run(tmp_path, end={"reason": "epochs", "test": TEST})).splitlines() == [
+        "test, 10,000 images      top-1 error   top-5 error",
+        "seed=0                       10.00 %        1.00 %",
+        "seed=1                       20.00 %        2.34 %",
+        "mean ± std            15.00 ± 7.07 %",
+        "ensemble                      9.00 %        0.50 %",
+        "relative cut                  40.0 %",
+    ]
+
+
+def test_results_table_of_a_single_member(tmp_path):
+    assert results_table(log_run(tmp_path, members=1, end={"reason": "done", "test": SINGLE})).splitlines() == [
+        "test, 10,000 images   top-1 error   top-5 error",
+        "seed=0                    12.36 %        1.00 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "resume", "text"),
+    [
+        (None, None, "still going, or was interrupted, at step 100 of 100"),
+        ({"reason": "stopped"}, None, "stopped"),
+        ({"reason": "epochs", "test": TEST}, 40, "still going, or was interrupted, at step 40 of 100"),  # its test is of the past
+    ],
+)
+def test_without_a_test_the_table_says_why(tmp_path, end, resume, text):
+    assert results_table(log_run(tmp_path, end=end, resume=resume)) == f"No test results: the run is {text}."
+
+
+# The figure
+
+
+def test_the_figure_draws_the_members_and_the_ensemble(tmp_path):
+    loss, error, _ = curves_figure(log_run(tmp_path)).axes
+    assert data(labelled(loss)["seed=1"]) == [list(range(1, 11)), [11.0 - epoch for epoch in range(1, 11)]]
+    lines = labelled(error)
+    assert list(lines) == ["seed=0", "seed=1", "ensemble", "rate drops"]
+    epochs, errors = data(lines["seed=1"])
+    assert epochs == [2, 4, 6, 8, 10]
+    assert errors == pytest.approx([81, 71, 61, 51, 41])
+    assert data(lines["ensemble"])[1] == pytest.approx([40, 35, 30, 25, 20])
+    assert lines["ensemble"].get_color() == INK
+    assert lines["ensemble"].get_linewidth() > lines["seed=1"].get_linewidth()
+    assert [text.get_text() for text in error.texts] == ["20.0 %"]
+
+
+def test_a_drop_is_a_triangle_where_it_happened(tmp_path):
+    _, error, rate = curves_figure(log_run(tmp_path)).axes
+    (on_error,) = [line for line in error.get_lines() if line.get_marker() == "v" and len(line.get_xdata())]
+    (on_rate,) = [line for line in rate.get_lines() if line.get_marker() == "v"]
+    assert data(on_error) == [[4.5], [pytest.approx(68.5)]]  # a quarter of the way from 71 % at epoch 4 to 61 % at epoch 6
+    assert data(on_rate) == [[4.5], [0.001]]
+    assert on_error.get_color() == on_rate.get_color() == COLOURS[1]
+
+
+def test_the_learning_rate_steps_at_the_drop_and_not_at_the_next_training_event(tmp_path):
+    rate = curves_figure(log_run(tmp_path)).axes[2]
+    first, second = [line for line in rate.get_lines() if line.get_marker() != "v"]
+    assert data(second) == [[1, 2, 3, 4, 4.5, 5, 6, 7, 8, 9, 10], [0.01] * 4 + [0.001] * 7]
+    assert data(first)[1] == [0.01] * 11
+    assert second.get_drawstyle() == "steps-post"
+    assert rate.get_yscale() == "log"
+    assert [label.get_text() for label in rate.get_yticklabels()] == ["0.001", "0.01"]
+
+
+def test_a_long_training_curve_is_drawn_through_means(tmp_path):
+    loss = curves_figure(log_run(tmp_path, train_steps=range(1, 2 * POINTS + 2))).axes[0]
+    epochs, values = data(labelled(loss)["seed=0"])
+    assert len(epochs) == 134  # 401 events, by threes
+    assert epochs[0] == pytest.approx(0.2)
+    assert values[:2] == pytest.approx([9.8, 9.5])
+    assert epochs[-1] == pytest.approx(40.05)  # the last two
+
+
+def test_a_diverged_member_ends_and_leaves_the_others_as_they_are(tmp_path):
+    loss = curves_figure(log_run(tmp_path, members=11, nan_from=50)).axes[0]
+    assert [math.isnan(value) for value in data(loss.get_lines()[0])[1]] == [False] * 4 + [True] * 6
+    mean = data(labelled(loss)["their mean"])[1]
+    assert mean[3] == pytest.approx(10 + 5 - 4)
+    assert mean[4] == pytest.approx(10 + 5.5 - 5)  # of members 1 to 10
+
+
+@pytest.mark.parametrize(("last_step", "scale"), [(80, "linear"), (85, "log")])
+def test_values_over_more_than_a_factor_of_thirty_are_drawn_on_a_logarithmic_axis(tmp_path, last_step, scale):
+    with RunLog(tmp_path, 100) as log:
+        log.event("start", 0, members=1, member_names=["a"], steps=100, steps_per_epoch=10.0, devices="1 cpu", images=640)
+        for step in (10, last_step):
+            speed = {"images_per_second": 1.0, "member_images_per_second": 1.0}
+            log.event("train", step, epoch=step / 10, loss=[10.0 ** (1 - step / 50)], error=[0.5], learning_rate=[0.01], **speed)
+    loss = curves_figure(read_events(tmp_path)).axes[0]
+    assert loss.get_yscale() == scale
+    assert (loss.get_ylim()[0] == 0) == (scale == "linear")
+
+
+@pytest.mark.parametrize(("members", "named"), [(1, 1), (10, 10), (11, 0)])
+def test_up_to_ten_members_are_named_and_more_are_a_bundle(tmp_path, members, named):
+    figure = curves_figure(log_run(tmp_path, members=members))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sum(text.startswith("seed=") for text in texts) == named
+    assert ("ensemble" in texts) == (members > 1)
+    assert ("11 members" in texts) == ("their mean" in texts) == (members == 11)
+    error = figure.axes[1]
+    assert len({line.get_color() for line in error.get_lines() if str(line.get_label()).startswith("seed=")}) == named
+    drawn = [line for line in error.get_lines() if len(line.get_xdata()) > 1]
+    assert len(drawn) == {1: 1, 10: 11, 11: 13}[members]
+
+
+def test_one_member_without_drops_needs_no_legend(tmp_path):
+    assert not curves_figure(log_run(tmp_path, members=1, train_steps=[10, 20])).legends
+
+
+def test_the_figure_of_a_run_that_has_just_started(tmp_path):
+    figure = curves_figure(log_run(tmp_path, train_steps=[]))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Training loss: none yet",
+        "Evaluation: none yet",
+        "Learning rate: none yet",
+    ]
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self.attributes = [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write_config(workdir, **record):
+    (workdir / "config.json").write_text(json.dumps(record))
+
+
+def test_the_report_of_a_finished_run(tmp_path):
+    log_run(tmp_path, end={"reason": "epochs", "test": TEST})
+    command = "python -m alexnet_jax.train --config configs/digits.py"
+    config = {"optimizer": {"learning_rate": 0.01}}
+    write_config(tmp_path, config=config, dataset=DATASET, versions={"jax": "0.12.0"}, devices=["cpu:cpu", "cpu:cpu"], command=command)
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    page = Page(path.read_text())
+    table = re.sub(r"\s*\n\s*", "\n", page.text)
+    assert "15.00 ± 7.07 % top-1 error on the test images for one network, 9.00 % for the ensemble of 2: 40.0 % fewer errors." in table
+    pairs = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", path.read_text()))
+    assert re.fullmatch(r"\d min \d+ s", pairs.pop("time"))
+    assert pairs == {
+        "dataset": "digits: 10 classes, 28 x 28 x 1 pixels, 1,257 train, 360 test",
+        "members": "2: seed=0, seed=1",
+        "steps": "100 of 100",
+        "epochs": "10.0 of 10.0",
+        "last learning rate": "0.01, 0.001",
+        "speed": "155 images/s",
+        "last validation error": "40.00 to 41.00 %",
+        "command": command,
+        "devices": "2 x cpu:cpu",
+        "jax": "0.12.0",
+    }
+    assert json.dumps(config, indent=2) in page.text
+    assert "learning rate of member 1 drops to 0.001 (plateau)" in page.text
+    cells = re.findall(r"<td>(.*?)</td>", path.read_text())
+    assert cells[:6] == ["seed=0", "10.00 %", "1.00 %", "seed=1", "20.00 %", "2.34 %"]
+
+
+def test_the_report_stands_alone(tmp_path):
+    log_run(tmp_path)
+    page = Page(write_report(tmp_path).read_text())
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert all(value.startswith("#") for name, value in page.attributes if name in ("src", "href", "xlink:href"))
+    assert "url(http" not in page.text
+    assert page.tags.count("svg") == 1
+    assert INK not in (tmp_path / "report.html").read_text().split("<svg")[1]  # its ink is the page's, in the dark too
+    assert (tmp_path / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(tmp_path / "figures" / "curves.svg").getroot().tag.endswith("svg")
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    with RunLog(tmp_path, 100) as log:
+        log.event("warning", 0, message=HOSTILE)
+    log_run(tmp_path, names=[HOSTILE, "seed=1"], end={"reason": "epochs", "test": TEST})
+    write_config(
+        tmp_path,
+        config={"classes": [HOSTILE]},
+        dataset=DATASET | {"name": HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        devices=[HOSTILE],
+        command=HOSTILE,
+    )
+    html = write_report(tmp_path).read_text()
+    page = Page(html)
+    assert "<script" not in html
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) == 8  # happening, member, result, dataset, command, device, version and its name
+    assert json.dumps(HOSTILE) in page.text
+    ElementTree.parse(tmp_path / "figures" / "curves.svg")
+
+
+def test_a_run_that_is_going_has_a_report_and_every_part_of_the_config_is_optional(tmp_path):
+    log_run(tmp_path, train_steps=[10, 20])
+    html = write_report(tmp_path).read_text()
+    assert "Still going, or was interrupted, at step 20 of 100." in html
+    assert "There are no test results yet." in html
+    assert "<h2>Results</h2>" not in html
+    assert "<h2>Environment</h2>" not in html
+    write_config(tmp_path, versions={"jax": "0.12.0"})
+    html = write_report(tmp_path).read_text()
+    assert "<h2>Environment</h2>" in html
+    assert "<summary>Config</summary>" not in html
+
+
+def test_a_broken_config_is_the_users_error(tmp_path):
+    log_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"config": ')
+    with pytest.raises(UserError, match=r"config\.json"):
+        write_report(tmp_path)
+
+
+def test_time_between_processes_does_not_count(tmp_path):
+    times = [
+        ("start", "10:00:00"),
+        ("train", "11:10:30"),
+        ("resume", "20:00:00"),
+        ("train", "20:05:00"),
+        ("start", "22:00:00"),
+        ("note", "22:00:40"),
+    ]
+    (first, train, *_) = log_run(tmp_path / "a", train_steps=[10])
+    fields = {"start": first | {"step": 10}, "train": train, "resume": {"step": 10}, "note": {"step": 10}}
+    lines = [json.dumps(fields[kind] | {"event": kind, "time": f"2025-01-01T{time}+00:00"}) for kind, time in times]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
+    assert "<dt>time</dt><dd>1 h 16 min</dd>" in write_report(tmp_path).read_text()
+
+
+# The command
+
+
+def run_command(*args):
+    return subprocess.run([sys.executable, "-m", "experiments.report", *map(str, args)], capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_each_report_and_says_where(tmp_path):
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for run in runs:
+        log_run(run, train_steps=[10])
+    done = run_command(*runs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [str(run / "report.html") for run in runs]
+    assert all((run / "report.html").exists() for run in runs)
+
+
+def test_the_command_refuses_what_is_no_run(tmp_path):
+    done = run_command(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == f"error: {tmp_path} is not a run directory: it has no events.jsonl; pass a directory that alexnet_jax.train made\n"
+    )
+
+
+def test_a_run_that_has_logged_nothing_is_the_users_error(tmp_path):
+    (tmp_path / "events.jsonl").write_text("")
+    with pytest.raises(UserError, match="nothing to report yet"):
+        write_report(tmp_path)
+
+
+def test_help_waits_for_no_library():
+    code = "import sys, experiments.report; sys.exit(len({'numpy', 'matplotlib', 'jinja2', 'jax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

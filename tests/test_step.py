@@ -1,0 +1,166 @@
+"""One compiled step for all members: what they share, and what they don't."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import hyper, parallel
+from alexnet_jax.augment import PixelStats
+from alexnet_jax.metrics import is_error
+from alexnet_jax.model import AlexNet, architecture, model_config
+from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.step import init_state, make_eval_step, make_log_probs, make_train_step
+
+STATS = PixelStats(np.float32([120]), np.float32(75), np.float32([75]), np.float32([[1]]))
+BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 0, "learning_rate": 0.05}
+OPTIMIZER = partial(make_optimizer, rule="paper")
+
+
+def network(**changes):
+    section = model_config("small")
+    section.update({"width": 0.04, **changes})
+    return AlexNet(architecture(section), 10)
+
+
+def state_of(model, spec, **base):
+    rows, _ = hyper.parse_members(spec, {**BASE, **base})
+    return init_state(model, OPTIMIZER, hyper.stack(rows), 1)
+
+
+def batch(step, size=16):
+    rng = np.random.default_rng(step)
+    return {
+        "image": rng.integers(0, 256, (size, 30, 30, 1)).astype(np.uint8),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+        "index": np.arange(step * size, (step + 1) * size, dtype=np.uint32),
+    }
+
+
+def train(model, state, steps=3, size=16):
+    """The state and the metrics after some steps on all four devices."""
+    step = parallel.over_devices_train(make_train_step(model, OPTIMIZER, STATS, parallel.DEVICES))
+    state, metrics = parallel.replicate(state), []
+    for i in range(steps):
+        state, values = step(state, parallel.shard(batch(i, size)))
+        metrics.append(jax.tree.map(np.asarray, values))
+    return jax.tree.map(np.asarray, state), metrics
+
+
+def member(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_a_member_of_seven_is_the_run_of_that_member_alone():
+    model = network()
+    together, metrics = train(model, state_of(model, "seeds=7"))
+    alone, alone_metrics = train(model, state_of(model, "seed=4"))
+    close(member(together.params, 4), member(alone.params, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose([m["loss"][4] for m in metrics], [m["loss"][0] for m in alone_metrics], rtol=1e-5)
+    assert not np.allclose(metrics[0]["loss"][4], metrics[0]["loss"][3])
+
+
+def test_members_with_equal_seeds_share_every_draw():
+    model = network()
+    state, metrics = train(model, state_of(model, "seed=[5,5,6]"))
+    assert np.array_equal(metrics[-1]["loss"][0], metrics[-1]["loss"][1])
+    assert jax.tree.all(jax.tree.map(lambda leaf: np.array_equal(leaf[0], leaf[1]), state.params))
+    assert not np.allclose(metrics[-1]["loss"][0], metrics[-1]["loss"][2])
+
+
+@pytest.mark.parametrize("field", [field for field in hyper.FIELDS if field != "seed"])
+def test_every_hyperparameter_acts_on_its_member_alone(field):
+    model = network()
+    changed = {"flip": 1.0, "rotation": 40.0, "dropout": 0.1, "lrn_alpha": 1e-2}.get(field, BASE[field] * 0.5)
+    _, metrics = train(model, state_of(model, f"{field}=[{BASE[field]},{changed}]"), steps=2)
+    _, plain = train(model, state_of(model, "seed=0"), steps=2)
+    np.testing.assert_allclose(metrics[-1]["loss"][0], plain[-1]["loss"][0], rtol=1e-5)
+    assert metrics[-1]["loss"][0] != metrics[-1]["loss"][1]
+
+
+def test_dropout_zero_and_augmentation_off_is_the_plain_network():
+    """Bitwise: the loss is the one that the evaluation network has on the evaluation views."""
+    model = network()
+    state = state_of(model, "augment=off, dropout=0, seed=0")
+    _, metrics = train(model, state, steps=1)
+    log_probs = make_log_probs(model, STATS)(state, batch(0)["image"])
+    np.testing.assert_allclose(metrics[0]["loss"], -np.mean(np.asarray(log_probs)[0, np.arange(16), batch(0)["label"]]), rtol=1e-6)
+
+
+def test_a_done_member_stays_what_it_was():
+    model = network()
+    state = state_of(model, "seeds=2")
+    done = state.replace(plateau=state.plateau.replace(done=np.array([True, False])))
+    after, _ = train(model, done)
+    before = jax.tree.map(np.asarray, state.params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 0), member(before, 0)))
+    free, _ = train(model, state)
+    assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 1), member(free.params, 1)))
+
+
+def test_one_trace_whatever_the_rate():
+    model, traces = network(), []
+    inner = make_train_step(model, OPTIMIZER, STATS, parallel.DEVICES)
+
+    def counted(state, batch):
+        traces.append(1)
+        return inner(state, batch)
+
+    step = parallel.over_devices_train(counted)
+    state = parallel.replicate(state_of(model, "seeds=2"))
+    for i in range(4):
+        state, _ = step(state, parallel.shard(batch(i)))
+        scaled = state.plateau.replace(scale=np.float32([0.1**i, 1]))
+        state = state.replace(plateau=parallel.replicate(scaled))
+    assert len(traces) == 1
+
+
+def test_drop_scales_the_step():
+    """Under PyTorch's rule without momentum the update is proportional to the rate."""
+    model = network()
+    state = state_of(model, "seed=[0,0]", momentum=0.0)
+    state = state.replace(plateau=state.plateau.replace(scale=np.float32([1, 0.1])))
+    before = jax.tree.map(np.asarray, state.params)
+    after, metrics = train(model, state, steps=1)
+    np.testing.assert_allclose(metrics[0]["learning_rate"], [0.05, 0.005], rtol=1e-6)
+    moved = jax.tree.map(lambda new, old: new - old, after.params, before)
+    close(member(moved, 1), jax.tree.map(lambda leaf: 0.1 * leaf, member(moved, 0)), rtol=2e-2, atol=1e-7)
+
+
+def test_eval_step_sums_what_the_mask_admits():
+    model = network()
+    state = state_of(model, "seeds=3")
+    masked = {**batch(0), "mask": np.arange(16) < 13}
+    sums = parallel.over_devices_eval(make_eval_step(model, STATS, parallel.DEVICES))(parallel.replicate(state), parallel.shard(masked))
+    log_probs = np.asarray(make_log_probs(model, STATS)(state, masked["image"]))[:, :13]
+    label = masked["label"][:13]
+    assert float(sums["count"]) == 13
+    np.testing.assert_allclose(sums["loss"], -log_probs[:, np.arange(13), label].sum(-1), rtol=1e-5)
+    assert np.array_equal(sums["top1_errors"], (log_probs.argmax(-1) != label).sum(-1))
+    in_top5 = (np.argsort(-log_probs, -1)[..., :5] == label[:, None]).any(-1)
+    assert np.array_equal(sums["top5_errors"], (~in_top5).sum(-1))
+    assert float(sums["ensemble_top1_errors"]) == (np.exp(log_probs).mean(0).argmax(-1) != label).sum()
+
+
+def test_ten_crop_averages_probabilities():
+    model = network(input_size=28)
+    state = state_of(model, "augment=off, seed=0")
+    image = batch(0)["image"][:1]
+    ten = np.exp(make_log_probs(model, STATS, ten_crop=True)(state, image))[0, 0]
+    corners = [image[:, t : t + 28, s : s + 28] for t, s in ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))]
+    views = np.concatenate([*corners, *(view[:, :, ::-1] for view in corners)])
+    np.testing.assert_allclose(ten, np.exp(make_log_probs(model, STATS)(state, views))[0].mean(0), rtol=1e-4)
+
+
+def test_is_error_gives_no_credit_for_ties_or_nan():
+    scores = np.float32([[1, 1, 1], [0, 2, 2], [3, 1, 2], [np.nan] * 3])
+    for xp in (np, jnp):
+        assert np.asarray(is_error(xp.asarray(scores), xp.asarray([1, 2, 0, 0]), 1)).tolist() == [True, True, False, True]
+        assert np.asarray(is_error(xp.asarray(scores), xp.asarray([1, 2, 1, 0]), 2)).tolist() == [False, False, True, True]
+        assert np.asarray(is_error(xp.asarray(scores[:3]), xp.asarray([0, 1, 2]), 5)).tolist() == [False] * 3

@@ -1,0 +1,252 @@
+"""The loop: several evaluations, checkpoints and drops at different intervals; stopped, killed and resumed to the same bits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import data, evaluate, run, step
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import read_events
+from alexnet_jax.train import Plan, train
+
+# 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
+LOOP = (
+    "train.epochs=1.59",
+    "eval.every_epochs=0.2546",
+    "train.checkpoint_every_epochs=0.191",
+    "plateau.patience=1",
+    "plateau.min_delta=1",
+    "plateau.max_drops=9",
+)
+
+
+@pytest.fixture(scope="module")
+def reference(digits_dir, tmp_path_factory):
+    """The run directory of an uninterrupted run, its test results, and how often the step was traced."""
+    from alexnet_jax import config as config_lib
+
+    directory = tmp_path_factory.mktemp("reference")
+    overrides = [f"data.dir={digits_dir}", *TINY, *LOOP]
+    with pytest.MonkeyPatch.context() as patch:
+        traces = count_traces(patch)
+        test = train(config_lib.load("configs/digits.py:members=2", overrides), directory)
+    return directory, test, len(traces)
+
+
+TINY = ("model.width=0.04", "train.batch_size=40", "train.log_every_steps=5", "eval.batch_size=64")
+
+
+def count_traces(patch):
+    traces, make_train_step = [], step.make_train_step
+
+    def counting(*args):
+        inner = make_train_step(*args)
+
+        def train_step(state, batch):
+            traces.append(1)
+            return inner(state, batch)
+
+        return train_step
+
+    patch.setattr(step, "make_train_step", counting)
+    return traces
+
+
+def events_of(directory, kind):
+    return [event for event in read_events(directory) if event["event"] == kind]
+
+
+def final_state(directory):
+    return jax.tree_util.tree_leaves_with_path(run.load(directory).state)
+
+
+def assert_same_bits(one, other):
+    for (path, a), (_, b) in zip(final_state(one), final_state(other), strict=True):
+        assert np.array_equal(a, b), f"{jax.tree_util.keystr(path)} differs"
+
+
+def interrupt(patch, at_step, action):
+    """Do something when the loop asks for the batch that follows `at_step`."""
+    train_batches = data.train_batches
+
+    def interrupted(*args, position, batch_size, **kwargs):
+        for i, batch in enumerate(train_batches(*args, position=position, batch_size=batch_size, **kwargs)):
+            if position // batch_size + i == at_step:
+                action()
+            yield batch
+
+    patch.setattr(data, "train_batches", interrupted)
+
+
+def test_things_happen_at_their_own_steps(reference):
+    directory, test, traces = reference
+    assert [event["step"] for event in events_of(directory, "eval")] == [8, 16, 24, 32, 40, 48, 50]
+    assert [event["step"] for event in events_of(directory, "checkpoint")] == [6, 12, 18, 24, 30, 36, 42, 48, 50]
+    assert [event["step"] for event in events_of(directory, "train")] == list(range(5, 51, 5))
+    drops = events_of(directory, "drop")
+    assert [(event["step"], event["member"]) for event in drops] == [(s, m) for s in (16, 24, 32, 40, 48, 50) for m in (0, 1)]
+    assert [event["learning_rate"] for event in drops if event["member"] == 1] == pytest.approx([0.02 * 0.1**i for i in range(1, 7)])
+    rates = {event["step"]: event["learning_rate"] for event in events_of(directory, "train")}
+    assert rates[15] == pytest.approx([0.02, 0.02])
+    assert rates[20] == pytest.approx([0.002, 0.002])
+    assert traces == 1
+    assert events_of(directory, "end")[-1]["reason"] == "epochs"
+    assert test["count"] == 360
+
+
+def test_evaluation_is_exact_on_a_split_that_no_batch_divides(reference, digits_dir):
+    directory, test, _ = reference
+    last = events_of(directory, "eval")[-1]
+    assert last["count"] == 180  # batches of 64
+    predictions, protocol = evaluate.predict_run(directory, "validation", batch_size=100)
+    result = evaluate.summarise(predictions)
+    assert last["top1_error"] == pytest.approx(result["top1_error"])
+    assert last["loss"] == pytest.approx(result["nll"], rel=1e-4)
+    assert last["ensemble_top1_error"] == pytest.approx(result["ensemble_top1_error"])
+    assert protocol["split"] == "validation"
+    again = evaluate.summarise(evaluate.predict_run(directory, "test", batch_size=36)[0])
+    assert test["top1_error"] == again["top1_error"]
+
+
+def test_run_directory_is_as_contracted(reference):
+    directory, _, _ = reference
+    record = json.loads((directory / "config.json").read_text())
+    assert record["config"]["train"]["batch_size"] == 40
+    assert record["dataset"]["classes"] == list("0123456789")
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["devices"] == ["4 x cpu cpu"]
+    assert list((directory / "tensorboard").iterdir())
+    assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == [48, 50]
+    event = events_of(directory, "train")[0]
+    assert all(len(event[name]) == 2 for name in ("loss", "error", "learning_rate"))
+
+
+def test_stopped_in_an_epoch_and_in_an_evaluation_and_killed_then_resumed_to_the_same_bits(reference, tiny_config, tmp_path, capsys):
+    config = tiny_config(*LOOP)
+
+    with pytest.MonkeyPatch.context() as patch:  # Ctrl-C in the middle of an epoch
+        interrupt(patch, 9, lambda: signal.raise_signal(signal.SIGINT))
+        assert train(config, tmp_path) is None
+    assert events_of(tmp_path, "end")[-1] | {"reason": "stopped", "step": 10} == events_of(tmp_path, "end")[-1]
+
+    with pytest.MonkeyPatch.context() as patch:  # SIGTERM while evaluating at step 24
+        eval_batches, calls = data.eval_batches, []
+
+        def terminated(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return eval_batches(*args, **kwargs)
+
+        patch.setattr(data, "eval_batches", terminated)
+        assert train(config, tmp_path) is None
+    assert events_of(tmp_path, "end")[-1]["step"] == 24
+    assert [event["step"] for event in events_of(tmp_path, "eval")] == [8, 16]
+
+    with pytest.MonkeyPatch.context() as patch:  # dies at step 33 without saving; 30 was saved
+        interrupt(patch, 33, lambda: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            train(config, tmp_path)
+
+    test = train(config, tmp_path)
+    assert [event["step"] for event in events_of(tmp_path, "resume")] == [10, 24, 30]
+    assert test == reference[1]
+    assert_same_bits(tmp_path, reference[0])
+    for kind in ("eval", "drop"):
+        mine, theirs = ([{**event, "time": 0} for event in events_of(directory, kind)] for directory in (tmp_path, reference[0]))
+        assert mine == theirs
+
+
+def test_a_second_signal_does_not_wait(tiny_config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 3, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(*LOOP), tmp_path)
+
+
+def test_ends_when_every_member_is_done(tiny_config, tmp_path):
+    test = train(tiny_config(*LOOP, "plateau.max_drops=1"), tmp_path)
+    end = events_of(tmp_path, "end")[-1]
+    assert (end["reason"], end["step"]) == ("done", 24)  # best at 8, drop at 16, done at 24
+    assert end["test"]["top1_error"] == test["top1_error"]
+
+
+def test_a_finished_run_repeated_says_the_same(reference, tiny_config):
+    before = len(events_of(reference[0], "train"))
+    assert train(tiny_config(*LOOP), reference[0]) == reference[1]
+    assert len(events_of(reference[0], "train")) == before
+
+
+def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path):
+    short = [item for item in LOOP if not item.startswith("train.epochs")]
+    train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
+    with pytest.raises(UserError, match="holds a run with optimizer.learning_rate=0.02, now it is 0.1"):
+        train(tiny_config(*short, "train.epochs=0.2", "optimizer.learning_rate=0.1"), tmp_path)
+    with pytest.raises(UserError, match="holds a run with ensemble.members=seeds=2, now it is seeds=3"):
+        train(tiny_config(*short, "train.epochs=0.2", members=3), tmp_path)
+    train(tiny_config(*short, "train.epochs=0.4"), tmp_path)
+    assert events_of(tmp_path, "end")[-1]["step"] == 13
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size=42", "train.batch_size=42 can't be shared evenly by 4 devices; 40 can"),
+        ("train.epochs=0", "train.epochs is 0.0; it must be positive"),
+        ("model.input_size=32", "more than the dataset's 28x28 pixels"),
+        ("data.test_split=tset", "has no split 'tset'"),
+        ("optimizer.rule=adam", "optimizer.rule 'adam'"),
+        ("ensemble.members=seeds=0", "at least 1"),
+    ],
+)
+def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(tiny_config(override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_member_is_named_and_the_others_go_on(tiny_config, tmp_path):
+    train(tiny_config(*LOOP, "ensemble.members=learning_rate=[.01,1e9], seed=0"), tmp_path)
+    warnings = events_of(tmp_path, "warning")
+    assert [event["member"] for event in warnings] == [1]
+    assert "diverged" in warnings[0]["message"]
+    last = events_of(tmp_path, "train")[-1]["loss"]
+    assert np.isfinite(last[0])
+    assert np.isnan(last[1])
+
+
+def test_a_stalled_member_is_named(tiny_config, tmp_path):
+    train(tiny_config(*LOOP, "ensemble.members=learning_rate=[.02,0], seed=0", "model.init=paper", "model.pixel_scale=1e6"), tmp_path)
+    stalled = {event["member"] for event in events_of(tmp_path, "warning") if "ln(classes) = 2.303" in event["message"]}
+    assert 1 in stalled
+
+
+def test_plan():
+    from alexnet_jax import config as config_lib
+
+    plan = Plan.of(config_lib.load("configs/imagenet.py"), 1_281_167)
+    assert plan == (1_281_167 / 128, 900_821, 10_009, 5_005, 50)
+
+
+def test_devices_do_not_change_the_run(digits_dir, tmp_path):
+    """The same command on 1, 2 and 4 devices: the same losses up to the order of float sums."""
+    losses = {}
+    for devices in (1, 2, 4):
+        workdir = tmp_path / str(devices)
+        overrides = [f"--config.{item}" for item in (*TINY, f"data.dir={digits_dir}", "train.epochs=0.32", "train.log_every_steps=1")]
+        command = [sys.executable, "-m", "alexnet_jax.train", "--config", "configs/digits.py:members=2", "--workdir", str(workdir)]
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        process = subprocess.run([*command, *overrides], env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        assert json.loads((workdir / "config.json").read_text())["devices"] == [f"{devices} x cpu cpu"]
+        losses[devices] = np.array([event["loss"] for event in events_of(workdir, "train")])
+        assert losses[devices].shape == (10, 2)
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)
+    np.testing.assert_allclose(losses[4], losses[1], rtol=1e-4)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from alexnet_jax.hyper import Hyper
@@ -17,10 +18,10 @@ from alexnet_jax.hyper import Hyper
 class PixelStats(NamedTuple):
     """Statistics of a dataset's training pixels on the 0-255 scale, C channels."""
 
-    mean: Float[Array, " channels"]
-    std: Float[Array, ""]  # of all pixels about their channel's mean
-    pca_std: Float[Array, " channels"]  # standard deviations along the principal axes of colour
-    pca_axes: Float[Array, "axes channels"]  # unit vectors
+    mean: Float[np.ndarray, " channels"]
+    std: Float[np.ndarray, ""]  # of all pixels about their channel's mean
+    pca_std: Float[np.ndarray, " channels"]  # standard deviations along the principal axes of colour
+    pca_axes: Float[np.ndarray, "axes channels"]  # unit vectors
 
 
 Image = UInt8[Array, "height width channels"]

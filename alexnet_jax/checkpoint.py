@@ -81,9 +81,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(item, restore_args=restore_args), position=ocp.args.JsonRestore()
-                ),
+                args=ocp.args.Composite(state=ocp.args.PyTreeRestore(item, restore_args=restore_args), position=ocp.args.JsonRestore()),
             )
         except Exception as error:  # orbax, tensorstore and json each have their own
             where = self.directory / str(step)
@@ -92,7 +90,9 @@ class Checkpoints:
         return restored.state, restored.position
 
     def _refused(self, error: Exception) -> UserError:
-        return UserError(f"cannot write a checkpoint in {self.directory} ({_reason(error)}); what was saved before is whole. Make room, then run again")
+        return UserError(
+            f"cannot write a checkpoint in {self.directory} ({_reason(error)}); what was saved before is whole. Make room, then run again"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Configs: Python files with `get_config(arg)`, overrides on the command line, and errors that name the nearest valid field.
 
-    python -m alexnet_jax.config configs/digits.py                        the resolved config
-    python -m alexnet_jax.config configs/digits.py configs/imagenet.py    what differs between two
+python -m alexnet_jax.config configs/digits.py                        the resolved config
+python -m alexnet_jax.config configs/digits.py configs/imagenet.py    what differs between two
 """
 
 import argparse
@@ -68,7 +68,8 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         near = difflib.get_close_matches(path, [str(p) for p in Path("configs").glob("*.py")], 1)
         raise UserError(f"no config file {path}{f'; did you mean {near[0]}?' if near else ''}")
     module_spec = importlib.util.spec_from_file_location("config_file", path)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None
+    assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

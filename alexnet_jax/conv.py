@@ -128,7 +128,9 @@ def _unpool_axis(x, pooled, gradient, axis, size, stride):
     slots = windows + (size - 1) // stride
 
     def shifted(array, by):
-        return lax.pad(array, jnp.zeros((), array.dtype), [(by, slots - windows - by, 0) if d == axis else (0, 0, 0) for d in range(x.ndim)])
+        return lax.pad(
+            array, jnp.zeros((), array.dtype), [(by, slots - windows - by, 0) if d == axis else (0, 0, 0) for d in range(x.ndim)]
+        )
 
     none = shifted(jnp.zeros_like(gradient), 0)
     phases = [sum((shifted(sent[i], i // stride) for i in range(phase, size, stride)), none) for phase in range(stride)]

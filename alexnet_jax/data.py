@@ -86,7 +86,7 @@ def load(section: ConfigDict) -> Dataset:
 
 
 def stats_from_json(fields: dict[str, Any]) -> PixelStats:
-    return PixelStats(**{name: np.asarray(fields[name], np.float32) for name in PixelStats._fields})
+    return PixelStats(*(np.asarray(fields[name], np.float32) for name in PixelStats._fields))
 
 
 class _Examples:

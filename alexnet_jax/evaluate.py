@@ -71,8 +71,8 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
     A member that has diverged (NaN) errs on every example, which counts in the mean, and has no say in the ensemble.
 
     Returns:
-      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its standard deviation over
-      members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the ensemble removes;
+      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its
+      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the ensemble removes;
       `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size; `geometric_top1_error`, of the
       ensemble that averages logits instead of probabilities.
     """
@@ -130,7 +130,8 @@ def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
 
 def average(log_probs: np.ndarray) -> np.ndarray:
     """The log of the mean probability over members: (M, N, classes) -> (N, classes)."""
-    return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
 
 
 def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
@@ -155,7 +156,9 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
     loaded = run.load(workdir)
     dataset = data.load(loaded.config.data)
     if dataset.classes != loaded.classes:
-        raise UserError(f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others")
+        raise UserError(
+            f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others"
+        )
     batch_size = batch_size or loaded.config.eval.batch_size
     parallel.check_batch_size(batch_size, "--batch-size")
     source, state = dataset.source(split), parallel.replicate(loaded.state)
@@ -207,12 +210,16 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m alexnet_jax.evaluate", description="Exact errors of trained runs, one by one and as an ensemble.")
+    parser = argparse.ArgumentParser(
+        "python -m alexnet_jax.evaluate", description="Exact errors of trained runs, one by one and as an ensemble."
+    )
     parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several make one ensemble")
     parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
     parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)"
+    )
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel

@@ -146,6 +146,8 @@ def _check_ranges(row: dict[str, float]) -> None:
     upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
     for field, value in row.items():
         if not 0 <= value <= upper.get(field, float("inf")) or (field in ("momentum", "dropout") and value == 1):
-            raise UserError(f"{field} = {value:g} is outside [0, {upper.get(field, 'inf')}{')' if field in ('momentum', 'dropout') else ']'}")
+            raise UserError(
+                f"{field} = {value:g} is outside [0, {upper.get(field, 'inf')}{')' if field in ('momentum', 'dropout') else ']'}"
+            )
     if row["lrn_k"] == 0:
         raise UserError("lrn_k = 0 makes LRN divide by zero where activations are zero; give it a positive value")

@@ -238,7 +238,7 @@ def _kernel_init(init: str, layer: str):
 def dropout(
     x: Float[Array, "batch units"], rate: Float[Array, ""] | float, keys: Key[Array, " batch"] | None, layer: int
 ) -> Float[Array, "batch units"]:
-    """Inverted dropout with a traced rate and one key per example, so that no draw depends on how a batch is cut. Rate 0 is the identity."""
+    """Inverted dropout with a traced rate and one key per example: no draw depends on how a batch is cut. Rate 0 is the identity."""
     if keys is None:
         return x
     keep = 1 - jnp.asarray(rate, jnp.float32)

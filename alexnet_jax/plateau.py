@@ -38,7 +38,7 @@ def init(members: int) -> Plateau:
 
 def update(
     state: Plateau,
-    accuracy: Float[Array, " members"],
+    accuracy: Float[Array | np.ndarray, " members"],
     *,
     patience: int,
     min_delta: float,

@@ -1,9 +1,9 @@
 """A run directory: its config.json, and the network and state that come back from it.
 
-    config.json         the resolved config, the dataset, versions, devices, command
-    events.jsonl        one JSON object a line (runlog.py)
-    checkpoints/        orbax (checkpoint.py)
-    tensorboard/  figures/  report.html
+config.json         the resolved config, the dataset, versions, devices, command
+events.jsonl        one JSON object a line (runlog.py)
+checkpoints/        orbax (checkpoint.py)
+tensorboard/  figures/  report.html
 """
 
 import json
@@ -30,7 +30,15 @@ from alexnet_jax.step import MakeOptimizer, TrainState, init_state
 
 CONFIG = "config.json"
 # What may differ when a run is resumed: how long it goes on, and what has no say in its numbers.
-RESUMABLE = ("train.epochs", "train.log_every_steps", "train.checkpoint_every_epochs", "data.dir", "data.threads", "data.prepare", "eval.batch_size")
+RESUMABLE = (
+    "train.epochs",
+    "train.log_every_steps",
+    "train.checkpoint_every_epochs",
+    "data.dir",
+    "data.threads",
+    "data.prepare",
+    "eval.batch_size",
+)
 VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
 

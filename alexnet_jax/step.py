@@ -65,7 +65,7 @@ def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelS
         views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
             _example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
         )
-        logits = model.apply({"params": params}, views, hyper, _example_keys(hyper.seed, DROPOUT, batch["index"]))
+        logits = _logits(model, params, views, hyper, _example_keys(hyper.seed, DROPOUT, batch["index"]))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jnp.mean(losses), jnp.mean(jnp.argmax(logits, -1) != batch["label"], dtype=jnp.float32)
 
@@ -92,7 +92,7 @@ def make_log_probs(model: AlexNet, stats: PixelStats, ten_crop: bool = False) ->
     size = model.arch.input_size
 
     def one_view(params, hyper, views):
-        return jax.nn.log_softmax(model.apply({"params": params}, views, hyper))
+        return jax.nn.log_softmax(_logits(model, params, views, hyper))
 
     def member(state: TrainState, images):
         params, hyper = state.params, state.hyper
@@ -128,6 +128,10 @@ def make_eval_step(model: AlexNet, stats: PixelStats, device_axis: str) -> Calla
         return lax.psum(sums, device_axis)
 
     return eval_step
+
+
+def _logits(model: AlexNet, params, views, hyper: Hyper, dropout_keys=None) -> jax.Array:
+    return model.apply({"params": params}, views, hyper, dropout_keys)  # type: ignore[return-value]
 
 
 def _key(seed, purpose):

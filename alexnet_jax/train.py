@@ -63,7 +63,7 @@ class StopSignal:
 
     def _request(self, number: int, _frame: object) -> None:
         self.requested = True
-        signal.signal(number, self._previous[number])
+        signal.signal(number, self._previous[signal.Signals(number)])
 
 
 class Meter:
@@ -250,7 +250,9 @@ class Loop:
         from alexnet_jax import data, parallel
 
         source = self.dataset.source(split)
-        return data.eval_batches(source, batch_size=self.config.eval.batch_size, threads=self.config.data.threads, process=parallel.process())
+        return data.eval_batches(
+            source, batch_size=self.config.eval.batch_size, threads=self.config.data.threads, process=parallel.process()
+        )
 
     def _log_training(self) -> None:
         values = self.meter.read()
@@ -261,8 +263,10 @@ class Loop:
         for member, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
                 self._warn(member, f"the loss is {loss}: the member has diverged; lower its learning rate")
-            elif self._epoch >= 1 and abs(loss - chance) < 1e-3 * chance:
-                self._warn(member, f"the loss is still ln(classes) = {chance:.3f}: not learning; change model.init, the rate or model.pixel_scale")
+            elif self._epoch >= 1 and abs(loss - chance) < 5e-3 * chance:
+                self._warn(
+                    member, f"the loss is still ln(classes) = {chance:.3f}: not learning; change model.init, the rate or model.pixel_scale"
+                )
 
     def _warn(self, member: int, message: str) -> None:
         """Warn of a member once."""
@@ -288,7 +292,9 @@ class Loop:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m alexnet_jax.train", description="Train the members of a config; the same command again resumes.")
+    parser = argparse.ArgumentParser(
+        "python -m alexnet_jax.train", description="Train the members of a config; the same command again resumes."
+    )
     config_lib.add_arguments(parser)
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory, made if it isn't there")
     args = config_lib.parse_command_line(parser, argv)

@@ -1,6 +1,6 @@
 """Seven small AlexNets on scikit-learn's handwritten digits: no download.
 
-    python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
+python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """The small AlexNet on Fashion-MNIST, 70,000 real images.
 
-    python -m alexnet_jax.prepare idx --source DIR --name fashion_mnist
-    python -m alexnet_jax.train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
+python -m alexnet_jax.prepare idx --source DIR --name fashion_mnist
+python -m alexnet_jax.train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
 """
 
 from ml_collections import ConfigDict

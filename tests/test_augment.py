@@ -74,7 +74,7 @@ def test_shift_moves_whole_pixels_and_repeats_the_border():
 
 def test_rotation_turns_by_the_drawn_angle_about_the_centre():
     size = 33
-    rows, columns = np.mgrid[:size, :size] - size // 2
+    columns = np.mgrid[:size, :size][1] - size // 2
     image = np.repeat((128 + 3 * columns)[..., None], 3, 2).astype(np.uint8)  # a ramp along x, exact under bilinear sampling
     drawn = views(200, image=image, size=21, rotation=30.0)[..., 0]
     centre = 10

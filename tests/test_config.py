@@ -50,7 +50,9 @@ def test_imagenet_is_the_source_documents_recipe():
 
 
 def test_arguments_and_overrides():
-    config = config_lib.load("configs/digits.py:members=3,lrn=off", ["train.epochs=2", "optimizer.learning_rate=1", "model.filters=(8,8,8,8,8)"])
+    config = config_lib.load(
+        "configs/digits.py:members=3,lrn=off", ["train.epochs=2", "optimizer.learning_rate=1", "model.filters=(8,8,8,8,8)"]
+    )
     assert config.ensemble.members == "seeds=3"
     assert config.model.lrn is False
     assert config.train.epochs == 2.0

@@ -90,7 +90,7 @@ def test_evaluation_processes_share_the_split_and_keep_step(digits):
 
 def test_missing_dataset_names_the_command(tmp_path):
     section = config_lib.load("configs/fashion_mnist.py", [f"data.dir={tmp_path}"]).data
-    with pytest.raises(UserError, match="prepare idx --source DIR --name fashion_mnist --data-dir"):
+    with pytest.raises(UserError, match=r"prepare idx --source DIR --name fashion_mnist --data-dir"):
         data.load(section)
 
 
@@ -102,5 +102,5 @@ def test_missing_split_names_the_splits(digits):
 def test_not_a_dataset(tmp_path):
     (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
     section = config_lib.load("configs/digits.py", [f"data.dir={tmp_path}"]).data
-    with pytest.raises(UserError, match="delete it and run: python -m alexnet_jax.prepare digits"):
+    with pytest.raises(UserError, match=r"delete it and run: python -m alexnet_jax\.prepare digits"):
         data.load(section)

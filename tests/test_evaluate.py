@@ -106,7 +106,9 @@ def test_sum_over_split():
 
 
 def test_combine_runs(tmp_path):
-    both = evaluate.combine([(tmp_path / "five", PREDICTIONS), (tmp_path / "two", PREDICTIONS._replace(log_probs=LOG_PROBS[:2], member_names=["a", "b"]))])
+    both = evaluate.combine(
+        [(tmp_path / "five", PREDICTIONS), (tmp_path / "two", PREDICTIONS._replace(log_probs=LOG_PROBS[:2], member_names=["a", "b"]))]
+    )
     assert both.log_probs.shape == (7, 203, 8)
     assert both.member_names[-1] == "two: b"
     other = PREDICTIONS._replace(labels=LABELS[::-1])

@@ -187,9 +187,9 @@ def test_a_finished_run_repeated_says_the_same(reference, tiny_config):
 def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path):
     short = [item for item in LOOP if not item.startswith("train.epochs")]
     train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
-    with pytest.raises(UserError, match="holds a run with optimizer.learning_rate=0.02, now it is 0.1"):
+    with pytest.raises(UserError, match=r"holds a run with optimizer\.learning_rate=0\.02, now it is 0\.1"):
         train(tiny_config(*short, "train.epochs=0.2", "optimizer.learning_rate=0.1"), tmp_path)
-    with pytest.raises(UserError, match="holds a run with ensemble.members=seeds=2, now it is seeds=3"):
+    with pytest.raises(UserError, match=r"holds a run with ensemble\.members=seeds=2, now it is seeds=3"):
         train(tiny_config(*short, "train.epochs=0.2", members=3), tmp_path)
     train(tiny_config(*short, "train.epochs=0.4"), tmp_path)
     assert events_of(tmp_path, "end")[-1]["step"] == 13
@@ -214,9 +214,7 @@ def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_
 
 def test_a_diverging_member_is_named_and_the_others_go_on(tiny_config, tmp_path):
     train(tiny_config(*LOOP, "ensemble.members=learning_rate=[.01,1e9], seed=0"), tmp_path)
-    warnings = events_of(tmp_path, "warning")
-    assert [event["member"] for event in warnings] == [1]
-    assert "diverged" in warnings[0]["message"]
+    assert [event["member"] for event in events_of(tmp_path, "warning") if "diverged" in event["message"]] == [1]
     last = events_of(tmp_path, "train")[-1]["loss"]
     assert np.isfinite(last[0])
     assert np.isnan(last[1])

@@ -1,0 +1,79 @@
+"""Every command of the README runs, in its order, in an empty folder: on small data and briefly, but as written."""
+
+import gzip
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+BRIEF = "--config.train.epochs=0.1 --config.model.width=0.04 --config.train.batch_size=8 --config.eval.batch_size=32".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty folder with the repository's configs and experiments, four small IDX files, and a few pictures in ILSVRC2012/."""
+    folder, rng = tmp_path_factory.mktemp("readme"), np.random.default_rng(0)
+    for name in ("configs", "experiments", "alexnet_jax"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "fashion-mnist").mkdir()
+    for split, count in (("train", 5400), ("t10k", 60)):
+        header = bytes([0, 0, 8, 3]) + np.array([count, 28, 28], ">i4").tobytes()
+        images = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        (folder / "fashion-mnist" / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes(), 1))
+        header = bytes([0, 0, 8, 1]) + np.array([count], ">i4").tobytes()
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / "fashion-mnist" / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes(), 1))
+    for split, count in (("train", 80), ("val", 8)):
+        for label in ("cat", "dog"):
+            directory = folder / "ILSVRC2012" / split / label
+            directory.mkdir(parents=True)
+            for i in range(count // 2):
+                Image.fromarray(rng.integers(0, 256, (260, 300, 3)).astype(np.uint8)).save(directory / f"{i}.jpg")
+    return folder
+
+
+def brief(command):
+    """The command with what makes it short appended; `make train` as the command that it runs."""
+    if command == "make train":
+        recipe = subprocess.run(["make", "-n", "-o", ".venv/.installed", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        command = recipe.strip().splitlines()[-1].replace(".venv/bin/", "")
+    words = shlex.split(command)
+    assert words[0] == "python"
+    training = "alexnet_jax.train" in words
+    return [sys.executable, *words[1:], *(BRIEF if training else [])]
+
+
+def test_commands_are_found():
+    assert COMMANDS[:2] == ["make train", "make test"]
+    assert len(COMMANDS) >= 12
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "make test"])
+def test_command_runs(command, folder):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    process = subprocess.run(brief(command), cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_make_test_is_lint_types_and_tests():
+    recipe = subprocess.run(["make", "-n", "-o", ".venv/.dev", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split("/")[-1].split()[0] for line in recipe.strip().splitlines()] == ["ruff", "ruff", "mypy", "python"]
+
+
+def test_table_names_what_exists():
+    for name in re.findall(r"`((?:alexnet_jax/)?\w+\.py)`", README.split("## Where things are")[1]):
+        assert (ROOT / name).exists() or (ROOT / "alexnet_jax" / name).exists() or (ROOT / "configs" / name).exists(), name
+
+
+def test_readme_is_short():
+    assert README.count("\n") < 150

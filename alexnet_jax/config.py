@@ -117,9 +117,10 @@ def convert(text: str, like: Value, name: str) -> Value:
             return float(text)
         if isinstance(like, tuple):
             value = ast.literal_eval(text)
-            if not isinstance(value, tuple | list) or not all(isinstance(item, type(like[0])) for item in value):
+            kind = type(like[0])
+            if not isinstance(value, tuple | list) or not all(isinstance(item, kind | int) for item in value):
                 raise ValueError
-            return tuple(value)
+            return tuple(map(kind, value))
     except (KeyError, ValueError, SyntaxError, OverflowError):
         kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: f"a tuple such as {like}"}
         raise UserError(f"{name}={text}: expected {kinds[type(like)]}") from None

@@ -72,9 +72,9 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
 
     Returns:
       `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its
-      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the ensemble removes;
-      `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size; `geometric_top1_error`, of the
-      ensemble that averages logits instead of probabilities.
+      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the
+      ensemble removes; `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size;
+      `geometric_top1_error`, of the ensemble that averages logits instead of probabilities.
     """
     labels, log_probs, names = predictions
     members = len(log_probs)
@@ -155,7 +155,7 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
 
     loaded = run.load(workdir)
     dataset = data.load(loaded.config.data)
-    if dataset.classes != loaded.classes:
+    if not run.same_classes(loaded.classes, dataset.classes):
         raise UserError(
             f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others"
         )

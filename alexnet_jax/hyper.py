@@ -95,7 +95,8 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
     if not rows:
         raise UserError(f"ensemble.members is {spec!r}: it names no member; write for instance seeds=7")
     for row in rows:
-        _check_ranges(row)
+        for field, value in row.items():
+            check_range(field, value)
     return rows, names
 
 
@@ -141,13 +142,15 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
     return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
 
 
-def _check_ranges(row: dict[str, float]) -> None:
-    """Refuse hyperparameters that make no sense."""
+def check_range(field: str, value: float) -> None:
+    """Refuse a value that makes no sense.
+
+    Raises:
+      UserError: naming the field and its range.
+    """
     upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
-    for field, value in row.items():
-        if not 0 <= value <= upper.get(field, float("inf")) or (field in ("momentum", "dropout") and value == 1):
-            raise UserError(
-                f"{field} = {value:g} is outside [0, {upper.get(field, 'inf')}{')' if field in ('momentum', 'dropout') else ']'}"
-            )
-    if row["lrn_k"] == 0:
+    limit, open_end = upper.get(field, float("inf")), field in ("momentum", "dropout") or field not in upper
+    if not 0 <= value <= limit or (open_end and value == limit):
+        raise UserError(f"{field} = {value:g} is outside [0, {limit:g}{')' if open_end else ']'}")
+    if field == "lrn_k" and value == 0:
         raise UserError("lrn_k = 0 makes LRN divide by zero where activations are zero; give it a positive value")

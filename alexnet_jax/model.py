@@ -1,9 +1,19 @@
 """AlexNet as a Flax module, and its variants as one table of differences from the seed document's network.
 
+    python -m alexnet_jax.model owt             its layers: shapes, parameters, multiply-accumulates
+    python -m alexnet_jax.model seed caffenet   what differs between two
+
 The module is one network. The member axis is added outside, once, by `vmap` (step.py).
 """
 
+if __name__ == "__main__":  # ahead of the imports, which take a second that --help can do without
+    from alexnet_jax.errors import run_cli
+    from alexnet_jax.summary import main
+
+    run_cli(main)
+
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -55,7 +65,8 @@ class Architecture:
     dropout_place: str = "after"  # after fc6 and fc7 | before them
     init: str = "paper"  # paper | caffe | scaled
     positive_bias: float = 1.0  # initial bias of conv2, conv4, conv5, fc6 and fc7; 0 elsewhere
-    pixel_scale: float = 1.0  # mean-subtracted 0-255 pixels are divided by this; LRN's alpha is multiplied by its square
+    # What mean-subtracted 0-255 pixels are divided by, one number or one per channel; LRN's alpha is multiplied by its square.
+    pixel_scale: float | tuple[float, ...] = 1.0
     dtype: str = "float32"  # of activations and products; parameters and sums stay float32
 
     def __post_init__(self):
@@ -64,17 +75,50 @@ class Architecture:
                 raise UserError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(choices)}")
         if len(self.filters) != 5 or len(self.stem_padding) != 2:
             raise UserError(f"model.filters {self.filters} must hold 5 numbers, model.stem_padding {self.stem_padding} 2")
-        if min(self.channels) < 1 or any(count % self.groups for count in self.channels):
+        for field in ("input_size", "stem_kernel", "stem_stride", "groups", "pool_size", "pool_stride", "lrn_size"):
+            if getattr(self, field) < 1:
+                raise UserError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
+        if not 0 <= min(self.stem_padding) <= max(self.stem_padding) < self.stem_kernel:
+            raise UserError(f"model.stem_padding {self.stem_padding} must be at least 0 and below model.stem_kernel={self.stem_kernel}")
+        if not 0 < self.width < math.inf or min(*self.channels, self.units) < 1:
+            raise UserError(
+                f"model.width={self.width} of {self.filters} filters and {self.dense} units leaves some layer empty; each needs at least 1"
+            )
+        if any(count % self.groups for count in self.channels):
             raise UserError(f"{self.channels} filters can't be split into model.groups={self.groups}; change model.width or model.filters")
         if self.pool_stride > self.pool_size:
             raise UserError(f"model.pool_stride={self.pool_stride} skips pixels: it must not exceed model.pool_size={self.pool_size}")
         if min(self.map_sizes) < 1:
             raise UserError(f"model.input_size={self.input_size} is too small: the maps shrink to {self.map_sizes} after the five stages")
+        if not all(0 < scale < math.inf for scale in self.pixel_scales):
+            raise UserError(f"model.pixel_scale is {self.pixel_scale}; pixels are divided by it: it must be positive")
+        if self.lrn and len(set(self.pixel_scales)) > 1:
+            raise UserError(f"model.lrn normalises over channels on one scale: model.pixel_scale={self.pixel_scale} must be one number")
+        if not math.isfinite(self.positive_bias):
+            raise UserError(f"model.positive_bias is {self.positive_bias}; it must be finite")
+
+    def check_channels(self, channels: int) -> None:
+        """Raise `UserError` where `pixel_scale` is not for images of so many channels."""
+        if len(self.pixel_scales) not in (1, channels):
+            raise UserError(
+                f"model.pixel_scale={self.pixel_scale} is for {len(self.pixel_scales)} channels, the images have {channels}; "
+                f"set --config.model.pixel_scale=({self.pixel_scales[0]},)"
+            )
+
+    @property
+    def pixel_scales(self) -> tuple[float, ...]:
+        """`pixel_scale` as a tuple, of one number or one per channel."""
+        return self.pixel_scale if isinstance(self.pixel_scale, tuple) else (self.pixel_scale,)
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Filters of conv1 .. conv5 with the width factor applied."""
         return tuple(round(count * self.width) for count in self.filters)
+
+    @property
+    def units(self) -> int:
+        """Units of fc6 and fc7 with the width factor applied."""
+        return round(self.dense * self.width)
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
@@ -110,7 +154,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dropout_place": "before",
         "init": "scaled",
         "positive_bias": 0.0,
-        "pixel_scale": 58.0,  # ImageNet's standard deviation, about .226 of 255
+        "pixel_scale": (58.395, 57.12, 57.375),  # torchvision's standard deviations of red, green and blue: .229, .224, .225 of 255
     },
     # The same eight layers for images of 28 to 64 pixels.
     "small": {
@@ -142,6 +186,20 @@ def architecture(section: ConfigDict) -> Architecture:
     return Architecture(**{field.name: section[field.name] for field in dataclasses.fields(Architecture)})
 
 
+# Fields of a model section that say how parameters are drawn and trained, not what the network computes from them.
+_TRAINING = ("init", "positive_bias", "dropout", "dropout_place", "dtype")
+
+
+def contradictions(section: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two model sections make different functions of the same parameters: `{field: (value, other value)}`."""
+    lrn_fields = [field for field in section if field.startswith("lrn_") and not (section.lrn or other.lrn)]
+    return {
+        field: (section[field], other[field])
+        for field in section
+        if field not in (*_TRAINING, *lrn_fields) and section[field] != other[field]
+    }
+
+
 class AlexNet(nn.Module):
     """Five convolutions, three max-pools, LRN in the first two stages, three dense layers."""
 
@@ -165,10 +223,10 @@ class AlexNet(nn.Module):
         arch = self.arch
         activation = ACTIVATIONS[arch.activation]
         conv1, conv2, conv3, conv4, conv5 = arch.channels
-        dense = round(arch.dense * arch.width)
+        arch.check_channels(images.shape[-1])
 
         # Shapes beside the layers are the seed network's.
-        x = (images / arch.pixel_scale).astype(arch.dtype)  # 227 x 227 x 3
+        x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
         x = activation(self._conv("conv1", x, conv1, arch.stem_kernel, arch.stem_stride, arch.stem_padding))  # 55 x 55 x 96
         x = self._pool_and_norm(x, hyper)  # 27 x 27 x 96
         x = activation(self._conv("conv2", x, conv2, 5, 1, (2, 2), arch.groups, arch.positive_bias))  # 27 x 27 x 256
@@ -182,7 +240,7 @@ class AlexNet(nn.Module):
         for layer, name in enumerate(("fc6", "fc7")):
             if arch.dropout_place == "before":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
-            x = activation(self._dense(name, x, dense, arch.positive_bias))  # 4096
+            x = activation(self._dense(name, x, arch.units, arch.positive_bias))  # 4096
             if arch.dropout_place == "after":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
         return self._dense("fc8", x, self.classes).astype(jnp.float32)
@@ -202,7 +260,7 @@ class AlexNet(nn.Module):
             if not arch.lrn:
                 return x
             # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
-            alpha = hyper.lrn_alpha * arch.pixel_scale**2
+            alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
             return lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
 
         if arch.lrn_order == "before_pool":

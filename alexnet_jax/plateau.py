@@ -1,15 +1,19 @@
 """The learning-rate state machine: divide by ten when validation accuracy plateaus. Pure, per member.
 
-The source document lowers the rate "by 10 manually when val accuracy plateaus"; this is the hand, made explicit. It is part of
-`TrainState`, so it lies in every checkpoint.
+The source document lowers the rate "by 10 manually when val accuracy plateaus"; this is the hand, made explicit. `observe` takes an
+evaluation into account and says who has plateaued; `drop` lowers a rate, whoever decides it: the machine (`update`), a person
+(control.py), or the record of another run. The state is part of `TrainState`, so it lies in every checkpoint.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+MODES = ("auto", "suggest", "manual", "replay")
 
 
 @flax.struct.dataclass
@@ -24,6 +28,9 @@ class Plateau:
     done: Any  # bool: plateaued again after the last drop; the member no longer moves
 
 
+Members = Bool[Array | np.ndarray, " members"]
+
+
 def init(members: int) -> Plateau:
     zeros = np.zeros(members, np.int32)
     return Plateau(
@@ -33,6 +40,37 @@ def init(members: int) -> Plateau:
         drops=zeros.copy(),
         scale=np.ones(members, np.float32),
         done=np.zeros(members, bool),
+    )
+
+
+def observe(state: Plateau, accuracy: Float[Array | np.ndarray, " members"], *, patience: int, min_delta: float) -> tuple[Plateau, Members]:
+    """Take one evaluation into account.
+
+    A member is stale when its accuracy is not above its best by more than `min_delta`; NaN (a diverged member) is stale.
+
+    Returns:
+      The state, and which members have plateaued: stale for `patience` evaluations in a row that no cool-down excused.
+    """
+    improved = accuracy > state.best + min_delta
+    counts = ~improved & (state.cooldown == 0)
+    stale = jnp.where(improved, 0, state.stale + counts)
+    observed = replace(
+        state,
+        best=jnp.where(improved, accuracy, state.best).astype(jnp.float32),
+        stale=stale.astype(jnp.int32),
+        cooldown=jnp.maximum(state.cooldown - 1, 0).astype(jnp.int32),
+    )
+    return observed, (stale >= patience) & ~state.done
+
+
+def drop(state: Plateau, members: Members, *, factor: float, cooldown: int) -> Plateau:
+    """Multiply the scale of some members by `factor`; their next `cooldown` evaluations don't count as stale."""
+    return replace(
+        state,
+        stale=jnp.where(members, 0, state.stale).astype(jnp.int32),
+        cooldown=jnp.where(members, cooldown, state.cooldown).astype(jnp.int32),
+        drops=(state.drops + members).astype(jnp.int32),
+        scale=jnp.where(members, state.scale * factor, state.scale).astype(jnp.float32),
     )
 
 
@@ -46,22 +84,8 @@ def update(
     max_drops: int,
     cooldown: int,
 ) -> Plateau:
-    """Take one evaluation into account.
-
-    A member is stale when its accuracy is not above its best by more than `min_delta`. After `patience` stale evaluations in a row its
-    scale is multiplied by `factor`, at most `max_drops` times; the next `cooldown` evaluations then don't count as stale. A member that
-    is due another drop after its last one is done. NaN (a diverged member) counts as stale.
-    """
-    improved = accuracy > state.best + min_delta
-    counts = ~improved & (state.cooldown == 0)
-    stale = jnp.where(improved, 0, state.stale + counts)
-    due = (stale >= patience) & ~state.done
-    drop = due & (state.drops < max_drops)
-    return Plateau(
-        best=jnp.where(improved, accuracy, state.best).astype(jnp.float32),
-        stale=jnp.where(drop, 0, stale).astype(jnp.int32),
-        cooldown=jnp.where(drop, cooldown, jnp.maximum(state.cooldown - 1, 0)).astype(jnp.int32),
-        drops=(state.drops + drop).astype(jnp.int32),
-        scale=jnp.where(drop, state.scale * factor, state.scale).astype(jnp.float32),
-        done=state.done | (due & ~drop),
-    )
+    """The machine's hand: a member that has plateaued drops, at most `max_drops` times; the next time it is done."""
+    observed, plateaued = observe(state, accuracy, patience=patience, min_delta=min_delta)
+    last = observed.drops >= max_drops
+    dropped = drop(observed, plateaued & ~last, factor=factor, cooldown=cooldown)
+    return replace(dropped, done=dropped.done | (plateaued & last))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
@@ -24,7 +25,7 @@ from alexnet_jax.augment import PixelStats
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, architecture
+from alexnet_jax.model import AlexNet, architecture, contradictions
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.step import MakeOptimizer, TrainState, init_state
 
@@ -78,6 +79,7 @@ def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Net
             f"model.input_size={arch.input_size} is more than the dataset's {image_shape[0]}x{image_shape[1]} pixels; "
             f"prepare it with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
         )
+    arch.check_channels(image_shape[2])
     try:
         optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias)
         optimizer(0.0, 0.0, 0.0)
@@ -99,7 +101,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": dataset.describe(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
-        "command": " ".join(["python", "-m", "alexnet_jax.train", *sys.argv[1:]]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
     if path.exists():
         found = read_config(workdir)
@@ -143,10 +145,58 @@ def load(workdir: str | Path) -> Run:
     record = read_config(workdir)
     config, dataset = config_lib.from_json(record["config"]), record["dataset"]
     network = build(config, tuple(dataset["image_shape"]), len(dataset["classes"]))
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoint yet")
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(jax.eval_shape(network.init_state))
+    restored = None
+    if has_checkpoint(workdir):
+        with Checkpoints(workdir) as checkpoints:
+            restored = checkpoints.restore(jax.eval_shape(network.init_state))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0])
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved something, to go on from."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def unnamed(classes: int) -> tuple[str, ...]:
+    """What classes are called whose names came with no weights."""
+    return tuple(f"class {number}" for number in range(classes))
+
+
+def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
+    """Whether a run's classes are a dataset's. Unnamed ones are those of any dataset that has as many."""
+    return run in (dataset, unnamed(len(dataset)))
+
+
+def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
+    """The state of a run that has not begun, its parameters drawn, or those of the run that `train.init_from` names.
+
+    A run that has begun has no more need of the other one: there, the parameters are drawn.
+
+    Member m gets member m's, or all get the only member's. A last layer for other classes is drawn anew.
+
+    Returns:
+      The state, and what its user should know: a new last layer, a network that computes something else from the same parameters.
+
+    Raises:
+      UserError: not a run, one with another number of members, or a network whose tensors have other shapes.
+    """
+    state, source = network.init_state(), config.train.init_from
+    if not source or has_checkpoint(workdir):
+        return state, []
+    loaded, notes = load(source), []
+    members, found = network.hyper.members, loaded.network.hyper.members
+    if found not in (1, members):
+        raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
+    params = dict(loaded.state.params)
+    if not same_classes(loaded.classes, classes):
+        params["fc8"] = state.params["fc8"]
+        notes.append(f"fc8 is drawn anew: {source} has {len(loaded.classes)} classes, this dataset {len(classes)} or others")
+    for (path, theirs), ours in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params), strict=True):
+        if theirs.shape[1:] != ours.shape[1:]:
+            name = ".".join(key.key for key in path)
+            raise UserError(f"train.init_from={source}: {name} has shape {theirs.shape[1:]}, this run's config makes it {ours.shape[1:]}")
+    for field, (before, after) in contradictions(loaded.config.model, config.model).items():
+        notes.append(f"model.{field} was {before} in {source}, now it is {after}: the same parameters compute something else")
+    return state.replace(params=jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape[1:])), params)), notes  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ One JSON object a line, each with `event`, `step` (optimiser steps done) and `ti
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
     train       epoch, loss, error, learning_rate, images_per_second (of the run), member_images_per_second
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
-    drop        member, learning_rate (the new one), reason: plateau | schedule | control
+    drop        member, learning_rate (the new one), factor, reason: plateau | control | replay
     checkpoint  path, relative to the run directory
     resume      `step` is the one that the run went back to
     control     any fields

@@ -6,6 +6,7 @@ anywhere, draws the same numbers; and members with equal seeds draw alike, which
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.struct
@@ -54,11 +55,12 @@ def init_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, chan
     return TrainState(np.int32(0), hyper, params, opt_state, plateau.init(hyper.members))
 
 
-def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, device_axis: str) -> Callable:
+def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, rate_factor: Callable, device_axis: str) -> Callable:
     """`train_step(state, batch) -> (state, metrics)` for the share of the batch that one device of the axis holds.
 
     `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
-    top-1 `error`, of dropout networks on augmented images, and the `learning_rate` used.
+    top-1 `error`, of dropout networks on augmented images, and the `learning_rate` used, which is the member's own times its plateau's
+    scale times `rate_factor(step)`.
     """
 
     def loss_fn(params, hyper: Hyper, batch: Batch):
@@ -72,14 +74,14 @@ def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelS
     def train_member(state: TrainState, batch: Batch):
         (loss, error), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state.hyper, batch)
         loss, error, gradients = lax.pmean((loss, error, gradients), device_axis)
-        learning_rate = state.hyper.learning_rate * state.plateau.scale
+        learning_rate = state.hyper.learning_rate * state.plateau.scale * rate_factor(state.step)
         optimizer = make_optimizer(learning_rate, state.hyper.momentum, state.hyper.weight_decay)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         # A member that is done stays what it was. Masking the update, not the result, keeps this in the optimiser's one pass.
         updates = jax.tree.map(lambda update: jnp.where(state.plateau.done, 0, update), updates)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "error": error, "learning_rate": learning_rate}
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics  # type: ignore[attr-defined]
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.vmap(train_member, in_axes=(_MEMBER_AXES, None), out_axes=(_MEMBER_AXES, 0))
 

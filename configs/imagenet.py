@@ -46,8 +46,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.optimizer.rule = "paper"  # paper | torch: see alexnet_jax/optimizer.py
     config.optimizer.bias = "same"  # same | caffe: twice the rate and no decay for biases
+    config.optimizer.schedule = "constant"  # constant | fixed | poly: what time alone does to the rate, see alexnet_jax/schedule.py
+    config.optimizer.drop_epochs = (25.0, 51.0, 79.0)  # of `fixed`: the 2012 run's, times plateau.factor each
+    config.optimizer.poly_power = 2.0  # of `poly`
+    config.optimizer.warmup_epochs = 0.0
 
     # The learning rate is multiplied by `factor` when validation accuracy plateaus, for each member by itself.
+    config.plateau.mode = "auto"  # auto | suggest | manual | replay:RUN, see alexnet_jax/hand.py
     config.plateau.patience = 5  # evaluations without an improvement
     config.plateau.min_delta = 1e-3  # of accuracy, for an improvement
     config.plateau.factor = 0.1
@@ -57,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ensemble.members = f"seeds={args.members}"  # also learning_rate=[.003,.01], lrn=[on,off], seeds=5
     config.ensemble.seed = 0  # of the first member
 
+    config.train.init_from = ""  # fine-tuning: a run or imported weights to start from; where classes differ, with a new last layer
     config.train.batch_size = 128  # of all devices together
     config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
     config.train.log_every_steps = 50

@@ -86,6 +86,6 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints._manager, "save", full)
-            with pytest.raises(UserError, match="No space left on device.*saved before is whole"):
+            with pytest.raises(UserError, match=r"No space left on device.*saved before is whole"):
                 checkpoints.save(state(2), {})
         assert checkpoints.restore(state())[0].step == 1

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-BRIEF = "--config.train.epochs=0.1 --config.model.width=0.04 --config.train.batch_size=8 --config.eval.batch_size=32".split()
+BRIEF = ["--config.train.epochs=0.1", "--config.model.width=0.04", "--config.train.batch_size=8", "--config.eval.batch_size=32"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def folder(tmp_path_factory):
 def brief(command):
     """The command with what makes it short appended; `make train` as the command that it runs."""
     if command == "make train":
-        recipe = subprocess.run(["make", "-n", "-o", ".venv/.installed", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        recipe = subprocess.run(
+            ["make", "-n", "-o", ".venv/.installed", "train"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         command = recipe.strip().splitlines()[-1].replace(".venv/bin/", "")
     words = shlex.split(command)
     assert words[0] == "python"

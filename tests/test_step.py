@@ -41,7 +41,7 @@ def batch(step, size=16):
 
 def train(model, state, steps=3, size=16):
     """The state and the metrics after some steps on all four devices."""
-    step = parallel.over_devices_train(make_train_step(model, OPTIMIZER, STATS, parallel.DEVICES))
+    step = parallel.over_devices_train(make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES))
     state, metrics = parallel.replicate(state), []
     for i in range(steps):
         state, values = step(state, parallel.shard(batch(i, size)))
@@ -106,7 +106,7 @@ def test_a_done_member_stays_what_it_was():
 
 def test_one_trace_whatever_the_rate():
     model, traces = network(), []
-    inner = make_train_step(model, OPTIMIZER, STATS, parallel.DEVICES)
+    inner = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
 
     def counted(state, batch):
         traces.append(1)

@@ -13,8 +13,9 @@ import pytest
 
 from alexnet_jax import data, evaluate, run, step
 from alexnet_jax.errors import UserError
+from alexnet_jax.loop import train
 from alexnet_jax.runlog import read_events
-from alexnet_jax.train import Plan, train
+from alexnet_jax.schedule import make_plan
 
 # 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
 LOOP = (
@@ -229,8 +230,8 @@ def test_a_stalled_member_is_named(tiny_config, tmp_path):
 def test_plan():
     from alexnet_jax import config as config_lib
 
-    plan = Plan.of(config_lib.load("configs/imagenet.py"), 1_281_167)
-    assert plan == (1_281_167 / 128, 900_821, 10_009, 5_005, 50)
+    plan = make_plan(config_lib.load("configs/imagenet.py"), 1_281_167)
+    assert plan == (1_281_167 / 128, 900_821, 10_009, 5_005, 50, 0, ())
 
 
 def test_devices_do_not_change_the_run(digits_dir, tmp_path):

@@ -1,0 +1,237 @@
+"""A running run <- drop the learning rate, set a hyperparameter, save, stop: the source document's hand, without a restart.
+
+    python -m alexnet_jax.control runs/digits status
+    python -m alexnet_jax.control runs/digits drop [--member I] [--factor .1]
+    python -m alexnet_jax.control runs/digits set learning_rate=.003 [--member I]
+    python -m alexnet_jax.control runs/digits save | stop
+
+A command is a line of RUN/control.jsonl. The run takes it up at its next step, logs who gave it, when, and at which step it took effect,
+and saves what it changed together with the number of lines read: so each line takes effect once, also across a restart. A run that
+isn't running takes up its commands when it goes on.
+"""
+
+import argparse
+import difflib
+import fcntl
+import getpass
+import json
+import os
+import signal
+import socket
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.runlog import read_events
+
+CONTROL = "control.jsonl"
+LOCK = ".running"
+PATIENCE = 30  # seconds that the command line waits for a running run's answer
+POLL = 0.2  # seconds between two looks at control.jsonl
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save; a second one doesn't wait."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, _frame: object) -> None:
+        self.requested = True
+        signal.signal(number, self._previous[signal.Signals(number)])
+
+
+class Inbox:
+    """What a running run reads of its control.jsonl; a context manager that marks the directory as one in which a process is training."""
+
+    def __init__(self, workdir: Path) -> None:
+        self.read = 0  # lines taken up, which belongs in the checkpoint
+        self._workdir, self._path = workdir, workdir / CONTROL
+        self._looked = 0.0
+        self._size = -1
+
+    def __enter__(self) -> "Inbox":
+        self._lock = open(self._workdir / LOCK, "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when its holder dies
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def poll(self) -> list[dict[str, Any]]:
+        """The commands that have come since the last look; a line still being written waits. Looks every `POLL` seconds at most."""
+        now = time.monotonic()
+        if now - self._looked < POLL:
+            return []
+        self._looked = now
+        try:
+            size = os.stat(self._path).st_size
+        except FileNotFoundError:
+            return []
+        if size == self._size:
+            return []
+        self._size = size
+        lines = self._path.read_bytes().split(b"\n")[:-1]
+        new, self.read = lines[self.read :], max(self.read, len(lines))
+        return [command for line in new if (command := _parse(line)) is not None]
+
+
+def is_running(workdir: Path) -> bool:
+    """Whether a process is training in the directory, on this machine or one that shares its file locks."""
+    try:
+        with open(workdir / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def status(workdir: Path) -> str:
+    """Where a run stands, a line for each member."""
+    events = read_events(workdir)
+    start = next((event for event in reversed(events) if event["event"] == "start"), None)
+    if start is None:
+        raise UserError(f"{workdir} has not begun to train")
+    step = events[-1]["step"]
+    trained = next((event for event in reversed(events) if event["event"] == "train"), None)
+    evaluated = next((event for event in reversed(events) if event["event"] == "eval"), None)
+    drops = [sum(event["event"] == "drop" and event["member"] == member for event in events) for member in range(start["members"])]
+    state = "running" if is_running(workdir) else "not running"
+    lines = [f"{workdir}: {state}, step {step:,} of {start['steps']:,}, epoch {step / start['steps_per_epoch']:.2f}"]
+    for member, name in enumerate(start["member_names"]):
+        parts = [f"{member}  {name}"]
+        if trained:
+            parts.append(f"learning rate {_rate_of(events, member, trained):.3g}")
+        parts.append(f"{drops[member]} drops")
+        if evaluated:
+            parts.append(f"{evaluated['split']} error {evaluated['top1_error'][member]:.2%}")
+        lines.append("  ".join(parts))
+    return "\n".join(lines)
+
+
+def send(workdir: Path, command: str, **fields: Any) -> dict[str, Any]:
+    """Append a command to the run's control.jsonl; returns it as written.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    sent = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"id": uuid.uuid4().hex, "sent": sent, "by": who, "command": command} | fields
+    try:
+        with open(workdir / CONTROL, "ab", buffering=0) as file:
+            file.write(json.dumps(record).encode() + b"\n")  # one write, so that two senders' lines don't mix
+    except OSError as error:
+        raise UserError(f"cannot write {workdir / CONTROL}: {error.strerror}") from None
+    return record
+
+
+def answer(workdir: Path, record: dict[str, Any]) -> str:
+    """Wait for the run's answer to a command and tell it."""
+    if not is_running(workdir):
+        return f"{workdir} isn't running; it takes this up when it goes on"
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        for event in reversed(read_events(workdir)):
+            if event["event"] == "control" and event.get("id") == record["id"]:
+                return f"step {event['step']:,}: {event['outcome']}"
+        time.sleep(POLL)
+    return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it takes this up at its next step"
+
+
+def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a command from its arguments.
+
+    Raises:
+      UserError: no such run or member, or a value that makes no sense.
+    """
+    events = read_events(workdir)
+    members = next((event["members"] for event in reversed(events) if event["event"] == "start"), 0)
+    fields: dict[str, Any] = {}
+    if getattr(args, "member", None) is not None:
+        if not 0 <= args.member < members:
+            raise UserError(f"{workdir} has no member {args.member}; its members are 0 to {members - 1}")
+        fields["member"] = args.member
+    if args.command == "drop":
+        if not 0 < args.factor < 1:
+            raise UserError(f"--factor {args.factor:g} is no drop; it must lie between 0 and 1")
+        fields["factor"] = args.factor
+    if args.command == "set":
+        fields |= _assignment(args.assignment)
+    return fields
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    """`name=value` of a hyperparameter -> the fields `name` and `value`."""
+    from alexnet_jax import hyper
+
+    name, _, value = text.partition("=")
+    settable = [field for field in hyper.FIELDS if field != "seed"]
+    if name not in settable:
+        near = difflib.get_close_matches(name, settable, 1)
+        raise UserError(f"can't set {name!r}{f'; did you mean {near[0]}?' if near else ''} Can be set: {', '.join(settable)}")
+    try:
+        number = float(value)
+    except ValueError:
+        raise UserError(f"{text}: {value!r} is not a number") from None
+    hyper.check_range(name, number)
+    return {"name": name, "value": number}
+
+
+def _rate_of(events: list[dict], member: int, trained: dict) -> float:
+    """A member's rate: the last one logged by a training event or by a drop after it."""
+    later = [event for event in events if event["event"] == "drop" and event["member"] == member and event["step"] >= trained["step"]]
+    return later[-1]["learning_rate"] if later else trained["learning_rate"][member]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A line as a command; None for one that isn't, which somebody else must have written."""
+    try:
+        command = json.loads(line)
+    except ValueError:
+        return None
+    return command if isinstance(command, dict) and "command" in command else None
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m alexnet_jax.control", description="Steer a running run; every command is logged in its events."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("status", help="where it stands: step, rates, drops, errors")
+    drop = commands.add_parser("drop", help="multiply the learning rate")
+    drop.add_argument("--factor", type=float, default=0.1, help="default .1")
+    assign = commands.add_parser("set", help="set a hyperparameter, such as learning_rate=.003")
+    assign.add_argument("assignment", metavar="NAME=VALUE")
+    for command in (drop, assign):
+        command.add_argument("--member", type=int, help="its number; all members if left out")
+    commands.add_parser("save", help="write a checkpoint now")
+    commands.add_parser("stop", help="save and stop; the train command goes on from there")
+    args = parser.parse_args(argv)
+    if args.command == "status":
+        print(status(args.run))
+        return
+    record = send(args.run, args.command, **check(args.run, args))
+    print(answer(args.run, record))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,290 @@
+"""A run directory and pictures -> labels: as text, as JSON, and as a figure like the paper's Figure 4.
+
+    python -m alexnet_jax.predict --run runs/digits photo.jpg scans/
+    python -m alexnet_jax.predict --run runs/digits scans/ --ten-crop --json answers.json --figure answers.png
+
+The answer is the ensemble's, the mean of its members' softmax, or with --member that of one network. Pictures are scaled and cropped as
+`prepare` does it. A file that isn't a picture is named on stderr and left out; the exit code is then 1.
+"""
+
+import argparse
+import bisect
+import dataclasses
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.images import load_image, resize_and_crop
+from alexnet_jax.report import COLOURS, INK, RULE
+from alexnet_jax.runlog import plain, writing
+from alexnet_jax.sources import EXTENSIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+PICTURES, BARS = 16, 5  # at most so many in a figure, and below each picture
+FEW_BATCHES = 3  # take no progress bar
+STDOUT = Path("-")
+
+
+class Prediction(NamedTuple):
+    """What the networks say of one picture."""
+
+    file: Path
+    image: np.ndarray  # uint8 (size, size, C), scaled and cropped
+    top: list[dict[str, Any]]  # label, index, probability (float32); the likeliest first
+
+
+class Predictor:
+    """The networks of a run, or one of them, answering batches of one size: one compiled program.
+
+    `member` is a name or an index; None takes all. The batch is `batch_size`, by default the config's eval.batch_size as far as the devices
+    can share it, or less where `images` are fewer.
+
+    Raises:
+      UserError: not a run that can be read, no such member, or a `batch_size` that the devices can't share.
+    """
+
+    def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
+        import jax
+
+        from alexnet_jax import parallel, run
+        from alexnet_jax.step import make_log_probs
+
+        loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
+        model, self.members = loaded.network.model, loaded.network.member_names
+        state = dataclasses.replace(loaded.state, opt_state=())  # it takes as much memory as the networks
+        if member is not None:
+            m = _find_member(member, self.members, workdir)
+            self.members = self.members[m : m + 1]
+            state = jax.tree.map(lambda leaf: leaf[m : m + 1] if np.ndim(leaf) else leaf, state)  # all but the step
+        if batch_size is not None:
+            parallel.check_batch_size(batch_size, "--batch-size")
+        devices = jax.local_device_count()
+        self.batch_size = min(batch_size or max(1, loaded.config.eval.batch_size // devices) * devices, -(-images // devices) * devices)
+        self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
+        self.protocol = {
+            "run": str(workdir),
+            "networks": self.members[0] if len(self.members) == 1 else f"ensemble of {len(self.members)}",
+            "views": f"{'ten crops' if ten_crop else 'centre crop'} of {model.arch.input_size} from {self.size} pixels",
+            "averaging": "softmax",
+        }
+        replicated, log_probs = parallel.replicate(state), parallel.over_devices_predict(make_log_probs(model, loaded.stats, ten_crop))
+        self._log_probs = lambda batch: log_probs(replicated, parallel.shard({"image": batch})["image"])
+
+    def prepare(self, file: Path) -> np.ndarray:
+        """A picture as the run's dataset would hold it, uint8 (size, size, C); grey, where that is grey, by luminance.
+
+        Raises:
+          UserError: it can't be read, or is none.
+        """
+        image = load_image(file)
+        if self.channels == 1:
+            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+        return resize_and_crop(image, self.size)
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (n, classes) of at most a batch of prepared pictures. A member that says NaN has no say, and is noted in `diverged`.
+
+        Raises:
+          UserError: every member says NaN.
+        """
+        batch = np.zeros((self.batch_size, *images[0].shape), np.uint8)
+        batch[: len(images)] = images
+        log_probs = self._log_probs(batch)[:, : len(images)]
+        lost = np.isnan(log_probs).any(-1)
+        if lost.all(0).any():
+            raise UserError(f"{', '.join(self.members)}: diverged in training and says NaN; choose another --member or --run")
+        self.diverged.update(itertools.compress(self.members, lost.any(1)))
+        return np.nanmean(np.exp(log_probs), axis=0)
+
+    def predict(self, files: Iterable[Path], top: int, skip: Callable[[UserError], object]) -> Iterator[Prediction]:
+        """Answer file after file, a batch at a time; `skip` is told of each that has no answer."""
+
+        def pictures() -> Iterator[tuple[Path, np.ndarray]]:
+            for file in files:
+                try:
+                    yield file, self.prepare(file)
+                except UserError as error:
+                    skip(error)
+
+        remaining = pictures()
+        while batch := list(itertools.islice(remaining, self.batch_size)):
+            for (file, image), row in zip(batch, self.probabilities([image for _, image in batch]), strict=True):
+                best = np.argsort(-row, kind="stable")[:top]
+                yield Prediction(file, image, [{"label": self.classes[i], "index": int(i), "probability": row[i]} for i in best])
+
+
+def _find_member(member: str, names: list[str], workdir: Path) -> int:
+    if member in names:
+        return names.index(member)
+    if member.isdecimal() and int(member) < len(names):
+        return int(member)
+    raise UserError(f"{workdir} has no member {member!r}; its members: {', '.join(f'{m} ({name})' for m, name in enumerate(names))}")
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files among `paths`, and those in its folders that have an image's extension: sorted, hidden ones left out.
+
+    Raises:
+      UserError: a folder holds none, or there are no paths.
+    """
+    files = []
+    for path in paths:
+        found = [path]  # a file whatever its name: its contents tell
+        if os.path.isdir(path):  # unlike Path.is_dir, False where it may not look
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
+            found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        if not found:
+            raise UserError(f"the folder {path} holds no image ({' '.join(EXTENSIONS)})")
+        files += found
+    if not files:
+        raise UserError("no images; name files or folders")
+    return files
+
+
+def text(prediction: Prediction) -> str:
+    """The file, and a line for each answer."""
+    return "\n".join([_printable(prediction.file), *(f"  {100 * row['probability']:6.2f}%  {row['label']}" for row in prediction.top)])
+
+
+def figure(predictions: Sequence[Prediction]) -> "Figure":
+    """As the paper's Figure 4: each picture, its file's name, and a bar for each of its likeliest classes."""
+    from matplotlib.figure import Figure
+
+    side, caption, bar, gap = 2.4, 0.35, 0.5, 0.4  # inches, as all lengths here
+    rows = 1 if len(predictions) <= 4 else 2  # wide, as a slide is
+    columns, bars = -(-len(predictions) // rows), min(BARS, max(len(prediction.top) for prediction in predictions))
+    cell = side + caption + bars * bar + gap
+    width, height = columns * (side + gap) + gap, rows * cell + gap
+    drawing = Figure(figsize=(width, height), dpi=160)
+    for i, prediction in enumerate(predictions):
+        left, top = gap + i % columns * (side + gap), height - gap - i // columns * cell
+        picture = drawing.add_axes((left / width, (top - side) / height, side / width, side / height))
+        chart = drawing.add_axes((left / width, (top + gap - cell) / height, side / width, bars * bar / height))
+        picture.imshow(prediction.image, cmap="gray", vmin=0, vmax=255)
+        picture.set(xticks=[], yticks=[])
+        picture.spines[:].set_color(RULE)
+        name = picture.set_xlabel(_printable(prediction.file.name), color=INK, fontsize=12, fontweight="bold", parse_math=False)
+        _shorten(name, side, keep_end=12)
+        _draw_bars(chart, prediction.top[:bars], bars, side)
+    return drawing
+
+
+def _draw_bars(axes: "Axes", top: list[dict[str, Any]], rows: int, width: float) -> None:
+    """In each row a class's name has the whole width; below it is the bar, from 0 to 1, and beside the bar the probability."""
+    end = 1.5
+    axes.set(xlim=(0, end), ylim=(rows - 0.7, -0.7))
+    axes.axis("off")
+    axes.barh(range(len(top)), 1, height=0.28, color=RULE)
+    axes.barh(range(len(top)), [row["probability"] for row in top], height=0.28, color=[COLOURS[0], *[COLOURS[3]] * (len(top) - 1)])
+    for place, row in enumerate(top):
+        style: dict[str, Any] = {"color": INK, "fontsize": 13, "parse_math": False}
+        axes.text(end, place, f"{100 * row['probability']:.1f} %", ha="right", va="center_baseline", **style)
+        _shorten(axes.text(0, place - 0.27, _printable(row["label"]), **style), width)
+
+
+def _shorten(label: "Text", width: float, keep_end: int = 0) -> None:
+    """Cut out of a text that is wider than `width` inches as much as it takes, but not of its last characters."""
+    whole = label.get_text()
+    start, end = whole[: len(whole) - keep_end], whole[len(whole) - keep_end :]
+
+    def fits(cut: int) -> bool:
+        label.set_text(f"{start[:-cut].rstrip(' ,')}…{end}" if cut else whole)
+        return label.get_window_extent().width <= width * label.figure.dpi  # type: ignore[union-attr]
+
+    fits(bisect.bisect(range(len(start)), False, key=fits))
+
+
+def _printable(name: object) -> str:
+    """On one line, and free of the halves of characters by which Python stands for names that aren't UTF-8."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(name))
+
+
+def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
+    """Refuse before the work what could not be written after it, and `--json photo.jpg`, which was meant as a picture to read."""
+    if json_file and json_file.suffix.lower() in EXTENSIONS:
+        raise UserError(f"--json {json_file} would overwrite a picture; put --json behind the pictures, or write --json=FILE")
+    if figure_file and figure_file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--figure {figure_file}: the name must end in .png, .svg or .pdf")
+    for file in filter(None, (json_file, figure_file)):
+        if os.path.isdir(file) or not os.path.isdir(file.parent):
+            raise UserError(f"cannot write {file}: it is a folder, or would lie in one that doesn't exist")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m alexnet_jax.predict", description="What the networks of a run say of pictures.")
+    parser.add_argument("--run", required=True, metavar="DIR", type=Path, help="a run directory")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", type=Path, help="pictures, and folders to search for them")
+    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="answers for each picture (default: 5)")
+    parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
+    parser.add_argument("--member", metavar="NAME_OR_INDEX", help="one network's answers (default: the ensemble's)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help=f"draw the first {PICTURES} pictures with up to {BARS} bars")
+    parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help="JSON into a file, or instead of the text")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures at a time (default: the config's eval.batch_size)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_intermixed_args(argv)
+    json_file = None if args.json == STDOUT else args.json
+    _check_outputs(json_file, args.figure)
+    files = find_images(args.images)
+
+    from tqdm import tqdm
+
+    from alexnet_jax import parallel
+
+    parallel.start()
+    predictor = Predictor(args.run, len(files), args.member, args.ten_crop, args.batch_size)
+    bar = tqdm(total=len(files), unit=" images", disable=not sys.stderr.isatty() or len(files) <= FEW_BATCHES * predictor.batch_size)
+
+    def say(message: str) -> None:
+        tqdm.write(_printable(message), file=sys.stderr)
+
+    def skip(error: UserError) -> None:
+        say(f"skipped: {error}")
+        bar.update()
+
+    answers, drawn = [], list[Prediction]()
+    with bar:
+        for prediction in predictor.predict(files, args.top, skip):
+            if args.json != STDOUT:
+                tqdm.write(text(prediction))
+            answers.append({"file": str(prediction.file), "top": prediction.top, "protocol": predictor.protocol})
+            drawn += [prediction] if args.figure and len(drawn) < PICTURES else []
+            bar.update()
+    if predictor.diverged:
+        say(f"without a say, having diverged in training: {', '.join(sorted(predictor.diverged))}")
+    content = json.dumps(plain(answers), indent=2)
+    if args.json == STDOUT:
+        print(content)
+    elif json_file:
+        with writing(json_file):
+            json_file.write_text(content + "\n")
+    if drawn:
+        with writing(args.figure):
+            figure(drawn).savefig(args.figure)
+        if len(answers) > PICTURES:
+            say(f"{args.figure} shows the first {PICTURES} of {len(answers)} pictures")
+    return int(len(answers) < len(files))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,76 @@
+"""When things happen in a run, and what time alone does to the learning rate.
+
+The plateau (plateau.py) and the hand (control.py) lower rates by what they see; a schedule by the step. They multiply.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from alexnet_jax.errors import UserError
+
+SCHEDULES = ("constant", "fixed", "poly")
+
+
+class Plan(NamedTuple):
+    """When things happen, in optimiser steps."""
+
+    steps_per_epoch: float
+    total: int
+    evaluate_every: int
+    checkpoint_every: int
+    log_every: int
+    warmup: int  # steps over which the rate rises linearly
+    drops: tuple[int, ...]  # of the `fixed` schedule: the steps from which the rate is a factor lower
+
+
+def make_plan(config: ConfigDict, examples: int) -> Plan:
+    """The plan of a config for a training split of so many examples.
+
+    Raises:
+      UserError: an interval that isn't positive, or an unknown schedule.
+    """
+    per_epoch = examples / config.train.batch_size
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * per_epoch))
+
+    for field in ("train.epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_epochs", "eval.every_epochs"):
+        section, name = field.split(".")
+        if config[section][name] <= 0:
+            raise UserError(f"{field} is {config[section][name]}; it must be positive")
+    if config.optimizer.schedule not in SCHEDULES:
+        raise UserError(f"optimizer.schedule is {config.optimizer.schedule!r}; known: {', '.join(SCHEDULES)}")
+    return Plan(
+        steps_per_epoch=per_epoch,
+        total=steps(config.train.epochs),
+        evaluate_every=steps(config.eval.every_epochs),
+        checkpoint_every=steps(config.train.checkpoint_every_epochs),
+        log_every=config.train.log_every_steps,
+        warmup=round(config.optimizer.warmup_epochs * per_epoch),
+        drops=tuple(map(steps, config.optimizer.drop_epochs)) if config.optimizer.schedule == "fixed" else (),
+    )
+
+
+def make_schedule(config: ConfigDict, plan: Plan) -> Callable:
+    """`factor(step)` of the learning rate, float32 (), for a traced step.
+
+    constant    1
+    fixed       `plateau.factor` to the power of the drops so far: the 2012 run's came after epochs 25, 51 and 79
+    poly        (1 - step / total) ^ `optimizer.poly_power`, as in the large-batch runs of the LARS paper (arXiv 1708.03888)
+
+    The first `optimizer.warmup_epochs` multiply it by a line from 0 to 1.
+    """
+    factor, power = config.plateau.factor, config.optimizer.poly_power
+
+    def schedule(step):
+        scale = jnp.ones((), jnp.float32)
+        if plan.drops:
+            scale = jnp.float32(factor) ** jnp.sum(step >= jnp.array(plan.drops))
+        elif config.optimizer.schedule == "poly":
+            scale = jnp.maximum(1 - step / plan.total, 0) ** power
+        return scale * jnp.minimum(1, (step + 1) / plan.warmup) if plan.warmup else scale
+
+    return schedule

@@ -1,0 +1,43 @@
+"""The source document's recipe at full size, on a folder of real photographs: a few steps."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import run
+from alexnet_jax.loop import train
+from alexnet_jax.prepare import prepare_folder
+from alexnet_jax.runlog import read_events
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A data directory with a dataset of 256-pixel cuts from scikit-learn's two photographs, a temple and a flower."""
+    directory, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 5)):
+        for name, photograph in zip(("flower", "temple"), reversed(load_sample_images().images), strict=True):
+            folder = directory / "raw" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                top, left = rng.integers(0, 427 - 300), rng.integers(0, 640 - 300)
+                Image.fromarray(photograph[top : top + 300, left : left + 300]).save(folder / f"{i}.jpg", quality=95)
+    prepare_folder(directory / "raw", "imagenet", directory / "data")
+    return directory / "data"
+
+
+@pytest.mark.slow
+def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
+    overrides = [f"data.dir={photographs}", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1", "eval.batch_size=4"]
+    test = train(config_lib.load("configs/imagenet.py", overrides), tmp_path)
+    events = read_events(tmp_path)
+    losses = [event["loss"][0] for event in events if event["event"] == "train"]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert losses[0] == pytest.approx(np.log(2), abs=0.4)
+    assert test["count"] == 10
+    params = run.load(tmp_path).state.params
+    classes = 2
+    assert sum(leaf.size for layer in params.values() for leaf in layer.values()) == 62_378_344 - (1000 - classes) * 4097
+    assert params["conv1"]["kernel"].shape == (1, 11, 11, 3, 96)

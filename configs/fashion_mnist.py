@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.threads = 2
 
     config.augment.rotation = 0.0
-    config.augment.shift = 0.1
+    config.augment.shift = 0.05
     config.augment.colour = 0.0
     config.augment.whitening = 0.0
 
@@ -30,7 +30,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.plateau.min_delta = 1e-3
     config.plateau.max_drops = 2
 
-    config.train.epochs = 18.0
+    config.train.batch_size = 64
+    config.train.epochs = 16.0
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 1.0
 

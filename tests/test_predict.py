@@ -17,7 +17,7 @@ from alexnet_jax import data, evaluate, predict, run, step
 from alexnet_jax.errors import UserError
 from alexnet_jax.images import load_image, resize_and_crop
 from alexnet_jax.loop import train
-from alexnet_jax.predict import PICTURES, Prediction, Predictor, figure, find_images, main
+from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
 
 COUNT = 21  # pictures: no batch of 4 devices divides them
 TINY = ("model.width=0.04", "train.batch_size=40", "train.epochs=0.2", "eval.batch_size=64")
@@ -102,7 +102,7 @@ def test_one_program_and_no_say_for_the_padding(workdir, pictures, monkeypatch):
     assert len(found) == COUNT
     assert traces == [(2, 28, 28, 1)]  # of each device
     alone, among_others = predictor.probabilities([found[0].image]), predictor.probabilities([one.image for one in found[:8]])
-    np.testing.assert_array_equal(alone[0], among_others[0])
+    np.testing.assert_allclose(alone[0], among_others[0], atol=1e-6)
     assert len(alone) == 1
 
 
@@ -142,8 +142,8 @@ def test_every_format(workdir, answers, tmp_path):
     for name in lossless:
         np.testing.assert_array_equal(predictor.prepare(tmp_path / name), expected, err_msg=name)
     assert np.abs(predictor.prepare(tmp_path / "grey.JPEG").astype(int) - expected).max() < 16
-    found = answers(*(tmp_path / name for name in [*lossless, "grey.JPEG"]))
-    assert len({answer["top"][0]["probability"] for answer in found[:-1]}) == 1
+    found = answers("--top=10", *(tmp_path / name for name in [*lossless, "grey.JPEG"]))
+    assert np.ptp(table(found[:-1]), axis=0).max() < 1e-6
     assert len(found) == len(lossless) + 1
 
 
@@ -266,10 +266,11 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
         main(["--run", str(workdir), str(pictures)])
 
 
-def test_figure_file(workdir, pictures, tmp_path, capsys):
+def test_figure_file(workdir, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "PICTURES", 3)
     drawing = tmp_path / "answers.png"
     assert main(["--run", str(workdir), str(pictures), f"--figure={drawing}"]) == 0
-    assert capsys.readouterr().err == f"{drawing} shows the first {PICTURES} of {COUNT} pictures\n"
+    assert capsys.readouterr().err == f"{drawing} shows the first 3 of {COUNT} pictures\n"
     assert load_image(drawing).std() > 10
     assert main(["--run", str(workdir), str(pictures / "00.png"), "--figure", str(tmp_path / "one.pdf"), "--top=1"]) == 0
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
@@ -282,7 +283,7 @@ def prediction(name, labels, channels=3):
     return Prediction(Path("folder", name), rng.integers(0, 256, (32, 32, channels), np.uint8), top)
 
 
-@pytest.mark.parametrize("count", [1, 5, 16])
+@pytest.mark.parametrize("count", [1, 7])
 def test_bars_are_the_probabilities_and_nothing_overlaps(count):
     labels = ["Staffordshire bullterrier, Staffordshire bull terrier", "costs $1 or $2", "a_b^c", "W" * 40, "mite", "sixth", "seventh"]
     predictions = [prediction(f"{i}_{'long ' * 9}$x$.jpeg", labels, channels=1 + 2 * (i % 2)) for i in range(count)]

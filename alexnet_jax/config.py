@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,27 +33,33 @@ def new_config() -> ConfigDict:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command-line arguments that `from_arguments` reads."""
+    """The command-line arguments of a command that takes a config; read them with `parse_command_line`."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
-    parser.add_argument("overrides", nargs="*", metavar="--config.SECTION.FIELD=VALUE", help="change one field of the config")
+    parser.epilog = "Any field of the config can be changed: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists them."
 
 
 def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """`parser.parse_args` that also takes `--config.section.field=value` and `--config.section.field value`."""
-    args, rest = parser.parse_known_args(argv)
-    overrides = []
-    while rest:
-        word = rest.pop(0)
+    """`parser.parse_args`, with every `--config.section.field=value` or `--config.section.field value` collected in `overrides`.
+
+    Raises:
+      UserError: an unknown argument, or an override without a value.
+    """
+    words, others, overrides = list(sys.argv[1:] if argv is None else argv), [], []
+    while words:
+        word = words.pop(0)
         if not word.startswith("--config."):
-            options = [option for action in parser._actions for option in action.option_strings]
-            raise UserError(f"unknown argument {word!r}{_did_you_mean(word.split('=')[0], options)}")
+            others.append(word)
+            continue
         if "=" not in word:
-            if not rest:
+            if not words or words[0].startswith("--"):
                 raise UserError(f"{word} needs a value, as {word}=VALUE")
-            word = f"{word}={rest.pop(0)}"
+            word = f"{word}={words.pop(0)}"
         overrides.append(word.removeprefix("--config."))
-    if args.overrides:
-        raise UserError(f"unexpected argument {args.overrides[0]!r}; overrides are written --config.section.field=value")
+    args, unknown = parser.parse_known_args(others)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        near = _did_you_mean(unknown[0].split("=")[0], options)
+        raise UserError(f"unknown argument {unknown[0]!r}{near or '; fields are changed with --config.SECTION.FIELD=VALUE'}")
     args.overrides = overrides
     return args
 

@@ -81,7 +81,7 @@ def read_torchvision(path: Path) -> Weights:
     for name, tensor in found.items():
         if tensor.dtype != torch.float32:
             raise UserError(f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}, it must be float32")
-    tensors = {name: tensor.contiguous().numpy() for name, tensor in found.items()}
+    tensors = {name: tensor.numpy() for name, tensor in found.items()}
     return _from_oihw(path, tensors, TORCHVISION_NAMES, "owt", TORCHVISION_MEAN)
 
 
@@ -117,9 +117,10 @@ def read_safetensors(path: Path) -> Weights:
     try:
         record = json.loads(metadata[_RECORD])
         config, dataset = config_lib.from_json(record["config"]), dataset_from_json(record["dataset"])
-    except (KeyError, TypeError, ValueError):
+        shapes = _shapes(config, dataset)
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} does not say which network it holds: only files that this command exported do") from None
-    oihw.check(path, tensors, {SAFETENSORS_NAMES[key]: shape for key, shape in _shapes(config, dataset).items()})
+    oihw.check(path, tensors, {SAFETENSORS_NAMES[key]: shape for key, shape in shapes.items()})
     params: Params = {layer: {} for layer in LAYERS}
     for (layer, leaf), name in SAFETENSORS_NAMES.items():
         params[layer][leaf] = tensors[name]
@@ -165,17 +166,18 @@ def write_stablehlo(path: Path, weights: Weights) -> str:
     """Write the program uint8 (batch, height, width, channels) -> float32 (batch, classes); returns in words what to feed it."""
     import jax
     import jax.export
+    import jax.numpy as jnp
 
     from alexnet_jax.step import make_log_probs
 
     network, state = weights.state()
-    state = state.replace(opt_state=())  # type: ignore[attr-defined]
+    state = jax.tree.map(jnp.asarray, state.replace(opt_state=()))  # type: ignore[attr-defined]
     log_probs = make_log_probs(network.model, weights.dataset.stats)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *weights.dataset.image_shape), np.uint8)
     exported = jax.export.export(jax.jit(lambda images: log_probs(state, images)[0]), platforms=("cpu", "cuda", "tpu"))(images)
     path.write_bytes(exported.serialize())
-    return "feed it uint8 images ({}, {}, {}, {}); what comes back are log-probabilities".format("batch", *weights.dataset.image_shape)
+    return f"feed it uint8 images (batch, {', '.join(map(str, weights.dataset.image_shape))}); what comes back are log-probabilities"
 
 
 def dataset_from_json(record: dict[str, Any]) -> "Dataset":

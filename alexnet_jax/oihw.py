@@ -48,6 +48,8 @@ def check(path: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]])
             raise UserError(f"{path} has no tensor {name} of shape {shape}; it holds {some}{' ...' if len(tensors) > 4 else ''}")
         if tensors[name].shape != shape:
             raise UserError(f"{path}: {name} has shape {tensors[name].shape}, this network's has {shape}")
+        if tensors[name].dtype != np.float32:
+            raise UserError(f"{path}: {name} is {tensors[name].dtype}, it must be float32")
     more = sorted(set(tensors) - set(expected))
     if more:
         raise UserError(f"{path} holds another network: {more[0]} of shape {tensors[more[0]].shape} has no place in this one")

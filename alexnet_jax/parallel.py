@@ -55,6 +55,12 @@ def check_batch_size(batch_size: int, field: str) -> None:
         raise UserError(f"{field}={batch_size} can't be shared evenly by {jax.device_count()} devices; {near} can")
 
 
+def even(batch_size: int) -> int:
+    """The next batch size that the devices of this process share evenly."""
+    devices = jax.local_device_count()
+    return -(-batch_size // devices) * devices
+
+
 def replicate(tree: Any) -> Any:
     """Put every leaf whole on every device of this process."""
     mesh = Mesh(np.array(jax.local_devices()), (DEVICES,))

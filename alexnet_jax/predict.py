@@ -70,8 +70,8 @@ class Predictor:
             state = jax.tree.map(lambda leaf: leaf[m : m + 1] if np.ndim(leaf) else leaf, state)  # all but the step
         if batch_size is not None:
             parallel.check_batch_size(batch_size, "--batch-size")
-        devices = jax.local_device_count()
-        self.batch_size = min(batch_size or max(1, loaded.config.eval.batch_size // devices) * devices, -(-images // devices) * devices)
+        largest = batch_size or loaded.config.eval.batch_size
+        self.batch_size = parallel.even(min(largest, images))
         self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
         self.protocol = {
             "run": str(workdir),

@@ -156,7 +156,7 @@ def load(workdir: str | Path) -> Run:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved something, to go on from."""
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))  # others are saves that a kill tore
 
 
 def unnamed(classes: int) -> tuple[str, ...]:
@@ -170,14 +170,13 @@ def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
 
 
 def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
-    """The state of a run that has not begun, its parameters drawn, or those of the run that `train.init_from` names.
+    """The state of a run that has not begun: its parameters are drawn, or taken from the run that `train.init_from` names.
 
-    A run that has begun has no more need of the other one: there, the parameters are drawn.
-
-    Member m gets member m's, or all get the only member's. A last layer for other classes is drawn anew.
+    Member m takes over member m's, or all take over the only member's; a last layer for other classes is drawn. A run that has begun,
+    which goes on from its own checkpoint, has no more need of the other one.
 
     Returns:
-      The state, and what its user should know: a new last layer, a network that computes something else from the same parameters.
+      The state, and what its user should know: a last layer that is new, a network that computes something else from the same parameters.
 
     Raises:
       UserError: not a run, one with another number of members, or a network whose tensors have other shapes.
@@ -192,11 +191,12 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
     params = dict(loaded.state.params)
     if not same_classes(loaded.classes, classes):
         params["fc8"] = state.params["fc8"]
-        notes.append(f"fc8 is drawn anew: {source} has {len(loaded.classes)} classes, this dataset {len(classes)} or others")
+        notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")
     for (path, theirs), ours in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params), strict=True):
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)
             raise UserError(f"train.init_from={source}: {name} has shape {theirs.shape[1:]}, this run's config makes it {ours.shape[1:]}")
     for field, (before, after) in contradictions(loaded.config.model, config.model).items():
-        notes.append(f"model.{field} was {before} in {source}, now it is {after}: the same parameters compute something else")
-    return state.replace(params=jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape[1:])), params)), notes  # type: ignore[attr-defined]
+        notes.append(f"model.{field} was {before} in {source} and is {after} now: the same parameters compute something else")
+    params = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape[1:])), params)
+    return state.replace(params=params), notes  # type: ignore[attr-defined]

@@ -39,8 +39,8 @@ def layers(arch: "Architecture", classes: int, channels: int) -> list[Layer]:
     pooled = {"conv1": pool1, "conv2": pool2, "conv5": pool3}
     rows = []
     for name, layer in params.items():
-        (units,), kernel, size = layer["bias"].shape, layer["kernel"].size, maps.get(name)
-        rows.append(Layer(name, (size, size, units) if size else (units,), kernel + units, kernel * (size or 1) ** 2))
+        (units,), kernel, size = layer["bias"].shape, layer["kernel"].size, maps.get(name, 1)  # a dense layer is a map of 1 x 1
+        rows.append(Layer(name, (size, size, units) if name in maps else (units,), kernel + units, kernel * size**2))
         if name in pooled:
             rows += _pool_and_norm(arch, int(name[-1]), size, pooled[name], units)
     return rows

@@ -3,7 +3,8 @@
 Shapes are PyTorch's: images (batch, channels, height, width), already mean-subtracted and scaled, as the first layer sees them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +25,15 @@ class Variant:
     norm: str = "after pool"  # "before pool", "none"
     k: float = 2.0
     alpha: float = 1e-4
-    alpha_per_channel: bool = False  # whether the window's sum of squares is a mean, as in Caffe and PyTorch
+    alpha_over_size: bool = False  # as Caffe and PyTorch have it
     scale: float | tuple[float, ...] = 1.0  # pixels are divided by it, alpha is multiplied by its square
 
     def narrow(self, factor: float) -> "Variant":
         """The same network with fewer units."""
-        return Variant(**{**vars(self), "filters": tuple(round(n * factor) for n in self.filters), "dense": round(self.dense * factor)})
+        return replace(self, filters=tuple(round(n * factor) for n in self.filters), dense=round(self.dense * factor))
 
 
-_BVLC = {"groups": 2, "k": 1.0, "alpha_per_channel": True}
+_BVLC: dict[str, Any] = {"groups": 2, "k": 1.0, "alpha_over_size": True}
 VARIANTS = {
     "seed": Variant(),
     "caffenet": Variant(**_BVLC),
@@ -83,7 +84,7 @@ class AlexNet(nn.Module):
     def norm(self, x: Tensor) -> Tensor:
         v = self.variant
         assert isinstance(v.scale, float)
-        return lrn(x, v.k, v.alpha * v.scale**2, 0.75, 5, v.alpha_per_channel)
+        return lrn(x, v.k, v.alpha * v.scale**2, 0.75, 5, v.alpha_over_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x).flatten(1)
@@ -92,9 +93,9 @@ class AlexNet(nn.Module):
         return self.fc8(x)
 
 
-def lrn(x: Tensor, k: float, alpha: float, beta: float, size: int, alpha_per_channel: bool) -> Tensor:
+def lrn(x: Tensor, k: float, alpha: float, beta: float, size: int, alpha_over_size: bool) -> Tensor:
     """Local response normalisation over the channels of (batch, channels, height, width): PyTorch's, or the paper's formula."""
-    if alpha_per_channel:
+    if alpha_over_size:
         return F.local_response_norm(x, size, alpha, beta, k)
     squares = F.pad(x * x, (0, 0, 0, 0, size // 2, (size - 1) // 2))
     return x / (k + alpha * squares.unfold(1, size, 1).sum(-1)) ** beta

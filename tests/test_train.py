@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, run, step
+from alexnet_jax import data, evaluate, loop, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.loop import train
 from alexnet_jax.runlog import read_events
@@ -45,7 +45,7 @@ TINY = ("model.width=0.04", "train.batch_size=40", "train.log_every_steps=5", "e
 
 
 def count_traces(patch):
-    traces, make_train_step = [], step.make_train_step
+    traces, make_train_step = [], loop.make_train_step
 
     def counting(*args):
         inner = make_train_step(*args)
@@ -56,7 +56,7 @@ def count_traces(patch):
 
         return train_step
 
-    patch.setattr(step, "make_train_step", counting)
+    patch.setattr(loop, "make_train_step", counting)
     return traces
 
 

@@ -124,7 +124,7 @@ def convert(text: str, like: Value, name: str) -> Value:
             return float(text)
         if isinstance(like, tuple):
             value = ast.literal_eval(text)
-            kind = type(like[0])
+            kind = type(like[0]) if like else float
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind | int) for item in value):
                 raise ValueError
             return tuple(map(kind, value))

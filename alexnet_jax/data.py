@@ -55,8 +55,10 @@ class Dataset:
         }
 
 
-def load(section: ConfigDict) -> Dataset:
+def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     """Open the dataset that a config's data section names; scikit-learn's digits, which need no download, are prepared on first use.
+
+    A `pixel_mean`, one number per channel, takes the place of the dataset's own.
 
     Raises:
       UserError: it isn't there, or can't be read.
@@ -78,7 +80,7 @@ def load(section: ConfigDict) -> Dataset:
             classes=tuple(features["label"].names),
             image_shape=features["image"].shape,
             split_sizes={name: split.num_examples for name, split in builder.info.splits.items()},
-            stats=stats_from_json({"mean": metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
+            stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
         )
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from alexnet_jax.run import Network
     from alexnet_jax.step import TrainState
 
-# RGB on the 0-255 scale. BVLC gives its mean as BGR 104.00699, 116.66877, 122.67891; torchvision's is .485, .456, .406 of 255.
-CAFFE_MEAN = (122.67891, 116.66877, 104.00699)
-TORCHVISION_MEAN = (123.675, 116.28, 103.53)
 # Principal axes of ImageNet's colours and the standard deviations along them, RGB: cuda-convnet2's.
 PCA_STD = (121.780, 37.094, 19.721)
 PCA_AXES = ((-0.5635, -0.5762, -0.5920), (-0.7126, -0.0235, 0.7012), (0.4180, -0.8170, 0.3973))
@@ -59,8 +56,7 @@ class Weights(NamedTuple):
         from alexnet_jax import run
 
         network = run.build(self.config, self.dataset.image_shape, len(self.dataset.classes))
-        state = network.init_state()
-        return network, state.replace(params=jax.tree.map(lambda leaf: leaf[None], self.params))  # type: ignore[attr-defined]
+        return network, network.state_of(jax.tree.map(lambda leaf: leaf[None], self.params))
 
 
 def read_torchvision(path: Path) -> Weights:
@@ -82,7 +78,7 @@ def read_torchvision(path: Path) -> Weights:
         if tensor.dtype != torch.float32:
             raise UserError(f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}, it must be float32")
     tensors = {name: tensor.numpy() for name, tensor in found.items()}
-    return _from_oihw(path, tensors, TORCHVISION_NAMES, "owt", TORCHVISION_MEAN)
+    return _from_oihw(path, tensors, TORCHVISION_NAMES, "owt")
 
 
 def read_caffe(path: Path) -> Weights:
@@ -94,7 +90,7 @@ def read_caffe(path: Path) -> Weights:
     from alexnet_jax import caffe
 
     order, tensors = caffe.read(path)
-    weights = _from_oihw(path, tensors, CAFFE_NAMES, {"after_pool": "caffenet", "before_pool": "caffe"}[order], CAFFE_MEAN)
+    weights = _from_oihw(path, tensors, CAFFE_NAMES, {"after_pool": "caffenet", "before_pool": "caffe"}[order])
     weights.params["conv1"]["kernel"] = weights.params["conv1"]["kernel"][:, :, ::-1]  # from BGR
     return weights
 
@@ -137,7 +133,9 @@ def write_torchvision(path: Path, weights: Weights) -> str:
 
     config, dataset, params = weights
     different = contradictions(config.model, model_config("owt"))
-    different.pop("pixel_scale", None)  # the preprocessing's, not the network's
+    different = {
+        field: both for field, both in different.items() if not field.startswith("pixel_")
+    }  # the preprocessing's, not the network's
     if dataset.image_shape[2] != 3:
         different["channels"] = (dataset.image_shape[2], 3)
     if different:
@@ -188,8 +186,8 @@ def dataset_from_json(record: dict[str, Any]) -> "Dataset":
     return Dataset(record["name"], tuple(record["classes"]), shape, record["split_sizes"], stats, builder=None)
 
 
-def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str, mean: tuple[float, ...]) -> Weights:
-    """A variant trained elsewhere on ImageNet, less the mean of its colours."""
+def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str) -> Weights:
+    """A variant trained elsewhere on ImageNet, with the mean that the variant subtracts."""
     from alexnet_jax.model import architecture, model_config
     from alexnet_jax.run import unnamed
     from configs import imagenet
@@ -197,9 +195,9 @@ def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str, mean: t
     config = imagenet.get_config(f"variant={variant}")
     config.augment.whitening = 0.0  # nobody else whitens
     pixel_std = sum(std**2 for std in PCA_STD) / 3
-    stats = {"mean": mean, "std": pixel_std**0.5, "pca_std": PCA_STD, "pca_axes": PCA_AXES}
+    stats = {"mean": config.model.pixel_mean, "std": pixel_std**0.5, "pca_std": PCA_STD, "pca_axes": PCA_AXES}
     classes = unnamed(tensors[names["fc8", "bias"]].size if names["fc8", "bias"] in tensors else 1000)
-    shape = (STORED_SIZE, STORED_SIZE, len(mean))
+    shape = (STORED_SIZE, STORED_SIZE, 3)
     dataset = dataset_from_json({"name": config.data.name, "classes": classes, "image_shape": shape, "split_sizes": {}, "stats": stats})
     oihw.check(path, tensors, {names[key]: oihw.oihw_shape(shape) for key, shape in _shapes(config, dataset).items()})
     return Weights(config.lock(), dataset, oihw.from_oihw(tensors, names, architecture(model_config(variant)).map_sizes[-1]))

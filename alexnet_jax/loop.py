@@ -26,7 +26,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
     parallel.check_batch_size(config.eval.batch_size, "eval.batch_size")
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.model.pixel_mean)
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ("train", "validation", "test")}
     plan = schedule.make_plan(config, len(sources["train"]))
     network = run.build(config, dataset.image_shape, len(dataset.classes))

@@ -67,6 +67,8 @@ class Architecture:
     positive_bias: float = 1.0  # initial bias of conv2, conv4, conv5, fc6 and fc7; 0 elsewhere
     # What mean-subtracted 0-255 pixels are divided by, one number or one per channel; LRN's alpha is multiplied by its square.
     pixel_scale: float | tuple[float, ...] = 1.0
+    # What is subtracted from 0-255 pixels, one number per channel; empty: the mean of the dataset's training pixels.
+    pixel_mean: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and products; parameters and sums stay float32
 
     def __post_init__(self):
@@ -98,7 +100,12 @@ class Architecture:
             raise UserError(f"model.positive_bias is {self.positive_bias}; it must be finite")
 
     def check_channels(self, channels: int) -> None:
-        """Raise `UserError` where `pixel_scale` is not for images of so many channels."""
+        """Raise `UserError` where `pixel_scale` or `pixel_mean` is not for images of so many channels."""
+        if len(self.pixel_mean) not in (0, channels):
+            raise UserError(
+                f"model.pixel_mean={self.pixel_mean} is for {len(self.pixel_mean)} channels, the images have {channels}; "
+                "set --config.model.pixel_mean=() to take the dataset's own"
+            )
         if len(self.pixel_scales) not in (1, channels):
             raise UserError(
                 f"model.pixel_scale={self.pixel_scale} is for {len(self.pixel_scales)} channels, the images have {channels}; "
@@ -135,7 +142,14 @@ class Architecture:
 MEMBER_CONSTANTS = {name: getattr(Hyper(), name) for name in ("dropout", "lrn_k", "lrn_alpha", "lrn_beta")}
 
 _TWO_TOWERS: dict[str, Any] = {"groups": 2}
-_CAFFE = {**_TWO_TOWERS, "lrn_convention": "per_size", "lrn_k": 1.0, "init": "caffe"}
+# BVLC's mean of ImageNet, RGB: its files say BGR 104.00699, 116.66877, 122.67891.
+_CAFFE = {
+    **_TWO_TOWERS,
+    "lrn_convention": "per_size",
+    "lrn_k": 1.0,
+    "init": "caffe",
+    "pixel_mean": (122.67891, 116.66877, 104.00699),
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     # The seed document's: one tower, conv - ReLU - pool - LRN.
     "seed": {},
@@ -154,6 +168,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dropout_place": "before",
         "init": "scaled",
         "positive_bias": 0.0,
+        "pixel_mean": (123.675, 116.28, 103.53),  # torchvision's: .485, .456, .406 of 255
         "pixel_scale": (58.395, 57.12, 57.375),  # torchvision's standard deviations of red, green and blue: .229, .224, .225 of 255
     },
     # The same eight layers for images of 28 to 64 pixels.

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import hyper, parallel
+from alexnet_jax import hyper, parallel, plateau
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, stats_from_json
@@ -54,6 +54,11 @@ class Network(NamedTuple):
 
     def init_state(self) -> TrainState:
         return init_state(self.model, self.make_optimizer, self.hyper, self.channels)
+
+    def state_of(self, params: Any) -> TrainState:
+        """The state of a run that has not begun, of given parameters (M, ...)."""
+        opt_state = jax.vmap(self.make_optimizer(0.0, 0.0, 0.0).init)(params)  # which doesn't depend on the three rates
+        return TrainState(np.int32(0), self.hyper, params, opt_state, plateau.init(self.hyper.members))
 
 
 class Run(NamedTuple):

@@ -24,7 +24,7 @@ def as_seed(weights: Weights) -> Weights:
     """The same function as a network of one tower: grouped kernels become block-diagonal full ones.
 
     Raises:
-      UserError: the seed document's network differs in more than its groups and LRN's constants.
+      UserError: the seed document's network differs in more than its groups, LRN's constants and the mean.
     """
     from alexnet_jax.model import contradictions, model_config
 
@@ -33,7 +33,8 @@ def as_seed(weights: Weights) -> Weights:
     config = config.copy_and_resolve_references().unlock()
     config.model.groups = 1
     different = contradictions(config.model, model_config("seed"))
-    different = {field: both for field, both in different.items() if field not in ("lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")}
+    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the seed document's network may have too
+    different = {field: both for field, both in different.items() if field not in constants}
     if different:
         raise UserError(f"--as seed: the seed document's network can't be this one, which has {words(different)}")
     full = {name: {**params[name], "kernel": oihw.ungroup(params[name]["kernel"], groups)} for name in ("conv2", "conv4", "conv5")}

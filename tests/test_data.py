@@ -104,3 +104,10 @@ def test_not_a_dataset(tmp_path):
     section = config_lib.load("configs/digits.py", [f"data.dir={tmp_path}"]).data
     with pytest.raises(UserError, match=r"delete it and run: python -m alexnet_jax\.prepare digits"):
         data.load(section)
+
+
+def test_a_variants_own_mean_takes_the_place_of_the_datasets(digits_dir, digits):
+    section = config_lib.load("configs/digits.py", [f"data.dir={digits_dir}", "model.pixel_mean=(33,)"])
+    stats = data.load(section.data, section.model.pixel_mean).stats
+    assert stats.mean.tolist() == [33]
+    assert stats.std == digits.stats.std

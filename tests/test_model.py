@@ -184,6 +184,11 @@ def test_refuses_what_makes_no_network(changes, message):
         network(**changes)
 
 
+def test_a_mean_for_other_channels_is_refused():
+    with pytest.raises(UserError, match=r"model.pixel_mean=.* is for 3 channels, the images have 1; set --config\.model\.pixel_mean=\(\)"):
+        network("caffe").arch.check_channels(1)
+
+
 def test_unknown_variant_lists_the_known_ones():
     with pytest.raises(UserError, match="seed, caffenet, caffe, paper, owt, small"):
         model_config("alexnet")

@@ -201,7 +201,7 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
     main(["import", "--from", "caffe", str(file), "--workdir", str(tmp_path / "seed"), "--as", "seed"])
     full = run.load(tmp_path / "seed")
     differing = {field for field, value in full.config.model.items() if value != model.model_config("seed")[field]}
-    assert differing == {"lrn_convention", "lrn_k", "init"}
+    assert differing == {"lrn_convention", "lrn_k", "init", "pixel_mean"}
     kernel = full.state.params["conv2"]["kernel"][0]
     half_in, half_out = kernel.shape[2] // 2, kernel.shape[3] // 2
     assert not kernel[:, :, :half_in, half_out:].any()

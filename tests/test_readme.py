@@ -42,13 +42,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def recipe_of(target, prerequisite):
+    """The lines that make would run. Its variables are left out of the environment: these tests may run under make themselves."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    make = ["make", "-n", "-o", prerequisite, target]
+    return subprocess.run(make, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+
+
 def brief(command):
     """The command with what makes it short appended; `make train` as the command that it runs."""
     if command == "make train":
-        recipe = subprocess.run(
-            ["make", "-n", "-o", ".venv/.installed", "train"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        command = recipe.strip().splitlines()[-1].replace(".venv/bin/", "")
+        command = recipe_of("train", ".venv/.installed")[-1].replace(".venv/bin/", "")
     words = shlex.split(command)
     assert words[0] == "python"
     training = "alexnet_jax.train" in words
@@ -68,8 +72,7 @@ def test_command_runs(command, folder):
 
 
 def test_make_test_is_lint_types_and_tests():
-    recipe = subprocess.run(["make", "-n", "-o", ".venv/.dev", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert [line.split("/")[-1].split()[0] for line in recipe.strip().splitlines()] == ["ruff", "ruff", "mypy", "python"]
+    assert [line.split("/")[-1].split()[0] for line in recipe_of("test", ".venv/.dev")] == ["ruff", "ruff", "mypy", "python"]
 
 
 def test_table_names_what_exists():

@@ -24,12 +24,18 @@ from alexnet_jax.step import TrainState
 class Hand:
     """Moves the learning rates of a run and tells its log."""
 
-    def __init__(self, settings: ConfigDict, log: RunLog) -> None:
-        self._settings, self._log = settings, log
+    def __init__(self, settings: ConfigDict) -> None:
+        """The hand that a config's plateau section describes; its `log` is given to it when the run begins.
+
+        Raises:
+          UserError: an unknown mode, or a run to replay that is none.
+        """
+        self._settings = settings
         self._mode, _, source = settings.mode.partition(":")
         if self._mode not in plateau.MODES or (self._mode == "replay") != bool(source):
             raise UserError(f"plateau.mode is {settings.mode!r}; known: auto, suggest, manual, replay:RUN")
         self._replayed = [event for event in read_events(Path(source)) if event["event"] == "drop"] if source else []
+        self.log: RunLog
 
     def after_evaluation(self, state: TrainState, step: int, accuracy: np.ndarray) -> TrainState:
         """Take the members' validation accuracies (M,) into account."""
@@ -48,7 +54,7 @@ class Hand:
         after, plateaued = plateau.observe(before, accuracy, patience=settings.patience, min_delta=settings.min_delta)
         if self._mode == "suggest":
             for member in np.flatnonzero(np.asarray(plateaued) & (np.asarray(after.stale) == settings.patience)):
-                self._log.event(
+                self.log.event(
                     "warning", step, member=int(member), message="validation accuracy has plateaued: drop the rate? (control.py)"
                 )
         return replace(state, plateau=after)
@@ -69,7 +75,7 @@ class Hand:
         except (UserError, KeyError, TypeError, ValueError) as error:
             outcome = f"refused: {error}"
         who = {name: command.get(name) for name in ("id", "by", "sent", "command", "member", "factor", "name", "value")}
-        self._log.event("control", step, **who, outcome=outcome)
+        self.log.event("control", step, **who, outcome=outcome)
         return state
 
     def _carry_out(self, state: TrainState, step: int, command: dict[str, Any]) -> tuple[TrainState, str]:
@@ -103,7 +109,7 @@ class Hand:
         dropped = np.flatnonzero(np.asarray(after.drops) > np.asarray(state.plateau.drops))
         state = replace(state, plateau=after)
         for member in dropped:
-            self._log.event("drop", step, member=int(member), learning_rate=rates(state)[member], factor=factor, reason=reason)
+            self.log.event("drop", step, member=int(member), learning_rate=rates(state)[member], factor=factor, reason=reason)
         return state
 
 

@@ -30,12 +30,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ("train", "validation", "test")}
     plan = schedule.make_plan(config, len(sources["train"]))
     network = run.build(config, dataset.image_shape, len(dataset.classes))
+    hand = Hand(config.plateau)
     fresh, notes = run.start_state(workdir, network, config, dataset.classes)
     run.write_config(workdir, config, dataset)
 
     started = time.perf_counter()
     with Inbox(workdir) as inbox, RunLog(workdir, plan.total) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
-        loop = Loop(config, plan, network, fresh, dataset, sources, log, checkpoints, inbox, stop)
+        loop = Loop(config, plan, network, fresh, hand, dataset, sources, log, checkpoints, inbox, stop)
         for note in notes:
             log.event("warning", loop.step, message=note)
         reason = loop.run()
@@ -49,8 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 class Loop:
     """The training loop: what it holds between steps, and what happens at which of them."""
 
-    def __init__(self, config, plan, network, fresh, dataset, sources, log, checkpoints, inbox, stop) -> None:
-
+    def __init__(self, config, plan, network, fresh, hand, dataset, sources, log, checkpoints, inbox, stop) -> None:
         self.config, self.plan, self.network, self.dataset, self.sources = config, plan, network, dataset, sources
         self.log, self.checkpoints, self.inbox, self.stop = log, checkpoints, inbox, stop
         model, stats, axis = network.model, dataset.stats, parallel.DEVICES
@@ -66,7 +66,8 @@ class Loop:
         self.step = int(state.step)
         self.evaluated = position["evaluated"]  # the step of the last whole evaluation
         inbox.read = position["commands"]
-        self.hand = Hand(config.plateau, log)
+        self.hand = hand
+        self.hand.log = log
         if restored:
             log.event("resume", self.step)
         log.event(

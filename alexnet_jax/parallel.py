@@ -50,6 +50,8 @@ def describe() -> list[str]:
 
 def check_batch_size(batch_size: int, field: str) -> None:
     """Raise `UserError` unless the devices can share the batch evenly."""
+    if batch_size < 1:
+        raise UserError(f"{field} is {batch_size}; it must be positive")
     if batch_size % jax.device_count():
         near = max(1, round(batch_size / jax.device_count())) * jax.device_count()
         raise UserError(f"{field}={batch_size} can't be shared evenly by {jax.device_count()} devices; {near} can")

@@ -37,7 +37,7 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
     def steps(epochs: float) -> int:
         return max(1, round(epochs * per_epoch))
 
-    for field in ("train.epochs", "train.batch_size", "train.log_every_steps", "train.checkpoint_every_epochs", "eval.every_epochs"):
+    for field in ("train.epochs", "train.log_every_steps", "train.checkpoint_every_epochs", "eval.every_epochs"):
         section, name = field.split(".")
         if config[section][name] <= 0:
             raise UserError(f"{field} is {config[section][name]}; it must be positive")

@@ -131,7 +131,7 @@ def test_pixel_scale_may_differ_between_channels():
     params = init(scaled, 3)
     expected = unscaled.apply({"params": params}, images / jnp.array([50.0, 60.0, 70.0]), Hyper())
     np.testing.assert_allclose(scaled.apply({"params": params}, images, Hyper()), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match="is for 3 channels, the images have 1; set --config.model.pixel_scale="):
+    with pytest.raises(UserError, match="is for 3 channels, the images have 1"):
         scaled.apply({"params": params}, images[..., :1], Hyper())
 
 
@@ -231,16 +231,18 @@ def test_unknown_variant_lists_the_known_ones():
 
 @pytest.mark.slow
 def test_scaled_initialisation_starts_to_learn_whatever_the_seed(digits_dir):
-    """8 of 8 seeds leave the loss of chance, ln 10, within 200 steps; networks of this size drawn as the paper's don't."""
-    config = config_lib.load("configs/digits.py", [f"data.dir={digits_dir}", "ensemble.members=seeds=8"])
-    losses = losses_of(config, 200)
-    assert (losses[:5] > 2).all()
-    assert (losses[-20:].mean(0) < 1).all(), losses[-20:].mean(0)
-    stalled = config_lib.load("configs/digits.py", [f"data.dir={digits_dir}", "ensemble.members=seeds=2", "model.init=paper"])
-    assert (losses_of(stalled, 200)[-20:].mean(0) > 2.2).all()
+    """8 of 8 seeds leave the loss of chance, ln 10, within 200 steps on images of 28x28; drawn as the paper's, networks so narrow don't."""
+    scaled, paper = (
+        config_lib.load("configs/digits.py", [f"data.dir={digits_dir}", "model.width=0.0625", *overrides])
+        for overrides in (["ensemble.members=seeds=8"], ["ensemble.members=seeds=2", "model.init=paper"])
+    )
+    losses = losses_of(scaled)
+    assert (losses[0] > 2.2).all()
+    assert (losses[-20:].mean(0) < 1.5).all(), losses[-20:].mean(0)
+    assert (losses_of(paper)[-20:].mean(0) > 2.2).all()
 
 
-def losses_of(config, steps):
+def losses_of(config, steps=200):
     """Training losses (steps, M)."""
     dataset = data.load(config.data)
     network = run.build(config, dataset.image_shape, len(dataset.classes))

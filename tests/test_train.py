@@ -205,6 +205,10 @@ def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path
         ("data.test_split=tset", "has no split 'tset'"),
         ("optimizer.rule=adam", "optimizer.rule 'adam'"),
         ("ensemble.members=seeds=0", "at least 1"),
+        ("plateau.mode=automatic", "plateau.mode is 'automatic'; known: auto, suggest, manual, replay:RUN"),
+        ("plateau.mode=replay:nowhere", "nowhere is not a run directory"),
+        ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine'; known: constant, fixed, poly"),
+        ("train.batch_size=0", "train.batch_size is 0; it must be positive"),
     ],
 )
 def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_path):

@@ -120,10 +120,10 @@ def random_params(shapes: Any, rng: np.random.Generator) -> Any:
 
 
 def torchvision_alexnet() -> Any:
-    """torchvision's own network, None where torchvision isn't installed."""
+    """torchvision's own network, None where torchvision isn't installed, or is built for another PyTorch."""
     try:
         from torchvision.models import alexnet
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return alexnet(weights=None)
 

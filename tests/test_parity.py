@@ -33,11 +33,11 @@ def test_another_network_does_not_agree(monkeypatch):
     from experiments import torch_alexnet
 
     monkeypatch.setitem(torch_alexnet.VARIANTS, "caffenet", torch_alexnet.VARIANTS["caffe"])
+    monkeypatch.setattr(parity, "DRAWS", 2)
     assert not parity.compare("caffenet", width=0.125, classes=12).agrees
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("channels", [1, 3, 16])
+@pytest.mark.parametrize(("size", "channels"), [(1, 3), (2, 16), (3, 16), (4, 3), (5, 1), (5, 3), (5, 16), (6, 16)])
 def test_lrn_is_pytorchs(size, channels):
     rng = np.random.default_rng(size)
     x, cotangent = (rng.normal(0, 40, (2, 4, 4, channels)).astype(np.float32) for _ in range(2))

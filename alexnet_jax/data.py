@@ -34,14 +34,21 @@ class Dataset:
     builder: Any = dataclasses.field(repr=False, compare=False)
 
     def source(self, split: str) -> "_Examples":
-        """Random access to a split's examples.
+        """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
 
         Raises:
-          UserError: the dataset has no such split.
+          UserError: the dataset has no such split, or the slice is empty or none.
         """
-        if split not in self.split_sizes:
-            raise UserError(f"dataset {self.name} has no split {split!r}; it has {', '.join(self.split_sizes)}")
-        return _Examples(self, split)
+        name, _, _ = split.partition("[")
+        if name not in self.split_sizes:
+            raise UserError(f"dataset {self.name} has no split {name!r}; it has {', '.join(self.split_sizes)}")
+        try:
+            count = self.builder.info.splits[split].num_examples
+        except (ValueError, AssertionError):
+            raise UserError(f"{split!r} is no slice of a split; write one as {name}[:2000] or {name}[10%:]") from None
+        if count < 1:
+            raise UserError(f"{split!r} holds no example; {name} of dataset {self.name} has {self.split_sizes[name]:,}")
+        return _Examples(self, split, count)
 
     def describe(self) -> dict[str, Any]:
         """What a run remembers of its dataset (JSON)."""
@@ -94,10 +101,9 @@ def stats_from_json(fields: dict[str, Any]) -> PixelStats:
 class _Examples:
     """A split as a random-access sequence of {image, label}, decoded once and kept when it is small."""
 
-    def __init__(self, dataset: Dataset, split: str):
+    def __init__(self, dataset: Dataset, split: str, count: int):
         self._records = Records(dataset.builder, split)
         self._where = f"dataset {dataset.name}, split {split}"
-        count = dataset.split_sizes[split]
         self._cached = np.zeros(count, bool) if count * int(np.prod(dataset.image_shape)) <= CACHE_BYTES else None
         if self._cached is not None:
             self._images = np.empty((count, *dataset.image_shape), np.uint8)

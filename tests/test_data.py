@@ -32,6 +32,19 @@ def test_dataset_knows_itself(digits):
     np.testing.assert_allclose(digits.stats.std, images.std(), rtol=1e-5)
 
 
+def test_a_split_can_be_cut(digits):
+    whole, first = digits.source("train"), digits.source("train[:200]")
+    assert len(first) == 200
+    assert np.array_equal(first[199]["image"], whole[199]["image"])
+    assert len(digits.source("train[50%:]")) in (628, 629)
+
+
+@pytest.mark.parametrize(("split", "hint"), [("valid", "validation"), ("train[:0]", "1,257"), ("train[2:1", "train"), ("train[a:]", "10%")])
+def test_a_split_that_is_none(digits, split, hint):
+    with pytest.raises(UserError, match=hint):
+        digits.source(split)
+
+
 def test_batches_are_as_contracted(digits):
     batch = next(train_batches(digits))
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {

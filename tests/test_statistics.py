@@ -1,0 +1,96 @@
+"""Statistics against values made by hand, from tables, and from scipy's own tests."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.statistics import Difference, holm, mcnemar, paired_difference, verdict
+
+
+def test_paired_difference_by_hand():
+    # Differences 1, 2, 3 points: mean 2, standard error 1 / sqrt(3), and the table's t(2) at 97.5 % is 4.3027.
+    found = paired_difference(np.array([0.11, 0.12, 0.13]), np.array([0.10, 0.10, 0.10]))
+    assert found.mean == pytest.approx(2)
+    assert (found.low, found.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert found.pairs == 3
+
+
+def test_paired_difference_is_scipys_paired_test():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(0.05, 0.2, 7)
+    level = reference + rng.normal(0.01, 0.005, 7)
+    found, known = paired_difference(level, reference), stats.ttest_rel(100 * level, 100 * reference)
+    assert found.p == pytest.approx(known.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval(0.95)))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    found = [paired_difference(rng.normal(0.01, 0.02, 4), np.zeros(4)) for _ in range(1000)]
+    assert np.mean([low <= 1 <= high for _, low, high, _, _ in found]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("level", [[0.1], [0.1, 0.1, 0.1]])
+def test_no_interval_from_one_pair_nor_from_equal_differences(level):
+    found = paired_difference(np.array(level), np.full(len(level), 0.3))
+    assert found.mean == pytest.approx(-20)
+    assert math.isnan(found.low)
+    assert math.isnan(found.p)
+
+
+def test_mcnemar_by_hand():
+    wrong, right = True, False
+    # 5 images that only the level gets wrong, 1 that only the reference does: p = 2 * (1 + 6) / 2^6.
+    level = np.array([wrong] * 5 + [right] + [wrong] * 4 + [right] * 10)
+    reference = np.array([right] * 5 + [wrong] + [wrong] * 4 + [right] * 10)
+    assert mcnemar(level, reference) == (5, 1, pytest.approx(14 / 64))
+    assert mcnemar(level[None], reference[None]).p == mcnemar(reference, level).p
+
+
+def test_mcnemar_of_many_agrees_with_chi_squared():
+    level, reference = np.zeros(4000, bool), np.zeros(4000, bool)
+    level[:1040], reference[1040:2000] = True, True
+    known = stats.chi2.sf((abs(1040 - 960) - 1) ** 2 / 2000, 1)
+    assert mcnemar(level, reference).p == pytest.approx(known, rel=0.01)
+
+
+def test_mcnemar_of_equal_predictions():
+    assert mcnemar(np.ones(3, bool), np.ones(3, bool)) == (0, 0, 1)
+
+
+def test_holm():
+    # The textbook example: sorted .01 x 4, .015 x 3, .03 x 2, .04 x 1, none below the one before.
+    assert holm([0.03, 0.01, 0.04, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+    assert holm([0.5, 0.9]) == [1, 1]
+    adjusted = holm([math.nan, 0.02, 0.03])
+    assert math.isnan(adjusted[0])
+    assert adjusted[1:] == pytest.approx([0.04, 0.04])
+
+
+@pytest.mark.parametrize(
+    ("difference", "adjusted_p", "kind", "words"),
+    [
+        (Difference(-0.8, -1.1, -0.5, 0.001, 5), 0.002, "better", "better by 0.80 points (0.50 to 1.10)"),
+        (Difference(0.8, 0.5, 1.1, 0.001, 5), 0.002, "worse", "worse by 0.80 points (0.50 to 1.10)"),
+        (
+            Difference(0.8, 0.1, 1.5, 0.04, 5),
+            0.12,
+            "open",
+            "worse by 0.80 points (0.10 to 1.50), but not once all comparisons count: p = 0.12",
+        ),
+        (Difference(0.1, -0.1, 0.3, 0.3, 5), math.nan, "none", "no effect seen: at most 0.30 points either way"),
+        (Difference(0.4, -1.2, 2.0, 0.5, 3), math.nan, "open", "too few seeds to tell: between -1.20 and +2.00 points"),
+        (Difference(0.4, math.nan, math.nan, math.nan, 1), math.nan, "open", "+0.40 points with one seed: no interval, so no verdict"),
+        (
+            Difference(0.0, math.nan, math.nan, math.nan, 2),
+            math.nan,
+            "open",
+            "+0.00 points with each of 2 seeds: too few images or seeds for an interval",
+        ),
+        (Difference(math.nan, math.nan, math.nan, math.nan, 0), math.nan, "open", "no pair of seeds to compare"),
+    ],
+)
+def test_verdict(difference, adjusted_p, kind, words):
+    assert verdict(difference, 0.5, adjusted_p) == (kind, words)

@@ -1,0 +1,173 @@
+"""Points of an experiment, packed into as few training runs as they need.
+
+A point is one experimental setting without its seed. Points that differ only in what `Hyper` holds are members of one program; points that
+differ in anything else, such as the activation, shape the program and become runs of their own.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alexnet_jax.errors import UserError
+
+LONGEST_NAME = 80  # characters of a directory's readable part
+
+
+class Point(NamedTuple):
+    """One experimental setting without its seed.
+
+    Keys of `settings`: a `Hyper` field (learning_rate), a switch (lrn=on|off, augment=on|off), or a config field (model.activation); values
+    are text, as on the command line. A config field that gives every member its hyperparameter, such as optimizer.learning_rate, counts as
+    that `Hyper` field.
+    """
+
+    name: str
+    settings: dict[str, str]
+
+
+class Program(NamedTuple):
+    """One training run: member `i * seeds + s` is seed number s of point number i."""
+
+    directory: Path
+    config: str  # FILE or FILE:ARG
+    overrides: tuple[str, ...]  # "section.field=value", the last of them ensemble.members
+    points: tuple[Point, ...]
+    seeds: int
+
+    @property
+    def members(self) -> int:
+        return len(self.points) * self.seeds
+
+
+def pack(
+    config: str, overrides: Sequence[str], points: Sequence[Point], seeds: int, root: Path, max_members: int | None = None
+) -> list[Program]:
+    """The programs that train every point with so many seeds, in directories below `root`.
+
+    A directory's name comes from the settings alone, so that a repeated command finds its runs.
+
+    Args:
+      max_members: of a program, for networks of which only so many fit into memory; a point's seeds stay together.
+
+    Raises:
+      UserError: an unknown setting, a value of another type or outside its range, settings that contradict each other.
+    """
+    from alexnet_jax import config as config_lib
+
+    if seeds < 1:
+        raise UserError(f"seeds={seeds}: each point needs at least one")
+    if max_members is not None and max_members < seeds:
+        raise UserError(
+            f"a point's {seeds} seeds are trained together, at most {max_members} members fit: raise that number, or lower seeds"
+        )
+    for override in overrides:
+        if override.partition("=")[0] == "ensemble.members":
+            raise UserError(f"--config.{override}: the members come from the points; leave it out")
+    fields = config_lib.flat(config_lib.load(config, overrides))
+    groups: dict[tuple[str, ...], list[tuple[Point, dict[str, str]]]] = {}
+    for point in points:
+        settings = canonical(point.settings, fields)
+        shape = tuple(f"{name}={text}" for name, text in sorted(settings.items()) if "." in name)
+        groups.setdefault(shape, []).append((point, {name: text for name, text in settings.items() if "." not in name}))
+    size = max(1, (max_members or len(points) * seeds) // seeds)
+    programs = []
+    for shape, group in groups.items():
+        for first in range(0, len(group), size):
+            chosen, members = zip(*group[first : first + size], strict=True)
+            spec = "; ".join(", ".join([f"{name}={text}" for name, text in row.items()] + [f"seeds={seeds}"]) for row in members)
+            directory = root / _directory_name([*shape, *(_items(members[0]) if len(members) == 1 else [])], [*shape, spec])
+            programs.append(Program(directory, config, (*overrides, *shape, f"ensemble.members={spec}"), chosen, seeds))
+    return programs
+
+
+def canonical(settings: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:
+    """Settings under one name and in one spelling each: `{"optimizer.learning_rate": ".010"}` is `{"learning_rate": "0.01"}`.
+
+    Args:
+      fields: the config's, `{"section.field": value}`, which say what there is and of which type.
+
+    Raises:
+      UserError: an unknown setting, a value of another type or outside its range, settings that contradict each other.
+    """
+    from alexnet_jax.hyper import SWITCHES
+
+    found: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    for key, text in settings.items():
+        name = _name(key, fields)
+        if name in found:
+            raise UserError(f"{spelled[name]} and {key} are the same setting; give it once")
+        found[name], spelled[name] = _value(name, str(text).strip(), fields), key
+    for switch in SWITCHES:
+        for field in SWITCHES[switch].get(found.get(switch, ""), {}):
+            if field in found:
+                raise UserError(
+                    f"{switch}={found[switch]} and {spelled[field]}={settings[spelled[field]]} contradict each other: both set it"
+                )
+    return found
+
+
+def setting_name(key: str) -> str:
+    """`optimizer.learning_rate` -> `learning_rate`, the `Hyper` field that it gives to every member; other keys as they are."""
+    from alexnet_jax.hyper import FIELDS
+
+    section, _, field = key.rpartition(".")
+    return field if section in ("optimizer", "model", "augment") and field in FIELDS else key
+
+
+def number(value: float) -> str:
+    """A number in the shortest form that reads back as the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def varying(points: Iterable[Point]) -> list[str]:
+    """The settings' keys in which points differ, in the order in which they come."""
+    points = list(points)
+    keys = dict.fromkeys(key for point in points for key in point.settings)
+    return [key for key in keys if len({point.settings.get(key) for point in points}) > 1]
+
+
+def _name(key: str, fields: dict[str, Any]) -> str:
+    """The canonical name of a setting."""
+    from alexnet_jax.hyper import FIELDS, SWITCHES
+
+    if key in ("seed", "seeds", "ensemble.seed", "ensemble.members"):
+        raise UserError(f"{key} is no setting of a point: every point is trained with the same seeds, seeds=N")
+    known = [*(field for field in FIELDS if field != "seed"), *SWITCHES, *fields]
+    if key not in known:
+        near = [name for name in known if name.rpartition(".")[2] == key] or difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known[:15])} and the config's fields"
+        raise UserError(f"unknown setting {key!r}; {hint}")
+    return setting_name(key)
+
+
+def _value(name: str, text: str, fields: dict[str, Any]) -> str:
+    """The canonical spelling of a setting's value."""
+    from alexnet_jax import config as config_lib
+    from alexnet_jax.hyper import FIELDS, SWITCHES, check_range
+
+    if name in SWITCHES:
+        if text not in SWITCHES[name]:
+            raise UserError(f"{name}={text}: write on or off")
+        return text
+    value = config_lib.convert(text, 0.0 if name in FIELDS else fields[name], name)
+    if name in FIELDS:
+        check_range(name, value)  # type: ignore[arg-type]
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _items(settings: dict[str, str]) -> list[str]:
+    return [f"{name}={text}" for name, text in settings.items()]
+
+
+def _directory_name(readable: list[str], exact: list[str]) -> str:
+    """The sections' fields and values in words, and a digest that tells apart what reads alike."""
+    pairs = [item.partition("=") for item in readable]
+    words = ",".join(f"{name.rpartition('.')[2]}={text}" for name, _, text in pairs) or "base"
+    digest = hashlib.sha256(json.dumps(exact).encode()).hexdigest()[:6]
+    return f"{re.sub(r'[^A-Za-z0-9.,=_+-]+', '-', words)[:LONGEST_NAME]}-{digest}"

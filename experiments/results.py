@@ -49,11 +49,11 @@ def status(directory: Path) -> Status:
     step, steps = (events[-1]["step"] if events else 0), start.get("steps", 0)
     if is_running(directory):
         return Status("running", step, steps)
+    if _test(events):  # also where the process failed after it, as when its report could not be written
+        return Status("finished", step, steps)
     if (directory / FAILURE).exists():
         return Status("failed", step, steps, (directory / FAILURE).read_text(encoding="utf-8").strip())
-    if not start:
-        return Status("waiting")
-    return Status("finished" if _test(events) else "interrupted", step, steps)
+    return Status("interrupted", step, steps) if start else Status("waiting")
 
 
 def progress(directory: Path) -> float:

@@ -1,0 +1,192 @@
+"""Programs -> finished runs: one after another or several at once on this machine, or as a Slurm array job.
+
+Finished runs are skipped, interrupted ones go on, failed ones are left alone unless `retry` says otherwise; one failure doesn't stop the
+rest.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_jax.control import StopSignal
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import writing
+from experiments.points import Program
+from experiments.progress import Progress
+from experiments.results import LOG, progress, status
+from experiments.task import GRACE, Task
+
+if TYPE_CHECKING:
+    from experiments.slurm import Slurm
+
+LOCK = ".launching"
+POLL = 0.3  # seconds between two looks at the processes
+
+
+def launch(
+    programs: Sequence[Program],
+    launcher: str = "local",
+    jobs: int = 1,
+    retry: bool = False,
+    weights: Mapping[Path, float] | None = None,
+    slurm: "Slurm | None" = None,
+) -> dict[Path, str | None]:
+    """Run every program to its end, each as `python -m alexnet_jax.train` in a process of its own, and show the progress on stderr.
+
+    Args:
+      launcher: local | slurm.
+      jobs: at most so many at once; with several GPUs each gets its share of them.
+      retry: also those that failed before.
+      weights: how much work each program is, for the progress; by default its number of members.
+      slurm: what to ask Slurm for.
+
+    Returns:
+      By directory, the error of a run that failed or was stopped, None for the others.
+
+    Raises:
+      UserError: a directory holds a run of another config, or another process is launching there.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when every process has saved and stopped.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}; it must be at least 1")
+    errors: dict[Path, str | None] = {}
+    todo = []
+    for program in programs:
+        found = status(program.directory)
+        if found.state == "running":
+            errors[program.directory] = "another process is training it"
+        elif found.state == "failed" and not retry:
+            errors[program.directory] = found.error
+        elif found.state == "finished" and _is_what_was_asked(program):
+            errors[program.directory] = None
+        else:
+            todo.append(program)
+    if not todo:
+        return errors
+    shares = {program.directory: float((weights or {}).get(program.directory, program.members)) for program in programs}
+    with (
+        _alone(todo[0].directory.parent),
+        Progress(shares, [p.directory for p in programs if errors.get(p.directory, "") is None]) as shown,
+    ):
+        if launcher == "slurm":
+            from experiments.slurm import Slurm, run_on_slurm
+
+            return errors | run_on_slurm(todo, slurm or Slurm(), shown, jobs)
+        return errors | _run_here(todo, jobs, shown)
+
+
+def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:
+    """Run programs in processes of this machine, at most `jobs` at once."""
+    errors: dict[Path, str | None] = {}
+    waiting = list(programs)
+    running: dict[int, Task] = {}  # by slot
+    slots = devices(min(jobs, len(programs)))
+    with StopSignal() as stop:
+        try:
+            while running or (waiting and not stop.requested):
+                while waiting and not stop.requested and len(running) < len(slots):
+                    slot = next(i for i in range(len(slots)) if i not in running)
+                    running[slot] = task = Task(waiting.pop(0), slots[slot])
+                    task.start()
+                    shown.say(f"{task.program.directory.name}: starts; its output is in {task.program.directory / LOG}")
+                if stop.requested:
+                    _stop_all(running.values(), shown)
+                for slot, task in list(running.items()):
+                    directory = task.program.directory
+                    shown.update(directory, progress(directory))
+                    if task.poll():
+                        del running[slot]
+                        errors[directory] = task.outcome()
+                        shown.finished(directory, errors[directory])
+                time.sleep(POLL)
+        finally:  # also when a second Ctrl-C cuts the wait short: nothing may go on behind the user's back
+            for task in running.values():
+                task.stop(signal.SIGTERM)
+            for task in running.values():
+                _end(task)
+        if stop.requested:
+            raise KeyboardInterrupt
+    return errors
+
+
+def _stop_all(tasks: Iterable[Task], shown: Progress) -> None:
+    """Tell every process once to save and stop."""
+    told = [task for task in tasks if not task.stopping]
+    for task in told:
+        task.stop(signal.SIGTERM)
+    if told:
+        shown.say(f"stopping: {len(told)} running save and stop; Ctrl-C again doesn't wait")
+
+
+def _end(task: Task) -> None:
+    """Wait a little for a process that was told twice to stop, then end it."""
+    assert task.process is not None
+    try:
+        task.process.wait(GRACE / 10)
+    except subprocess.TimeoutExpired:
+        task.process.kill()
+        task.process.wait()
+
+
+def devices(jobs: int, environment: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    """For each of several simultaneous processes, the environment variables that give it its share of the machine's NVIDIA GPUs.
+
+    One process alone has all devices. Where there are more processes than GPUs, several share one, and its memory.
+    """
+    environment = os.environ if environment is None else environment
+    if jobs == 1:
+        return [{}]
+    gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(_gpus())).split(",")
+    gpus = [gpu.strip() for gpu in gpus if gpu.strip() not in ("", "-1")]
+    if not gpus:
+        return [{} for _ in range(jobs)]
+    if jobs <= len(gpus):
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::jobs])} for slot in range(jobs)]
+    share = 0.9 / -(-jobs // len(gpus))  # JAX takes three quarters of a GPU's memory at its start unless it is told how much
+    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}"} for slot in range(jobs)]
+
+
+def _gpus() -> list[str]:
+    """The numbers of the NVIDIA GPUs of this machine."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def _is_what_was_asked(program: Program) -> bool:
+    """Whether the directory's run has the program's config; False where the program trains longer.
+
+    Raises:
+      UserError: it is a run of another config.
+    """
+    from alexnet_jax import config as config_lib
+    from alexnet_jax import run
+
+    found = config_lib.from_json(run.read_config(program.directory)["config"])
+    different = config_lib.differences(found, config_lib.load(program.config, program.overrides))
+    for name, (before, after) in different.items():
+        if name not in run.RESUMABLE:
+            raise UserError(f"{program.directory} holds a run with {name}={before}, now it is {after}; use another directory")
+    return "train.epochs" not in different
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the lock of a directory in which programs are launched; the system frees it when its holder dies."""
+    with writing(root / LOCK):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = open(root / LOCK, "w")  # noqa: SIM115
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is launching runs in {root}; wait for it, or use another directory") from None
+        yield

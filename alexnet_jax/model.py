@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from alexnet_jax.conv import conv, max_pool
+from alexnet_jax.conv import FORMS, conv, max_pool
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.lrn import CONVENTIONS, lrn
@@ -36,6 +36,7 @@ CHOICES = {
     "dropout_place": ("after", "before"),
     "init": INITS,
     "dtype": ("float32", "bfloat16"),
+    "conv_form": FORMS,
 }
 
 
@@ -70,6 +71,7 @@ class Architecture:
     # What is subtracted from 0-255 pixels, one number per channel; empty: the mean of the dataset's training pixels.
     pixel_mean: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and products; parameters and sums stay float32
+    conv_form: str = "unroll"  # unroll | grouped: what a convolution becomes under the member axis, see conv.py
 
     def __post_init__(self):
         for field, choices in CHOICES.items():
@@ -202,7 +204,7 @@ def architecture(section: ConfigDict) -> Architecture:
 
 
 # Fields of a model section that say how parameters are drawn and trained, not what the network computes from them.
-_TRAINING = ("init", "positive_bias", "dropout", "dropout_place", "dtype")
+_TRAINING = ("init", "positive_bias", "dropout", "dropout_place", "dtype", "conv_form")
 
 
 def contradictions(section: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -262,7 +264,7 @@ class AlexNet(nn.Module):
 
     def _conv(self, name, x, filters, size, stride, padding, groups=1, bias=0.0):
         kernel, bias = _Affine((size, size, x.shape[-1] // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
-        return conv(x, kernel.astype(x.dtype), stride, padding, groups) + bias.astype(x.dtype)
+        return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
@@ -276,7 +278,9 @@ class AlexNet(nn.Module):
                 return x
             # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
             alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
-            return lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
+            normalised = lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
+            self.sow("intermediates", "lrn", (x, normalised))  # to be measured; kept only where `apply` is asked for intermediates
+            return normalised
 
         if arch.lrn_order == "before_pool":
             return max_pool(norm(x), arch.pool_size, arch.pool_stride)

@@ -33,7 +33,7 @@ POLL = 0.3  # seconds between two looks at the processes
 def launch(
     programs: Sequence[Program],
     launcher: str = "local",
-    jobs: int = 1,
+    jobs: int | None = None,
     retry: bool = False,
     weights: Mapping[Path, float] | None = None,
     slurm: "Slurm | None" = None,
@@ -42,7 +42,7 @@ def launch(
 
     Args:
       launcher: local | slurm.
-      jobs: at most so many at once; with several GPUs each gets its share of them.
+      jobs: at most so many at once, each with its share of the machine's GPUs; by default one here, and all of them in Slurm.
       retry: also those that failed before.
       weights: how much work each program is, for the progress; by default its number of members.
       slurm: what to ask Slurm for.
@@ -54,7 +54,7 @@ def launch(
       UserError: a directory holds a run of another config, or another process is launching there.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every process has saved and stopped.
     """
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise UserError(f"jobs is {jobs}; it must be at least 1")
     errors: dict[Path, str | None] = {}
     todo = []
@@ -78,8 +78,8 @@ def launch(
         if launcher == "slurm":
             from experiments.slurm import Slurm, run_on_slurm
 
-            return errors | run_on_slurm(todo, slurm or Slurm(), shown, jobs)
-        return errors | _run_here(todo, jobs, shown)
+            return errors | run_on_slurm(todo, slurm or Slurm(), shown, jobs or len(todo))
+        return errors | _run_here(todo, jobs or 1, shown)
 
 
 def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:

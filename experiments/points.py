@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,23 @@ def canonical(settings: dict[str, str], fields: dict[str, Any]) -> dict[str, str
     return found
 
 
+def check_distinct(points: Sequence[Point], config: str, overrides: Sequence[str]) -> None:
+    """Refuse points that are the same setting under two names.
+
+    Raises:
+      UserError: naming the two.
+    """
+    from alexnet_jax import config as config_lib
+
+    fields = config_lib.flat(config_lib.load(config, overrides))
+    seen: dict[tuple, str] = {}
+    for point in points:
+        settings = tuple(sorted(canonical(point.settings, fields).items()))
+        if settings in seen:
+            raise UserError(f"the points {seen[settings]!r} and {point.name!r} are the same setting; drop one")
+        seen[settings] = point.name
+
+
 def setting_name(key: str) -> str:
     """`optimizer.learning_rate` -> `learning_rate`, the `Hyper` field that it gives to every member; other keys as they are."""
     from alexnet_jax.hyper import FIELDS
@@ -125,11 +142,10 @@ def number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def varying(points: Iterable[Point]) -> list[str]:
-    """The settings' keys in which points differ, in the order in which they come."""
-    points = list(points)
-    keys = dict.fromkeys(key for point in points for key in point.settings)
-    return [key for key in keys if len({point.settings.get(key) for point in points}) > 1]
+def varying(rows: Sequence[dict[str, str]]) -> list[str]:
+    """The keys in which settings differ, in the order in which they come."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if len({row.get(key) for row in rows}) > 1]
 
 
 def _name(key: str, fields: dict[str, Any]) -> str:

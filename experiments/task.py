@@ -13,6 +13,9 @@ from experiments.points import Program
 from experiments.results import FAILURE, LOG
 
 GRACE = 60.0  # seconds that a process gets to save; Slurm's warning comes 90 s before the end
+# Slurm sends its warning, which is submitit's to answer, to every process of the job; unheeded it would end the training. A shell ignores
+# it for what it becomes, since a function between fork and exec is unsafe beside JAX's threads.
+_HEEDLESS = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
 _STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a process that a signal ended
 
 
@@ -45,13 +48,12 @@ class Task:
         with log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
-                self.argv,
+                [*_HEEDLESS, *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment},
                 start_new_session=True,
-                preexec_fn=_ignore_warning_signal,
             )
 
     def poll(self) -> bool:
@@ -106,11 +108,6 @@ class Task:
             return False
         ends = [event for event in read_events(self.program.directory) if event["event"] in ("start", "resume", "end")]
         return bool(ends) and ends[-1].get("reason") == "stopped"
-
-
-def _ignore_warning_signal() -> None:
-    """Slurm sends its warning, which is submitit's to answer, to every process of the job; unheeded it would end the training."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _last_error(log: str, code: int) -> str:

@@ -1,0 +1,172 @@
+"""What a program costs: its steps and floating-point operations, and from these the time that programs will take."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import read_events
+from experiments.points import Program
+from experiments.progress import duration
+from experiments.results import progress, status
+
+SECONDS = 1.0  # for which a matrix product is timed
+
+
+class Cost(NamedTuple):
+    """The work of one program."""
+
+    steps: int
+    flops: float  # of all steps and members; two a multiply-accumulate
+    dtype: str  # in which they are done
+
+
+def check(programs: Sequence[Program]) -> list[Cost]:
+    """Build every program's config, network and plan against its dataset, as the training will, and count its work.
+
+    Raises:
+      UserError: what the training would refuse.
+    """
+    from alexnet_jax import config as config_lib
+    from alexnet_jax import data, run, schedule
+    from alexnet_jax.hand import Hand
+    from alexnet_jax.summary import layers
+
+    datasets: dict[tuple[str, str], data.Dataset] = {}
+    costs = []
+    for program in programs:
+        config = config_lib.load(program.config, program.overrides)
+        where = (config.data.dir, config.data.name)
+        if where not in datasets:
+            datasets[where] = data.load(config.data)
+        dataset = datasets[where]
+        network = run.build(config, dataset.image_shape, len(dataset.classes))
+        Hand(config.plateau)
+        if not network.model.arch.lrn:
+            _without_lrn(program)
+        sizes = {role: len(dataset.source(config.data[f"{role}_split"])) for role in ("train", "validation", "test")}
+        steps = schedule.make_plan(config, sizes["train"]).total
+        rows = layers(network.model.arch, len(dataset.classes), dataset.image_shape[2])
+        # As `python -m alexnet_jax.model` has it: forward, and two products backward, but no gradient for the image.
+        per_image = 2 * (3 * sum(row.macs for row in rows) - rows[0].macs)
+        costs.append(Cost(steps, float(per_image) * steps * config.train.batch_size * program.members, config.model.dtype))
+    return costs
+
+
+def _without_lrn(program: Program) -> None:
+    """Refuse points that set LRN in a network that has none: they would all be the same.
+
+    Raises:
+      UserError: naming the first.
+    """
+    from experiments.points import setting_name
+
+    for point in program.points:
+        for key, text in point.settings.items():
+            if setting_name(key) in ("lrn", "lrn_k", "lrn_alpha", "lrn_beta"):
+                raise UserError(
+                    f"{point.name}: {key}={text} has no effect, the network has no LRN (model.lrn is off); leave one of them out"
+                )
+
+
+class Estimate(NamedTuple):
+    """How long programs will take, one after another, and what that was taken from."""
+
+    seconds: float
+    basis: str
+    lower_bound: bool
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.lower_bound else 'about'} {duration(self.seconds)}, {self.basis}"
+
+
+def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: bool) -> Estimate | None:
+    """The time of what is left to do of some programs: by the pace of runs of theirs that have ended, or else of a matrix product here.
+
+    Args:
+      measure: whether the programs will run on this machine, so that its pace may be measured where no run has ended.
+    """
+    rest = sum(costs[p.directory].flops * (1 - progress(p.directory)) for p in programs if status(p.directory).state != "finished")
+    work = seconds = 0.0
+    counted = 0
+    for program in programs:
+        steps, spent = _pace(program.directory)
+        if steps:
+            work, seconds, counted = (
+                work + costs[program.directory].flops * steps / costs[program.directory].steps,
+                seconds + spent,
+                counted + 1,
+            )
+    if counted:
+        runs = "the run of this sweep that has" if counted == 1 else f"the {counted} runs of this sweep that have"
+        return Estimate(
+            rest * seconds / work, f"at the pace of {runs} ended, {_rate(work / seconds)} with compilation and evaluation", False
+        )
+    if not measure:
+        return None
+    fastest = "bfloat16" if any(cost.dtype == "bfloat16" for cost in costs.values()) else "float32"
+    measured = _measured_here(fastest)
+    if measured is None:
+        return None
+    rate, product, device = measured
+    basis = f"{_engineering(rest)}FLOPs at {_rate(rate)}, what {product} reached just now on {device}"
+    return Estimate(rest / rate, f"{basis}; compilation, evaluation and all that isn't a product come on top", True)
+
+
+def _pace(directory: Path) -> tuple[int, float]:
+    """The steps that the last process of a run did, and its seconds; zeros where none has ended."""
+    try:
+        events = [event for event in read_events(directory) if event["event"] in ("start", "end")]
+    except UserError:
+        return 0, 0.0
+    if len(events) < 2 or events[-1]["event"] != "end":
+        return 0, 0.0
+    return events[-1]["step"] - events[-2]["step"], events[-1]["seconds"]
+
+
+def _measured_here(dtype: str) -> tuple[float, str, str] | None:
+    """`matrix_rate` in a process of its own, which gives the devices back; None where they are not to be had."""
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # another process may be training on them
+    done = subprocess.run([sys.executable, "-m", "experiments.cost", dtype], capture_output=True, text=True, check=False, env=environment)
+    return tuple(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
+
+
+def matrix_rate(dtype: str) -> tuple[float, str, str]:
+    """FLOPs a second of a matrix product on one of this machine's devices, times their number; the product and the devices in words."""
+    import jax
+    import jax.numpy as jnp
+
+    from alexnet_jax import parallel
+
+    parallel.start()
+    size = 2048 if jax.default_backend() == "cpu" else 8192  # some milliseconds, so that starting it doesn't count
+    product = jax.jit(lambda a: a @ a / size)
+    x = jnp.ones((size, size), dtype)
+    product(x).block_until_ready()
+    best, until = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best * jax.device_count(), f"a {size} x {size} {dtype} product", ", ".join(parallel.describe())
+
+
+def _rate(flops: float) -> str:
+    return f"{_engineering(flops)}FLOP/s"
+
+
+def _engineering(value: float) -> str:
+    """`1.23 T`, `456 G`."""
+    for factor, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= factor:
+            return f"{value / factor:.3g} {letter}"
+    return f"{value / 1e6:.3g} M"
+
+
+if __name__ == "__main__":
+    print(json.dumps(matrix_rate(sys.argv[1])))

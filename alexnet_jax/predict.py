@@ -8,7 +8,6 @@ The answer is the ensemble's, the mean of its members' softmax, or with --member
 """
 
 import argparse
-import bisect
 import dataclasses
 import itertools
 import json
@@ -23,16 +22,15 @@ from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.images import load_image, resize_and_crop
-from alexnet_jax.report import COLOURS, INK, RULE
+from alexnet_jax.report.bars import BARS, Bars, bars_figure
+from alexnet_jax.report.style import any_script, printable
 from alexnet_jax.runlog import plain, writing
 from alexnet_jax.sources import EXTENSIONS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
-PICTURES, BARS = 16, 5  # at most so many in a figure, and below each picture
+PICTURES = 16  # at most so many in a figure
 FEW_BATCHES = 3  # take no progress bar
 STDOUT = Path("-")
 
@@ -155,60 +153,13 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 def text(prediction: Prediction) -> str:
     """The file, and a line for each answer."""
-    return "\n".join([_printable(prediction.file), *(f"  {100 * row['probability']:6.2f}%  {row['label']}" for row in prediction.top)])
+    return "\n".join([printable(prediction.file), *(f"  {100 * row['probability']:6.2f}%  {row['label']}" for row in prediction.top)])
 
 
 def figure(predictions: Sequence[Prediction]) -> "Figure":
     """As the paper's Figure 4: each picture, its file's name, and a bar for each of its likeliest classes."""
-    from matplotlib.figure import Figure
-
-    side, caption, bar, gap = 2.4, 0.35, 0.5, 0.4  # inches, as all lengths here
-    rows = 1 if len(predictions) <= 4 else 2  # wide, as a slide is
-    columns, bars = -(-len(predictions) // rows), min(BARS, max(len(prediction.top) for prediction in predictions))
-    cell = side + caption + bars * bar + gap
-    width, height = columns * (side + gap) + gap, rows * cell + gap
-    drawing = Figure(figsize=(width, height), dpi=160)
-    for i, prediction in enumerate(predictions):
-        left, top = gap + i % columns * (side + gap), height - gap - i // columns * cell
-        picture = drawing.add_axes((left / width, (top - side) / height, side / width, side / height))
-        chart = drawing.add_axes((left / width, (top + gap - cell) / height, side / width, bars * bar / height))
-        picture.imshow(prediction.image, cmap="gray", vmin=0, vmax=255)
-        picture.set(xticks=[], yticks=[])
-        picture.spines[:].set_color(RULE)
-        name = picture.set_xlabel(_printable(prediction.file.name), color=INK, fontsize=12, fontweight="bold", parse_math=False)
-        _shorten(name, side, keep_end=12)
-        _draw_bars(chart, prediction.top[:bars], bars, side)
-    return drawing
-
-
-def _draw_bars(axes: "Axes", top: list[dict[str, Any]], rows: int, width: float) -> None:
-    """In each row a class's name has the whole width; below it is the bar, from 0 to 1, and beside the bar the probability."""
-    end = 1.5
-    axes.set(xlim=(0, end), ylim=(rows - 0.7, -0.7))
-    axes.axis("off")
-    axes.barh(range(len(top)), 1, height=0.28, color=RULE)
-    axes.barh(range(len(top)), [row["probability"] for row in top], height=0.28, color=[COLOURS[0], *[COLOURS[3]] * (len(top) - 1)])
-    for place, row in enumerate(top):
-        style: dict[str, Any] = {"color": INK, "fontsize": 13, "parse_math": False}
-        axes.text(end, place, f"{100 * row['probability']:.1f} %", ha="right", va="center_baseline", **style)
-        _shorten(axes.text(0, place - 0.27, _printable(row["label"]), **style), width)
-
-
-def _shorten(label: "Text", width: float, keep_end: int = 0) -> None:
-    """Cut out of a text that is wider than `width` inches as much as it takes, but not of its last characters."""
-    whole = label.get_text()
-    start, end = whole[: len(whole) - keep_end], whole[len(whole) - keep_end :]
-
-    def fits(cut: int) -> bool:
-        label.set_text(f"{start[:-cut].rstrip(' ,')}…{end}" if cut else whole)
-        return label.get_window_extent().width <= width * label.figure.dpi  # type: ignore[union-attr]
-
-    fits(bisect.bisect(range(len(start)), False, key=fits))
-
-
-def _printable(name: object) -> str:
-    """On one line, and free of the halves of characters by which Python stands for names that aren't UTF-8."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(name))
+    columns = len(predictions) if len(predictions) <= 4 else -(-len(predictions) // 2)  # wide, as a slide is
+    return bars_figure([Bars(one.image, one.file.name, one.top, keep_end=12) for one in predictions], columns)
 
 
 def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
@@ -256,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     bar = tqdm(total=len(files), unit=" images", disable=not sys.stderr.isatty() or len(files) <= FEW_BATCHES * predictor.batch_size)
 
     def say(message: str) -> None:
-        tqdm.write(_printable(message), file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
 
     def skip(error: UserError) -> None:
         say(f"skipped: {error}")
@@ -279,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         with writing(json_file):
             json_file.write_text(content + "\n")
     if drawn:
-        with writing(args.figure):
+        with writing(args.figure), any_script():
             figure(drawn).savefig(args.figure)
         if len(answers) > PICTURES:
             say(f"{args.figure} shows the first {PICTURES} of {len(answers)} pictures")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import COLOURS, INK, POINTS, curves_figure, results_table, write_report
+from alexnet_jax.report import results_table, write_report
+from alexnet_jax.report.curves import POINTS, curves_figure
+from alexnet_jax.report.style import COLOURS, INK
 from alexnet_jax.runlog import RunLog, read_events
 
 HOSTILE = "<script>alert('x')</script> --> & $\\frac$"

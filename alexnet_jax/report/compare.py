@@ -1,0 +1,144 @@
+"""Several runs on one page: curves, results, and where their configs differ."""
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.report import history
+from alexnet_jax.report.curves import scale, series, thinned
+from alexnet_jax.report.page import Drawing, Section, Table, Text, write_figures, write_page
+from alexnet_jax.report.style import COLOURS, INK, WIDTH, any_script, printable, style_axes
+from alexnet_jax.runlog import read_events
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Past(NamedTuple):
+    """A run as it is compared."""
+
+    name: str
+    events: list[dict]
+    record: dict  # config.json
+
+
+@any_script()
+def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
+    """Write a page that compares runs, and its figure beside it as PNG and SVG; returns the page's path.
+
+    Raises:
+      UserError: more runs than there are colours, one that is no run directory, or a page that cannot be written.
+    """
+    if len(workdirs) > len(COLOURS):
+        raise UserError(f"{len(workdirs)} runs are more than one figure can tell apart; compare at most {len(COLOURS)}")
+    names = _names(workdirs)
+    runs = [Past(name, read_events(workdir), history.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
+    alt = "Training loss and evaluation error of every run against epochs"
+    text = "The mean over a run's members, shaded from the best to the worst of them; dashed, their ensemble."
+    sections = [
+        Section("Results", [Table(("", *names), result_columns(runs))]),
+        Section("Training", [Text(text), Drawing(page.stem, comparison_figure(runs), alt)]),
+    ]
+    if all("config" in run.record for run in runs):
+        rows = history.field_differences([run.record["config"] for run in runs])
+        text = "Where their configs differ." if rows else "Their configs are the same."
+        sections.append(Section("Configs", [Text(text), *([Table(("field", *names), rows, numbers=False)] if rows else [])]))
+    if not page.parent.is_dir():
+        raise UserError(f"cannot write {page}: the folder {page.parent} doesn't exist")
+    write_figures(page.parent, sections)
+    write_page(page, " / ".join(names), f"{len(runs)} runs side by side", _headline(runs), sections)
+    return page
+
+
+def comparison_path(workdirs: Sequence[Path]) -> Path:
+    """Where a comparison goes that nobody gave a place: the folder that holds all the runs."""
+    parents = [os.path.dirname(os.path.abspath(workdir)) for workdir in workdirs]
+    return Path(os.path.relpath(os.path.commonpath(parents))) / "comparison.html"
+
+
+def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
+    """Rows of a label and a cell for each run; rows that are empty for all are left out."""
+    tests = [history.test_of(run.events) for run in runs]
+
+    def row(label: str, cell) -> tuple[str, ...]:
+        return (label, *(cell(run, test) for run, test in zip(runs, tests, strict=True)))
+
+    def error(field: str):
+        return lambda _, test: f"{100 * test[field]:.2f} %" if test else ""
+
+    rows = [
+        row("status", lambda run, _: history.status(run.events)),
+        row("dataset", lambda run, _: run.record["dataset"]["name"] if "dataset" in run.record else ""),
+        row("members", lambda run, _: str(history.start_of(run.events)["members"])),
+        row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
+        row("top-1 error", error("mean_top1_error")),
+        row("± std", lambda _, test: f"{100 * test['std_top1_error']:.2f} %" if test and len(test["top1_error"]) > 1 else ""),
+        row("ensemble", error("ensemble_top1_error")),
+        row("ensemble top-5", error("ensemble_top5_error")),
+        row("relative cut", lambda _, test: f"{100 * test['relative_cut']:.1f} %" if test and len(test["top1_error"]) > 1 else ""),
+        row("images/s", lambda run, _: f"{statistics.median(speeds):,.0f}" if (speeds := history.speeds(run.events)) else ""),
+        row("time", lambda run, _: history.duration(run.events)),
+    ]
+    return [row for row in rows if any(row[1:])]
+
+
+def comparison_figure(runs: Sequence[Past]) -> "Figure":
+    """Training loss and evaluation error: a colour for each run, its members' mean and range, the ensemble dashed."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(WIDTH, 6.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    loss, error = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
+    errors = []
+    for colour, run in zip(COLOURS, runs, strict=False):
+        members, evals = history.start_of(run.events)["members"], history.of_kind(run.events, "eval")
+        evals = [event for event in evals if event["split"] == evals[0]["split"]]
+        _draw_run(loss, *thinned(*series(history.of_kind(run.events, "train"), "loss", members)), colour, printable(run.name))
+        epochs, values = series(evals, "top1_error", members)
+        _draw_run(error, epochs, 100 * values, colour, printable(run.name))
+        if members > 1:
+            together = 100 * np.array([event["ensemble_top1_error"] for event in evals])
+            error.plot(epochs, together, color=colour, linewidth=1.6, linestyle=(0, (3, 2)))
+            errors.append(together)
+        errors.append(100 * values.ravel())
+    loss.set_title("Training loss")
+    error.set_title("Evaluation top-1 error (%)")
+    error.set_xlabel("epoch")
+    scale(loss, np.concatenate([np.ravel(line.get_ydata()) for line in loss.get_lines()]).astype(float))
+    scale(error, np.concatenate(errors))
+    for axes in (loss, error):
+        style_axes(axes)
+    handles, labels = error.get_legend_handles_labels()
+    columns = max(1, 80 // (6 + max(map(len, labels))))
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _draw_run(axes: "Axes", epochs: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
+    """The mean of values (events, members) over the members that have not diverged, and their range."""
+    finite = np.ma.masked_invalid(values)
+    if values.shape[1] > 1:
+        axes.fill_between(epochs, finite.min(axis=1), finite.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+    axes.plot(epochs, finite.mean(axis=1), color=colour, linewidth=1.8, label=name)
+
+
+def _headline(runs: Sequence[Past]) -> str:
+    tests = [(run.name, test) for run in runs if (test := history.test_of(run.events))]
+    if not tests:
+        return "There are no test results yet."
+    name, best = min(tests, key=lambda pair: pair[1]["ensemble_top1_error"])
+    return f"{name} has the least error: {100 * best['ensemble_top1_error']:.2f} % of the {best['split']} images."
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """The directories' names, or where two have the same, their paths."""
+    names = [workdir.resolve().name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]

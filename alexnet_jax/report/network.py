@@ -1,0 +1,265 @@
+"""The sections of a report that ask the networks and the dataset again: what they learnt, where they err, what they do inside."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from alexnet_jax import data, evaluate, parallel, probe, run
+from alexnet_jax.data import Dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import AUGMENTATIONS
+from alexnet_jax.report import charts, pictures
+from alexnet_jax.report.answers import (
+    Answers,
+    confident_mistakes,
+    confusion_matrix,
+    ensemble_log_probs,
+    from_predictions,
+    most_confused,
+    reliability,
+    unsure,
+)
+from alexnet_jax.report.bars import BARS, Bars, bars_figure
+from alexnet_jax.report.history import test_of
+from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
+from alexnet_jax.report.style import COLOURS, any_script
+from alexnet_jax.runlog import read_events
+
+SAMPLE = 512  # images on which layers are described
+TRAINING_SAMPLE = 3000  # training images among which neighbours are searched
+CONFUSIONS = 12  # rows of the table
+MISTAKES = 12  # pictures
+AUGMENTED = (4, 6)  # training images, draws of each
+NEIGHBOURS = (5, 6)  # test images, training images beside each
+
+
+class Subject(NamedTuple):
+    """A run, what of it is asked, and on what."""
+
+    run: run.Run
+    member: int  # the one whose inside is shown: the first that has not diverged
+    dataset: Dataset
+    split: str  # the test split of a run that is finished; before, the validation split: the test images are for the end
+    predictions: evaluate.Predictions
+
+    @property
+    def voters(self) -> str:
+        names = self.predictions.member_names
+        return "the network" if len(names) == 1 else f"the ensemble of {len(names)}"
+
+    @property
+    def name(self) -> str:
+        return self.predictions.member_names[self.member]
+
+
+@any_script()
+def network_sections(workdir: Path) -> list[Section]:
+    """All that can be made; one line says why where a checkpoint or the dataset is missing.
+
+    Raises:
+      UserError: not a run directory.
+    """
+    events = read_events(workdir)
+    try:
+        loaded = run.load(workdir)
+    except UserError as error:
+        return [_left_out("All that shows the networks", error)]
+    healthy = [
+        m for m in range(loaded.network.hyper.members) if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.state.params))
+    ]
+    if not healthy:
+        return [_left_out("All that shows the networks", UserError("every member has diverged"))]
+    sections = [filters_section(loaded, healthy)]
+    try:
+        subject = _subject(loaded, healthy[0], bool(test_of(events)))
+    except UserError as error:
+        return [*sections, *_without_dataset(loaded), _left_out("What needs the dataset", error)]
+    answers = from_predictions(subject.predictions)
+    return [
+        *sections,
+        augmentations_section(subject),
+        confusion_section(answers, loaded.classes, subject.split),
+        mistakes_section(subject, answers),
+        bars_section(subject, answers),
+        neighbours_section(subject),
+        calibration_section(answers, subject.predictions.member_names, subject.split),
+        activations_section(subject, healthy),
+    ]
+
+
+def filters_section(loaded: run.Run, healthy: list[int]) -> Section:
+    """The paper's Figure 3, of one member and, folded, of others."""
+    names, kernels = loaded.network.member_names, np.asarray(loaded.state.params["conv1"]["kernel"])
+    arch, (_, size, _, channels, count) = loaded.network.model.arch, kernels.shape
+    text = (
+        f"The {count} filters of {names[healthy[0]]}, {size} x {size} pixels at stride {arch.stem_stride}, each divided by its largest "
+        "weight; mid-grey is zero."
+    )
+    if size < 11:
+        pixels = f"{arch.input_size} x {arch.input_size}"
+        text += f" For pictures of {pixels} pixels they are smaller than the paper's, which are 11 x 11 at stride 4, for 224 x 224."
+    if channels != 3:
+        text += (
+            " They have no colour, since the pictures have none." if channels == 1 else f" The mean of their {channels} channels is shown."
+        )
+    blocks: list[Block] = [Text(text), _filters(kernels[healthy[0]], "filters", names[healthy[0]])]
+    others = healthy[1 : len(COLOURS)]
+    if others:
+        more = [block for m in others for block in (Text(names[m]), _filters(kernels[m], f"filters-{m}", names[m]))]
+        blocks.append(Folded("Filters of " + ("other members" if len(others) < len(healthy) - 1 else "the other members"), more))
+    return Section("First-layer filters", blocks)
+
+
+def _filters(kernels: np.ndarray, file: str, member: str) -> Drawing:
+    return Drawing(file, pictures.filters_figure(kernels), f"The filters of the first layer of {member}")
+
+
+def augmentations_section(subject: Subject) -> Section:
+    """What the network sees in training."""
+    images, _ = probe.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
+    views = probe.augmented(subject.run, subject.member, images, AUGMENTED[1])
+    strengths = {name: float(np.asarray(getattr(subject.run.state.hyper, name))[subject.member]) for name in AUGMENTATIONS}
+    drawn = ", ".join(f"{name} {value:g}" for name, value in strengths.items() if value)
+    text = (
+        f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back: "
+        f"{drawn or 'every augmentation is off'}."
+    )
+    return Section("Augmentation", [Text(text), Drawing("augmentations", pictures.augmentations_figure(images, views), text)])
+
+
+def confusion_section(answers: Answers, classes: tuple[str, ...], split: str) -> Section:
+    matrix = confusion_matrix(answers.label, answers.ensemble_answer, len(classes))
+    rows = [
+        (classes[i], classes[j], f"{count:,}", f"{100 * count / matrix[i].sum():.1f} %")
+        for i, j, count in most_confused(matrix, CONFUSIONS)
+    ]
+    wrong = int(matrix.sum() - np.trace(matrix))
+    blocks: list[Block] = [
+        Text(f"{wrong:,} of {matrix.sum():,} {split} images are classified wrongly{'.' if not rows else '; the commonest confusions:'}")
+    ]
+    if rows:
+        blocks.append(Table(("class", "taken for", "images", "of the class"), rows))
+    if len(classes) <= charts.MATRIX:
+        alt = "Confusion matrix: how often images of each class were given each answer"
+        blocks.append(Drawing("confusion", charts.confusion_figure(matrix, classes), alt))
+    return Section("Confusions", blocks)
+
+
+def mistakes_section(subject: Subject, answers: Answers) -> Section:
+    """Where the ensemble was surest and wrong; where it is never wrong, its least sure answers."""
+    places, title = confident_mistakes(answers, MISTAKES), "Most confident mistakes"
+    text = f"The wrong answers of which {subject.voters} was surest: the true class, the answer, and its probability."
+    if not len(places):
+        places, title = unsure(answers, MISTAKES), "Least sure answers"
+        text = f"None of {len(answers.label):,} answers of {subject.voters} is wrong; these are the least sure ones."
+    images, labels = probe.examples(subject.dataset.source(subject.split), places)
+    classes = subject.run.classes
+    shown = [
+        pictures.Mistake(image, classes[label], classes[answers.ensemble_answer[i]], answers.ensemble_confidence[i])
+        for image, label, i in zip(images, labels, places, strict=True)
+    ]
+    alt = "; ".join(f"{one.label} taken for {one.answer}" for one in shown)
+    return Section(title, [Text(text), Drawing("mistakes", pictures.mistakes_figure(shown), alt)])
+
+
+def bars_section(subject: Subject, answers: Answers) -> Section:
+    """The paper's Figure 4, left."""
+    hard = unsure(answers, 4)
+    others = np.setdiff1d(np.arange(len(answers.label)), hard)
+    places = np.concatenate([np.random.default_rng(0).permutation(others)[:4], hard])
+    images, labels = probe.examples(subject.dataset.source(subject.split), places)
+    classes, probabilities = subject.run.classes, np.exp(ensemble_log_probs(subject.predictions.log_probs[:, places]))
+    shown = []
+    for image, label, row in zip(images, labels, probabilities, strict=True):
+        top = [{"label": classes[i], "index": int(i), "probability": row[i]} for i in np.argsort(-row, kind="stable")[:BARS]]
+        shown.append(Bars(image, classes[label], top, int(label)))
+    text = (
+        f"Four {subject.split} images drawn at random, then the four of which {subject.voters} is least sure; under each its class, and "
+        "the five likeliest answers: the right one blue, a wrong first one red."
+    )
+    return Section("Predictions", [Text(text), Drawing("predictions", bars_figure(shown, 4, 1.3, 9), text)])
+
+
+def neighbours_section(subject: Subject) -> Section:
+    """The paper's Figure 4, right: what the last hidden layer holds for alike."""
+    source = subject.dataset.source(subject.split)
+    train_images, train_labels = probe.sample(subject.dataset.source(subject.run.config.data.train_split), TRAINING_SAMPLE)
+    order = np.random.default_rng(1).permutation(len(source))
+    labels = subject.predictions.labels[order]
+    places = order[np.sort(np.unique(labels, return_index=True)[1])][: NEIGHBOURS[0]]  # of different classes
+    images, labels = probe.examples(source, places)
+    of_test, of_train = (probe.features(subject.run, subject.member, each) for each in (images, train_images))
+    found = probe.nearest(of_test, of_train, NEIGHBOURS[1])
+    classes = subject.run.classes
+    rows = [
+        [(image, classes[label]), *((train_images[i], classes[train_labels[i]]) for i in near)]
+        for image, label, near in zip(images, labels, found, strict=True)
+    ]
+    text = (
+        f"{subject.split.capitalize()} images of different classes, and the {NEIGHBOURS[1]} of {len(train_images):,} training images whose "
+        f"features in fc7 of {subject.name} have the smallest Euclidean distance; classes other than the first's in red."
+    )
+    return Section("Nearest neighbours", [Text(text), Drawing("neighbours", pictures.neighbours_figure(rows), text)])
+
+
+def calibration_section(answers: Answers, names: list[str], split: str) -> Section:
+    members = [
+        reliability(confidence, answer == answers.label) for confidence, answer in zip(answers.confidence, answers.answer, strict=True)
+    ]
+    ensemble = reliability(answers.ensemble_confidence, answers.ensemble_answer == answers.label)
+    rows = [(name, f"{100 * bins.ece:.2f} %") for name, bins in zip(names, members, strict=True)]
+    mean = ("mean of the members", f"{100 * np.nanmean([bins.ece for bins in members]):.2f} %")
+    if len(names) > 1:
+        rows = [*(rows if len(names) <= len(COLOURS) else [mean]), ("ensemble", f"{100 * ensemble.ece:.2f} %")]
+    text = (
+        f"How often an answer is right that has a probability of so many percent, on the {split} images: the thick line is "
+        f"{'the ensemble, thin ones its members' if len(names) > 1 else 'the network'}, the dashed one perfect calibration. The expected "
+        f"calibration error (ECE) is the mean distance from it, over {evaluate.BINS} bins of confidence."
+    )
+    drawing = Drawing("calibration", charts.reliability_figure(members, ensemble), "Reliability diagram: accuracy against confidence")
+    return Section("Calibration", [Text(text), drawing, Table(("", "ECE"), rows)])
+
+
+def activations_section(subject: Subject, members: list[int]) -> Section:
+    images, _ = probe.sample(subject.dataset.source(subject.split), SAMPLE)
+    found = probe.layer_statistics(subject.run, members, images)
+    mean, std, zeros, dead = (values.mean(0) for values in (found.mean, found.std, found.zeros, found.dead))
+    rows = [
+        (layer, f"{a:.3g}", f"{b:.3g}", f"{100 * c:.1f} %", f"{100 * d:.1f} %")
+        for layer, a, b, c, d in zip(found.layers, mean, std, zeros, dead, strict=True)
+    ]
+    text = (
+        f"What the layers put out after their activation, on {len(images):,} {subject.split} images"
+        f"{f'; means over {len(members)} members, each a dot' if len(members) > 1 else ''}. A unit is dead when it is zero for every one "
+        "of the images: a filter at every place, or a unit of fc6 and fc7."
+    )
+    drawing = Drawing(
+        "activations", charts.activations_figure(found), "By layer: shares of zeros and dead units, mean and standard deviation"
+    )
+    return Section("Activations", [Text(text), drawing, Table(("layer", "mean", "std", "zeros", "dead units"), rows)])
+
+
+def _subject(loaded: run.Run, member: int, finished: bool) -> Subject:
+    """Open the run's dataset and ask all members about a split of it.
+
+    Raises:
+      UserError: the dataset is not there, or is another one.
+    """
+    config = loaded.config
+    dataset = data.load(config.data, config.model.pixel_mean)
+    if json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
+        raise UserError(f"the dataset {dataset.name} in {config.data.dir} is another one than the run was trained on")
+    split = config.data.test_split if finished else config.data.validation_split
+    predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))
+    return Subject(loaded, member, dataset, split, predictions)
+
+
+def _without_dataset(loaded: run.Run) -> list[Section]:
+    return []
+
+
+def _left_out(what: str, error: UserError) -> Section:
+    return Section("Left out", [Text(f"{what} is left out: {error}.")])

@@ -1,0 +1,116 @@
+"""Figures of pictures: conv1's filters, mistakes, augmentations, nearest neighbours."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.report.style import INK, PIXELS, WIDTH, WRONG, printable, shorten, show_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GAP, LINE = 0.14, 0.19  # inches between pictures, and of a line of text
+
+
+class Mistake(NamedTuple):
+    """A picture, its label, and what it was taken for."""
+
+    image: np.ndarray  # uint8 (height, width, C)
+    label: str
+    answer: str
+    confidence: float
+
+
+def filters_figure(kernels: np.ndarray) -> "Figure":
+    """As the paper's Figure 3: the filters (size, size, C, F) of a first layer, each divided by its largest weight; zero is mid-grey.
+
+    Channels other than three, as of infrared, have no colour: their mean is shown.
+    """
+    from matplotlib.figure import Figure
+
+    if kernels.shape[2] != 3:
+        kernels = kernels.mean(2, keepdims=True)
+    size, _, channels, count = kernels.shape
+    largest = np.maximum(np.abs(kernels).max((0, 1, 2)), np.finfo(np.float32).tiny)
+    tiles = np.moveaxis(0.5 + 0.5 * kernels / largest, -1, 0)
+    rows = -(-count // (16 if count >= 64 else 8))  # the paper's 96 are 6 rows of 16
+    columns = -(-count // rows)
+    gap = max(1, size // 6)
+    mosaic = np.zeros((rows * (size + gap) - gap, columns * (size + gap) - gap, 4))
+    for i, tile in enumerate(tiles):
+        y, x = (place * (size + gap) for place in divmod(i, columns))
+        mosaic[y : y + size, x : x + size, :3] = tile if channels == 3 else np.repeat(tile, 3, -1)
+        mosaic[y : y + size, x : x + size, 3] = 1
+    figure = Figure(figsize=(WIDTH, WIDTH * mosaic.shape[0] / mosaic.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(mosaic, interpolation="none", aspect="auto")
+    axes.axis("off")
+    return figure
+
+
+def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
+    """Each picture with its label, and the answer with its confidence, red where it is wrong."""
+    columns = 4
+    figure, cells, side = _grid(-(-len(mistakes) // columns), columns, lines=2)
+    for axes, one in zip(cells.flat, mistakes, strict=False):
+        show_picture(axes, one.image, side)
+        _write(axes, side, 1, one.label, bold=True)
+        _write(axes, side, 2, f"{one.answer} {100 * one.confidence:.1f} %", WRONG if one.answer != one.label else INK, keep_end=8)
+    for axes in cells.flat[len(mistakes) :]:
+        axes.remove()
+    return figure
+
+
+def augmentations_figure(images: np.ndarray, views: np.ndarray) -> "Figure":
+    """A row an image: as it is stored (n, H, W, C), and draws of its augmentation (n, draws, size, size, C)."""
+    figure, cells, side = _grid(len(images), 1 + views.shape[1], lines=0, after_first=0.2, above=0.25)
+    for row, image, draws in zip(cells, images, views, strict=True):
+        for axes, picture in zip(row, [image, *draws], strict=True):
+            show_picture(axes, picture, side)
+    for axes, title in zip(cells[0], ("stored", "drawn"), strict=False):
+        axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold", pad=5)
+    return figure
+
+
+def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> "Figure":
+    """As in the paper's Figure 4: (picture, label) of a test image in the first column, then of the nearest training images.
+
+    A neighbour's label is red where it is not the test image's.
+    """
+    figure, cells, side = _grid(len(rows), len(rows[0]), lines=1, after_first=0.2, above=0.25)
+    for row_axes, row in zip(cells, rows, strict=True):
+        for place, (axes, (image, label)) in enumerate(zip(row_axes, row, strict=True)):
+            show_picture(axes, image, side)
+            _write(axes, side, 1, label, INK if label == row[0][1] else WRONG, bold=place == 0)
+    for axes, title in zip(cells[0], ("test", "nearest in training"), strict=False):
+        axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold", pad=5)
+    return figure
+
+
+def _grid(rows: int, columns: int, lines: int, after_first: float = 0, above: float = 0) -> tuple["Figure", np.ndarray, float]:
+    """A figure of square axes (rows, columns) with room for lines of text below each, and their side in inches.
+
+    `after_first` inches part the first column from the others; `above` the first row from the top.
+    """
+    from matplotlib.figure import Figure
+
+    side = (WIDTH - after_first - GAP * (columns + 1)) / columns
+    cell = side + lines * LINE + GAP
+    height = rows * cell + GAP + above
+    figure, cells = Figure(figsize=(WIDTH, height), dpi=PIXELS), np.empty((rows, columns), object)
+    for i in range(rows):
+        for j in range(columns):
+            left = GAP + j * (side + GAP) + after_first * (j > 0)
+            bottom = height - above - GAP - i * cell - side
+            cells[i, j] = figure.add_axes((left / WIDTH, bottom / height, side / WIDTH, side / height))
+    return figure, cells, side
+
+
+def _write(axes: "Axes", side: float, line: int, text: str, colour: str = INK, bold: bool = False, keep_end: int = 0) -> None:
+    """A line below a picture, no wider than it."""
+    place = (0, -(line - 0.12) * LINE / side)
+    weight = "bold" if bold else "normal"
+    label = axes.text(*place, printable(text), transform=axes.transAxes, color=colour, fontsize=9.5, fontweight=weight, parse_math=False)
+    shorten(label, side, keep_end)

@@ -85,21 +85,22 @@ class Verdict(NamedTuple):
     words: str
 
 
-def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan) -> Verdict:
+def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan, over: str = "seeds") -> Verdict:
     """Read a difference's interval.
 
     Args:
       difference: from the reference, in points.
       margin: the smallest effect that matters, in points: an interval around zero that lies within it says that there is none.
       adjusted_p: Holm's, where several levels were compared.
+      over: what the pairs are.
     """
     mean, low, high, _, pairs = difference
     if pairs == 0:
-        return Verdict("open", "no pair of seeds to compare")
+        return Verdict("open", f"no pair of {over} to compare")
     if pairs == 1:
         return Verdict("open", f"{mean:+.2f} points with one seed: no interval, so no verdict")
     if math.isnan(low):
-        return Verdict("open", f"{mean:+.2f} points with each of {pairs} seeds: too few images or seeds for an interval")
+        return Verdict("open", f"{mean:+.2f} points with each of {pairs} {over}: they are too few for an interval")
     if low > 0 or high < 0:
         kind, (near, far) = ("worse", (low, high)) if low > 0 else ("better", (-high, -low))
         words = f"{kind} by {abs(mean):.2f} points ({near:.2f} to {far:.2f})"
@@ -108,4 +109,4 @@ def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan)
         return Verdict(kind, words)
     if (most := max(-low, high)) <= margin:
         return Verdict("none", f"no effect seen: at most {most:.2f} points either way")
-    return Verdict("open", f"too few seeds to tell: between {low:+.2f} and {high:+.2f} points")
+    return Verdict("open", f"too few {over} to tell: between {low:+.2f} and {high:+.2f} points")

@@ -87,7 +87,7 @@ def test_holm():
             Difference(0.0, math.nan, math.nan, math.nan, 2),
             math.nan,
             "open",
-            "+0.00 points with each of 2 seeds: too few images or seeds for an interval",
+            "+0.00 points with each of 2 seeds: they are too few for an interval",
         ),
         (Difference(math.nan, math.nan, math.nan, math.nan, 0), math.nan, "open", "no pair of seeds to compare"),
     ],

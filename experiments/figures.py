@@ -1,0 +1,149 @@
+"""Figures of experiments, for a lecture: effects with their intervals, error curves against epochs, the ensemble's size."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_jax.report.style import COLOURS, INK, RULE, style_axes
+from alexnet_jax.runlog import writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = {"better": COLOURS[0], "worse": COLOURS[2], "none": INK, "open": COLOURS[8]}  # a verdict's colour
+
+
+def effects_figure(factors: Sequence[dict[str, Any]], margin: float) -> "Figure":
+    """One panel a factor, one row a level: a dot a seed, the mean difference from the reference with its 95 % interval, the verdict.
+
+    Args:
+      factors: each with `question`, and `levels` as `comparison.compare` describes them, the reference first; at least one other.
+      margin: half the width of the band around zero in which a difference doesn't matter, in points.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [len(factor["levels"]) - 1 for factor in factors]
+    row, head, foot = 0.62, 0.55, 0.75  # inches
+    height = row * sum(rows) + head * len(rows) + foot
+    figure = Figure(figsize=(10, height))
+    top = height
+    panels: list[Axes] = []
+    for factor, count in zip(factors, rows, strict=True):
+        top -= head + row * count
+        panels.append(figure.add_axes((0.19, top / height, 0.45, row * count / height), sharex=panels[0] if panels else None))
+        _draw_effects(panels[-1], factor, margin)
+    label = "test error less the reference's, points of percent; left of zero is better\n"
+    panels[-1].set_xlabel(f"{label}grey band: within {margin:g} points, too little to matter", color=INK, fontsize=11)
+    for panel in panels[:-1]:
+        panel.tick_params(labelbottom=False)
+    return figure
+
+
+def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
+    reference, *levels = factor["levels"]
+    axes.axvspan(-margin, margin, color=RULE, alpha=0.45, linewidth=0)
+    axes.axvline(0, color=INK, linewidth=1.2)
+    for place, level in enumerate(levels):
+        difference, verdict = level["difference"], level["verdict"]
+        colour = KINDS[verdict["kind"]]
+        spread = np.linspace(-0.16, 0.16, len(level["differences"])) if len(level["differences"]) > 1 else [0.0]
+        axes.plot(level["differences"], place + np.array(spread[: len(level["differences"])]), "o", color=colour, alpha=0.35, markersize=5)
+        if math.isfinite(difference["low"]):
+            axes.plot([difference["low"], difference["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot(difference["mean"], place, "D", color=colour, markersize=9, markeredgecolor="white")
+        words = "\n".join(textwrap.wrap(verdict["words"], 38))
+        axes.annotate(words, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=11)
+    axes.set_ylim(len(levels) - 0.5, -0.5)
+    axes.set_title(factor["question"])
+    style_axes(axes)
+    name = f"reference: {reference['level']}, {100 * reference['mean_test_error']:.2f} %"
+    axes.annotate(name, (1.03, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=KINDS["open"], fontsize=11)
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(levels)), [level["level"] for level in levels], fontsize=12, parse_math=False)
+
+
+def ensemble_figure(result: dict[str, Any], published: Mapping[int, float] | None = None) -> "Figure":
+    """Test error against the number of networks: mean over subsets, their standard deviation as a band.
+
+    Args:
+      result: of `comparison.ensemble_gain`.
+      published: by size, the paper's error as a factor of one network's: drawn as crosses.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    sizes = [row["members"] for row in result["curve"]]
+    errors, spread = (100 * np.array([row[name] for row in result["curve"]]) for name in ("top1_error", "std"))
+    figure = Figure(figsize=(7, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    axes = figure.add_subplot()
+    axes.fill_between(sizes, errors - spread, errors + spread, color=COLOURS[0], alpha=0.2, linewidth=0, label="± std over subsets")
+    axes.plot(sizes, errors, "o-", color=COLOURS[0], linewidth=2, markersize=7, label="measured")
+    if published:
+        shown = {size: errors[0] * factor for size, factor in published.items() if 1 < size <= sizes[-1]}
+        axes.plot(
+            list(shown),
+            list(shown.values()),
+            "x",
+            color=COLOURS[2],
+            markersize=10,
+            markeredgewidth=2.5,
+            label="the paper's relative cut (top-1)",
+        )
+    for size, error in ((sizes[0], errors[0]), (sizes[-1], errors[-1])):
+        axes.annotate(f"{error:.2f} %", (size, error), (0, -20), textcoords="offset points", ha="center", color=INK, fontsize=11)
+    axes.set_title("Test error (%) against the number of networks averaged")
+    axes.set(xlabel="networks", xticks=sizes)
+    axes.set_ylim(0, 1.15 * max(errors + spread) or 1)
+    axes.margins(x=0.08)
+    axes.legend(frameon=False, labelcolor=INK)
+    style_axes(axes)
+    return figure
+
+
+def epochs_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float) -> "Figure":
+    """As the paper's figure 1: training error against epochs, a thin line a seed and their mean, the threshold dashed.
+
+    Args:
+      curves: by label, epochs (events,) and error fractions (events, seeds).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(7, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    axes = figure.add_subplot()
+    for colour, style, (label, (epochs, errors)) in zip(COLOURS[:3:2], ("-", "--"), curves.items(), strict=True):
+        axes.plot(epochs, 100 * errors, color=colour, linewidth=0.7, alpha=0.4)
+        axes.plot(epochs, 100 * errors.mean(1), color=colour, linewidth=2.4, linestyle=style, label=label)
+    axes.axhline(100 * threshold, color=INK, linewidth=1, linestyle=":")
+    axes.annotate(
+        f"{threshold:.0%}".replace("%", " %"),
+        (1, 100 * threshold),
+        (-2, 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+    )
+    axes.set_title("Training error (%)")
+    axes.set_xlabel("epoch")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, labelcolor=INK)
+    style_axes(axes)
+    return figure
+
+
+def save(figure: "Figure", stem: Path) -> None:
+    """Write FILE.png and FILE.svg.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    with writing(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(stem.with_suffix(".png"), dpi=160)
+        figure.savefig(stem.with_suffix(".svg"))

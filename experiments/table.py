@@ -183,6 +183,9 @@ def figure(table: Sequence[Row]) -> "Figure":
     axes.set_ylim(len(shown) - 0.5, -0.5)
     ranked = sum(row.ranks for row in table)
     axes.set_title("Top-1 error (%) by point" + (f": the best {DRAWN} of {ranked}" if ranked > DRAWN else ""))
+    lost = sum(row.result is not None and not row.ranks for row in table)
+    if lost:
+        axes.set_xlabel(f"not drawn: {lost} diverged point{'' if lost == 1 else 's'}")
     style_axes(axes)
     axes.grid(axis="y", visible=False)
     for label in axes.get_yticklabels():

@@ -1,0 +1,191 @@
+"""Points: what counts as the same setting, how they are packed, and that member i * seeds + s is seed s of point i."""
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import FIELDS, base_member, parse_members
+from experiments import grid
+from experiments.points import Point, check_distinct, number, pack, setting_name
+
+CONFIG, ROOT = "configs/digits.py", Path("sweeps/x")
+POINTS = [
+    Point("slow", {"learning_rate": ".010"}),
+    Point("tanh", {"model.activation": "tanh"}),
+    Point("no lrn", {"lrn": "off", "optimizer.learning_rate": "2e-2"}),
+    Point("both", {"learning_rate": "0.03", "model.activation": "tanh", "model.dropout": "0"}),
+]
+
+
+def members_of(program):
+    config = config_lib.load(program.config, program.overrides)
+    return config, parse_members(config.ensemble.members, base_member(config))[0]
+
+
+def test_points_that_differ_in_hyper_alone_share_a_program():
+    relu, tanh = pack(CONFIG, ["model.width=0.04", "ensemble.seed=5"], POINTS, 3, ROOT)
+    assert [[point.name for point in program.points] for program in (relu, tanh)] == [["slow", "no lrn"], ["tanh", "both"]]
+    assert relu.directory.parent == ROOT
+    assert tanh.directory.name.startswith("activation=tanh-")
+    assert tanh.overrides[:3] == ("model.width=0.04", "ensemble.seed=5", "model.activation=tanh")
+    assert [override.partition("=")[0] for override in tanh.overrides][3:] == ["ensemble.members"]
+    config, rows = members_of(relu)
+    assert config.model.activation == "relu"
+    assert [row["seed"] for row in rows] == [5, 6, 7, 5, 6, 7]
+    assert [row["learning_rate"] for row in rows] == [0.01] * 3 + [0.02] * 3
+    assert [(row["lrn_k"], row["lrn_alpha"]) for row in rows] == [(2, 1e-4)] * 3 + [(1, 0)] * 3
+    config, rows = members_of(tanh)
+    assert config.model.activation == "tanh"
+    assert [(row["learning_rate"], row["dropout"]) for row in rows] == [(0.02, 0.5)] * 3 + [(0.03, 0)] * 3
+
+
+def test_directories_depend_on_the_settings_and_not_on_their_spelling():
+    def names(*settings):
+        return [program.directory.name for program in pack(CONFIG, [], [Point("any", dict(settings))], 1, ROOT)]
+
+    assert names(("learning_rate", ".01"), ("model.lrn", "off")) == names(("model.lrn", "False"), ("optimizer.learning_rate", "1e-2"))
+    assert names(("learning_rate", ".01")) != names(("learning_rate", ".02"))
+    assert names(("data.train_split", "train[:200]"))[0].startswith("train_split=train-200--")
+
+
+def test_no_program_has_more_members_than_fit():
+    points = [Point(str(i), {"learning_rate": str(i)}) for i in range(5)]
+    programs = pack(CONFIG, [], points, 2, ROOT, max_members=5)
+    assert [program.members for program in programs] == [4, 4, 2]
+    assert len({program.directory for program in programs}) == 3
+    with pytest.raises(UserError, match="2 seeds are trained together, at most 1"):
+        pack(CONFIG, [], points, 2, ROOT, max_members=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lerning_rate": "1"}, "did you mean learning_rate"),
+        ({"activation": "tanh"}, "did you mean model.activation"),
+        ({"model.activatoin": "tanh"}, "did you mean model.activation"),
+        ({"learning_rate": "fast"}, "learning_rate=fast: expected a number"),
+        ({"learning_rate": "-1"}, "outside"),
+        ({"dropout": "1"}, "outside"),
+        ({"model.filters": "(1,"}, "model.filters=.*: expected a tuple"),
+        ({"lrn": "maybe"}, "lrn=maybe: write on or off"),
+        ({"learning_rate": ".1", "optimizer.learning_rate": ".1"}, "are the same setting; give it once"),
+        ({"lrn": "off", "model.lrn_k": "2"}, "lrn=off and model.lrn_k=2 contradict each other"),
+        ({"seed": "1"}, "every point is trained with the same seeds"),
+        ({"ensemble.members": "seeds=2"}, "every point is trained with the same seeds"),
+    ],
+)
+def test_a_point_that_makes_no_sense(settings, message):
+    with pytest.raises(UserError, match=message):
+        pack(CONFIG, [], [Point("bad", settings)], 1, ROOT)
+
+
+def test_the_members_are_the_points_alone():
+    with pytest.raises(UserError, match="the members come from the points"):
+        pack(CONFIG, ["ensemble.members=seeds=9"], POINTS, 1, ROOT)
+
+
+def test_one_setting_under_two_names():
+    twice = [Point("a", {"learning_rate": ".01"}), Point("b", {"optimizer.learning_rate": "0.010"})]
+    with pytest.raises(UserError, match="'a' and 'b' are the same setting"):
+        check_distinct(twice, CONFIG, [])
+    check_distinct(POINTS, CONFIG, [])
+
+
+def test_a_config_field_counts_as_the_hyper_field_that_it_gives_to_the_members():
+    config = config_lib.load(CONFIG)
+    for name, value in config_lib.flat(config).items():
+        if isinstance(value, float):
+            changed = base_member(config_lib.load(CONFIG, [f"{name}={value + 0.01}"]))
+            moved = [field for field, before in base_member(config).items() if changed[field] != before]
+            assert [setting_name(name)] == (moved or [name])
+    assert setting_name("data.seed") == "data.seed"
+    assert setting_name("learning_rate") == "learning_rate"
+    assert set(FIELDS) - {"seed"} == {setting_name(name) for name in config_lib.flat(config)} & set(FIELDS)
+
+
+def test_numbers_read_back_as_they_were():
+    assert [number(value) for value in (0.01, 1e-7, 20.0, 0.123456789)] == ["0.01", "1e-07", "20", "0.123456789"]
+
+
+# The points of a sweep
+
+
+def test_a_grid_is_a_product_in_its_order():
+    points, seeds = grid.parse_grid("learning_rate=.003,.01; model.filters=(1,2,3,4,5),(2,2,2,2,2); data.train_split=train[:9]; seeds=3")
+    assert seeds == 3
+    assert [point.name for point in points] == [
+        "learning_rate=.003 filters=(1,2,3,4,5)",
+        "learning_rate=.003 filters=(2,2,2,2,2)",
+        "learning_rate=.01 filters=(1,2,3,4,5)",
+        "learning_rate=.01 filters=(2,2,2,2,2)",
+    ]
+    assert points[1].settings == {"learning_rate": ".003", "model.filters": "(2,2,2,2,2)", "data.train_split": "train[:9]"}
+    assert grid.parse_grid("lrn=[on,off]") == ([Point("lrn=on", {"lrn": "on"}), Point("lrn=off", {"lrn": "off"})], None)
+    assert grid.parse_grid("seeds=5") == ([Point("base", {})], 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate", "is not name=value"),
+        ("learning_rate=.1,,.2", "is not name=value"),
+        ("learning_rate=.1; learning_rate=.2", "comes twice; give all its values at once, as learning_rate=.1,.2"),
+        ("learning_rate=.1, lrn=[on,off]", "axes are separated by semicolons"),
+        ("seeds=1,2", "write one count"),
+        ("seeds=0", "at least 1"),
+        ("seeds=2.5", "whole number"),
+        ("learning_rate=.1,.1", "two points are called"),
+        ("; ", "names no axis"),
+    ],
+)
+def test_a_grid_that_is_none(text, message):
+    with pytest.raises(UserError, match=message):
+        grid.parse_grid(text)
+
+
+def points_file(tmp_path, body):
+    path = tmp_path / "points.py"
+    path.write_text(body)
+    return path
+
+
+def test_points_of_plain_loops(tmp_path):
+    body = """
+def sweep(add):
+    for rate in (1e-3, 0.02):
+        add(learning_rate=rate, lrn=False, seeds=2)
+    add("wide", **{"model.width": 1, "model.lrn": True, "model.filters": (1, 2, 3, 4, 5)})
+"""
+    points, seeds = grid.from_file(points_file(tmp_path, body))
+    assert seeds == 2
+    assert points == [
+        Point("learning_rate=0.001 lrn=off", {"learning_rate": "0.001", "lrn": "off"}),
+        Point("learning_rate=0.02 lrn=off", {"learning_rate": "0.02", "lrn": "off"}),
+        Point("wide", {"model.width": "1", "model.lrn": "True", "model.filters": "(1, 2, 3, 4, 5)"}),
+    ]
+    assert grid.from_file(Path(CONFIG)) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def sweep(add):\n    pass", "adds no point"),
+        ("def sweep(add):\n    add(seeds=1); add(seeds=2)", "seeds are 1 and 2; they must be the same"),
+        ("def sweep(add):\n    add(learning_rate=1 / 0)", "ZeroDivisionError: division by zero"),
+        ("def sweep(add)", "SyntaxError"),
+        ("def sweep(add):\n    add('a', lrn=True); add('a', lrn=False)", "two points are called 'a'"),
+    ],
+)
+def test_a_file_without_usable_points(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        grid.from_file(points_file(tmp_path, body))
+
+
+def test_points_whose_last_words_are_alike_keep_their_sections():
+    assert grid.short_names(["model.width", "data.seed", "ensemble.seed"]) == {
+        "model.width": "width",
+        "data.seed": "data.seed",
+        "ensemble.seed": "ensemble.seed",
+    }

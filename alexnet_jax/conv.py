@@ -1,8 +1,9 @@
 """Convolution and max-pooling that stay fast under a member axis.
 
-`vmap` over members with kernels of their own turns a convolution into a grouped one, 5 to 20 times slower on CPUs than the M convolutions
+`vmap` over members with kernels of their own turns a convolution into a grouped one, 3 to 20 times slower on CPUs than the M convolutions
 it stands for. Here its batching rule unrolls into those M convolutions, for the value and for both gradients, bit for bit what a member
-alone computes. `lax.map` over members is no way out: in a loop's body CPU convolutions lose their threads.
+alone computes. `lax.map` over members is no way out: in a loop's body CPU convolutions lose their threads. The program grows with M, so
+more than a few members train in turn (step.py), by one program for a few.
 
 Max-pooling's own gradient (select-and-scatter) is the slowest operation of the network on CPUs, 10 times the cost of what stands here.
 """
@@ -17,9 +18,14 @@ from jaxtyping import Array, Float
 
 Padding = tuple[int, int]
 
+# What a convolution becomes under a member axis: M convolutions, or XLA's own rule, one convolution of M groups.
+FORMS = ("unroll", "grouped")
 
-def _over_members(function: Callable) -> Callable:
-    """Give `function` of arrays a batching rule that unrolls over the batch axis instead of batching the operation."""
+
+def _over_members(function: Callable, form: str) -> Callable:
+    """Give `function` of arrays the batching rule that `form` names."""
+    if form == "grouped":
+        return function
     batched = jax.custom_batching.custom_vmap(function)
 
     @batched.def_vmap
@@ -32,19 +38,21 @@ def _over_members(function: Callable) -> Callable:
     return batched
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def conv(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "size size channels_per_group filters"],
     stride: int,
     padding: Padding,
     groups: int = 1,
+    form: str = "unroll",
 ) -> Float[Array, "batch out_height out_width filters"]:
     """2-D convolution (cross-correlation, as everywhere in deep learning) of square kernels, zero-padded alike in height and width.
 
-    `padding` is (before, after): (0, 3) pads at the right and the bottom alone, as the 2012 code did.
+    `padding` is (before, after): (0, 3) pads at the right and the bottom alone, as the 2012 code did. `form`, one of `FORMS`, is what
+    `vmap` makes of it.
     """
-    return _over_members(_plain_conv(stride, padding, groups))(x, kernel)
+    return _over_members(_plain_conv(stride, padding, groups), form)(x, kernel)
 
 
 def _plain_conv(stride: int, padding: Padding, groups: int) -> Callable:
@@ -56,11 +64,11 @@ def _plain_conv(stride: int, padding: Padding, groups: int) -> Callable:
     return plain_conv
 
 
-def _conv_forward(x, kernel, stride, padding, groups):
-    return conv(x, kernel, stride, padding, groups), (x, kernel)
+def _conv_forward(x, kernel, stride, padding, groups, form):
+    return conv(x, kernel, stride, padding, groups, form), (x, kernel)
 
 
-def _conv_backward(stride, padding, groups, residuals, gradient):
+def _conv_backward(stride, padding, groups, form, residuals, gradient):
     x, kernel = residuals
     plain = _plain_conv(stride, padding, groups)
 
@@ -70,7 +78,7 @@ def _conv_backward(stride, padding, groups, residuals, gradient):
     def kernel_gradient(x, gradient):
         return jax.linear_transpose(lambda kernel: plain(x, kernel), jax.ShapeDtypeStruct(kernel.shape, kernel.dtype))(gradient)[0]
 
-    return _over_members(input_gradient)(kernel, gradient), _over_members(kernel_gradient)(x, gradient)
+    return _over_members(input_gradient, form)(kernel, gradient), _over_members(kernel_gradient, form)(x, gradient)
 
 
 conv.defvjp(_conv_forward, _conv_backward)

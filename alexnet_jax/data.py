@@ -153,6 +153,15 @@ def train_batches(
     return _iterate(stream[position + index :: count].batch(batch_size // count), threads)
 
 
+def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A training batch of zeros: what a program is compiled for."""
+    return {
+        "image": np.zeros((batch_size, *image_shape), np.uint8),
+        "label": np.zeros(batch_size, np.int32),
+        "index": np.zeros(batch_size, np.uint32),
+    }
+
+
 def eval_batches(source: _Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of a whole split, once, in order. The last batch is padded with the first example, `mask` bool (B,) false there.
 

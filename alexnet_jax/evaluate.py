@@ -32,6 +32,23 @@ class Predictions(NamedTuple):
     member_names: list[str]
 
 
+def answers(predictions: Predictions) -> dict[str, np.ndarray]:
+    """What is kept of a run's predictions: `label` int32 (N,), `answer` int32 and `confidence` float32 (M, N), and the same of their
+    ensemble, `ensemble_answer`, `ensemble_confidence` (N,)."""
+    labels, log_probs, _ = predictions
+    both = {"": log_probs, "ensemble_": average(voting(log_probs))}
+    found: dict[str, np.ndarray] = {"label": labels}
+    for name, values in both.items():
+        found |= {f"{name}answer": values.argmax(-1).astype(np.int32), f"{name}confidence": np.exp(values.max(-1)).astype(np.float32)}
+    return found
+
+
+def voting(log_probs: np.ndarray) -> np.ndarray:
+    """The members (M, N, classes) that have a say in the ensemble: those which nowhere say NaN, or the first, where all do."""
+    diverged = np.isnan(log_probs).any(axis=(1, 2))
+    return log_probs[~diverged] if not diverged.all() else log_probs[:1]
+
+
 def sum_over_split(eval_step: Callable, batches: Iterable[dict], examples: int, stop: Callable[[], bool] = lambda: False) -> dict | None:
     """Add up `eval_step(batch)` over a split: `count`, and `loss`, `top1_error`, `top5_error` (M,), `ensemble_top1_error` as means.
 
@@ -79,9 +96,9 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
     labels, log_probs, names = predictions
     members = len(log_probs)
     diverged = np.isnan(log_probs).any(axis=(1, 2))
-    voting = log_probs[~diverged] if not diverged.all() else log_probs[:1]
+    voters = voting(log_probs)
     each = [figures(labels, member) for member in log_probs]
-    ensemble = figures(labels, average(voting))
+    ensemble = figures(labels, average(voters))
     top1 = np.array([row["top1_error"] for row in each])
     answers = log_probs.argmax(-1)
     pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
@@ -94,9 +111,9 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
         "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
         **{f"ensemble_{name}": value for name, value in ensemble.items()},
         "relative_cut": float(1 - ensemble["top1_error"] / top1.mean()) if top1.any() else 0.0,
-        "geometric_top1_error": top_k_error(labels, voting.mean(0), 1),
+        "geometric_top1_error": top_k_error(labels, voters.mean(0), 1),
         "disagreement": float(np.mean(pairs)) if pairs else 0.0,
-        "curve": ensemble_curve(labels, voting),
+        "curve": ensemble_curve(labels, voters),
     }
 
 
@@ -135,7 +152,7 @@ def average(log_probs: np.ndarray) -> np.ndarray:
 
 
 def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
-    """Top-1 error of ensembles of 1 .. M members: mean and standard deviation over all subsets, or `SUBSETS` random ones."""
+    """Errors of ensembles of 1 .. M members: means over all subsets, or `SUBSETS` random ones; `std` is that of the top-1 error."""
     members, rng = len(log_probs), np.random.default_rng(0)
     probs = np.exp(log_probs)
     rows = []
@@ -143,14 +160,16 @@ def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, 
         subsets = list(itertools.islice(itertools.combinations(range(members), size), SUBSETS + 1))
         if len(subsets) > SUBSETS:
             subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(SUBSETS)]
-        errors = [top_k_error(labels, probs[list(subset)].mean(0), 1) for subset in subsets]
-        rows.append({"members": size, "subsets": len(subsets), "top1_error": float(np.mean(errors)), "std": float(np.std(errors))})
+        averages = (probs[list(subset)].mean(0) for subset in subsets)
+        top1, top5 = zip(*([top_k_error(labels, scores, k) for k in (1, 5)] for scores in averages), strict=True)
+        errors = {"top1_error": float(np.mean(top1)), "top5_error": float(np.mean(top5)), "std": float(np.std(top1))}
+        rows.append({"members": size, "subsets": len(subsets), **errors})
     return rows
 
 
 def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
     """All members' predictions of one run on a split of its dataset, and the protocol."""
-    from alexnet_jax import data, parallel, run
+    from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.step import make_log_probs
 
     loaded = run.load(workdir)
@@ -162,10 +181,13 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
     batch_size = batch_size or loaded.config.eval.batch_size
     parallel.check_batch_size(batch_size, "--batch-size")
     source, state = dataset.source(split), parallel.replicate(loaded.state)
-    log_probs = parallel.over_devices_predict(make_log_probs(loaded.network.model, loaded.stats, ten_crop))
-    batches = data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads)
+    log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
+    in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(
-        lambda images: log_probs(state, parallel.shard({"image": images})["image"]), batches, len(source), loaded.network.member_names
+        turns.predictor(log_probs, in_turn, state),
+        data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads),
+        len(source),
+        loaded.network.member_names,
     )
     size = loaded.network.model.arch.input_size
     crop = "ten crops (corners, centre, mirrored)" if ten_crop else "centre crop"

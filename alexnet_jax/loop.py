@@ -4,25 +4,52 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, evaluate, parallel, run, schedule
+from alexnet_jax import data, evaluate, memory, parallel, run, schedule, turns
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.control import Inbox, StopSignal
+from alexnet_jax.data import Dataset
 from alexnet_jax.hand import Hand
 from alexnet_jax.meter import Meter
+from alexnet_jax.run import Network
 from alexnet_jax.runlog import RunLog
-from alexnet_jax.step import TrainState, make_eval_step, make_log_probs, make_train_step
+from alexnet_jax.schedule import Plan
+from alexnet_jax.step import TrainState, make_log_probs, make_sums, make_train_step
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """Train to the end, or until a signal; returns the test results, None for a run that was stopped.
+class Setup(NamedTuple):
+    """What a config and a dataset make of a run, before its directory is touched."""
+
+    config: ConfigDict
+    dataset: Dataset
+    sources: dict[str, Any]  # role -> random access to the examples of its split
+    plan: Plan
+    network: Network
+    turns: turns.Turns
+    hand: Hand
+    memory: int  # bytes of a device that were free
+
+
+class Outside(NamedTuple):
+    """The run's ties to its directory and to its user."""
+
+    log: RunLog
+    checkpoints: Checkpoints
+    inbox: Inbox
+    stop: StopSignal
+
+
+def prepare(config: ConfigDict) -> Setup:
+    """Open the dataset, and hold the config against it and against the devices.
 
     Raises:
-      UserError: a config that makes no sense, or contradicts the dataset or the run that the directory holds.
+      UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory.
     """
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
     parallel.check_batch_size(config.eval.batch_size, "eval.batch_size")
@@ -30,19 +57,39 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ("train", "validation", "test")}
     plan = schedule.make_plan(config, len(sources["train"]))
     network = run.build(config, dataset.image_shape, len(dataset.classes))
-    hand = Hand(config.plateau)
-    fresh, notes = run.start_state(workdir, network, config, dataset.classes)
-    run.write_config(workdir, config, dataset)
+    in_turn, free = turns.plan(network.hyper.members, config.train.members_per_program), parallel.memory()
+    memory.check(memory.of_state(jax.eval_shape(network.init_state), in_turn), free)
+    return Setup(config, dataset, sources, plan, network, in_turn, Hand(config.plateau), free)
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """Train to the end, or until a signal; returns the test results, None for a run that was stopped.
+
+    Raises:
+      UserError: as `prepare`; or a config that contradicts the run that the directory holds; a program that can't fit into memory.
+    """
+    setup = prepare(config)
+    fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
+    run.write_config(workdir, config, setup.dataset)
 
     started = time.perf_counter()
-    with Inbox(workdir) as inbox, RunLog(workdir, plan.total) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
-        loop = Loop(config, plan, network, fresh, hand, dataset, sources, log, checkpoints, inbox, stop)
+    with (
+        Inbox(workdir) as inbox,
+        RunLog(workdir, setup.plan.total) as log,
+        Checkpoints(workdir) as checkpoints,
+        StopSignal() as stop,
+    ):
+        loop = Loop(setup, Outside(log, checkpoints, inbox, stop), fresh)
         for note in notes:
             log.event("warning", loop.step, message=note)
         reason = loop.run()
         loop.save()
         checkpoints.wait()
-        test = None if reason == "stopped" else loop.test()
+        test = None
+        if reason != "stopped":
+            predictions = loop.test()
+            run.save_predictions(workdir, evaluate.answers(predictions))
+            test = {"split": config.data.test_split, **evaluate.summarise(predictions)}
         log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test
 
@@ -50,36 +97,49 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 class Loop:
     """The training loop: what it holds between steps, and what happens at which of them."""
 
-    def __init__(self, config, plan, network, fresh, hand, dataset, sources, log, checkpoints, inbox, stop) -> None:
-        self.config, self.plan, self.network, self.dataset, self.sources = config, plan, network, dataset, sources
-        self.log, self.checkpoints, self.inbox, self.stop = log, checkpoints, inbox, stop
-        model, stats, axis = network.model, dataset.stats, parallel.DEVICES
-        rate_factor = schedule.make_schedule(config, plan)
-        self.train_step = parallel.over_devices_train(make_train_step(model, network.make_optimizer, stats, rate_factor, axis))
-        self.eval_step = parallel.over_devices_eval(make_eval_step(model, stats, axis))
-        self.meter = Meter(config.train.batch_size)
+    def __init__(self, setup: Setup, outside: Outside, fresh: TrainState) -> None:
+        self.config, self.dataset, self.sources, self.plan, self.network, self.turns, self.hand, self.memory = setup
+        self.log, self.checkpoints, self.inbox, self.stop = outside
+        self.predict = turns.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats), self.turns)
+        self.sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))
+        self.meter = Meter(self.config.train.batch_size)
         self.warned: set[tuple[int, str]] = set()
 
-        restored = checkpoints.restore(fresh)
+        restored = self.checkpoints.restore(fresh)
         state, position = restored or (fresh, {"evaluated": 0, "commands": 0})
         self.state = parallel.replicate(state)
         self.step = int(state.step)
         self.evaluated = position["evaluated"]  # the step of the last whole evaluation
-        inbox.read = position["commands"]
-        self.hand = hand
-        self.hand.log = log
+        self.inbox.read = position["commands"]
+        self.hand.log = self.log
         if restored:
-            log.event("resume", self.step)
-        log.event(
+            self.log.event("resume", self.step)
+        self.log.event(
             "start",
             self.step,
-            members=network.hyper.members,
-            member_names=network.member_names,
-            steps=plan.total,
-            steps_per_epoch=plan.steps_per_epoch,
+            members=self.network.hyper.members,
+            member_names=self.network.member_names,
+            steps=self.plan.total,
+            steps_per_epoch=self.plan.steps_per_epoch,
             devices=", ".join(parallel.describe()),
-            images=len(sources["train"]),
+            images=len(self.sources["train"]),
         )
+
+    @cached_property
+    def train_step(self) -> turns.TrainProgram:
+        """The train step, compiled when it is first needed. Says what it takes of the memory.
+
+        Raises:
+          UserError: it can't fit.
+        """
+        rate_factor = schedule.make_schedule(self.config, self.plan)
+        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, rate_factor, parallel.DEVICES)
+        batch = data.blank_batch(self.config.train.batch_size // parallel.process()[1], self.dataset.image_shape)
+        program = turns.TrainProgram(step, self.turns, self.state, parallel.shard(batch))
+        needs = memory.of_program(self.state, self.turns, program.compiled)
+        self.log.event("memory", self.step, message=f"{needs}; {memory.size(self.memory)} are free", needed=needs.total, free=self.memory)
+        memory.check(needs, self.memory)
+        return program
 
     def run(self) -> str:
         """Step until there is a reason to end: `epochs`, `done` (every member plateaued after its last drop) or `stopped`."""
@@ -118,7 +178,7 @@ class Loop:
         with self.meter.pause():
             split = self.config.data.validation_split
             result = evaluate.sum_over_split(
-                lambda batch: self.eval_step(self.state, parallel.shard(batch)),
+                self._eval_step,
                 self._batches("validation"),
                 len(self.sources["validation"]),
                 lambda: self.stop.requested,
@@ -138,16 +198,15 @@ class Loop:
             self.stop.requested |= command["command"] == "stop"
         return bool(commands)
 
-    def test(self) -> dict[str, Any]:
-        """The final networks on the test split, each member and their ensemble."""
-        log_probs = parallel.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats))
-        predictions = evaluate.predict_split(
-            lambda images: log_probs(self.state, parallel.shard({"image": images})["image"]),
+    def test(self) -> evaluate.Predictions:
+        """The final networks on the test split."""
+        log_probs = make_log_probs(self.network.model, self.dataset.stats)
+        return evaluate.predict_split(
+            turns.predictor(log_probs, self.turns, self.state),
             self._batches("test"),
             len(self.sources["test"]),
             self.network.member_names,
         )
-        return {"split": self.config.data.test_split, **evaluate.summarise(predictions)}
 
     def save(self) -> None:
         """Save the state under its step, unless that is saved already."""
@@ -162,8 +221,11 @@ class Loop:
         if state is not self.state:
             self.state = replace(state, hyper=parallel.replicate(state.hyper), plateau=parallel.replicate(state.plateau))
 
-    def _batches(self, role: str) -> Iterator[dict]:
+    def _eval_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        shares = parallel.shard(batch)
+        return self.sums(self.predict(self.state, shares["image"]), shares)
 
+    def _batches(self, role: str) -> Iterator[dict]:
         return data.eval_batches(
             self.sources[role], batch_size=self.config.eval.batch_size, threads=self.config.data.threads, process=parallel.process()
         )

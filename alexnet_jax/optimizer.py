@@ -6,6 +6,9 @@
 They are one and the same while the learning rate is constant. When it drops tenfold, the paper's velocity keeps the old scale and decays
 over the next 1 / (1 - m) steps, while PyTorch's velocity shrinks tenfold at once: under the paper's rule the first ten steps or so after
 a drop are still large ones.
+
+LARS (You, Gitman, Ginsburg 2017, arXiv 1708.03888) scales each layer's step by trust |w| / |g + wd w|, which let AlexNet train on batches
+of 8,192. As in optax.lars, biases are left alone.
 """
 
 import jax
@@ -15,20 +18,27 @@ RULES = ("paper", "torch")
 BIASES = ("same", "caffe")
 
 
-def make_optimizer(learning_rate, momentum, weight_decay, *, rule: str = "paper", bias: str = "same") -> optax.GradientTransformation:
+def make_optimizer(
+    learning_rate, momentum, weight_decay, *, rule: str = "paper", bias: str = "same", lars: float = 0.0
+) -> optax.GradientTransformation:
     """The chain for one member. The three numbers may be traced: the state doesn't depend on them, so a new rate is just a new number.
 
-    `bias="caffe"`: biases learn at twice the rate and don't decay, as in Caffe's models and the 2012 code.
+    `bias="caffe"`: biases learn at twice the rate and don't decay, as in Caffe's models and the 2012 code. `lars` is its trust
+    coefficient; 0 leaves it out.
 
     Raises:
-      ValueError: an unknown rule or bias treatment.
+      ValueError: an unknown rule or bias treatment, or a negative trust coefficient.
     """
     if rule not in RULES or bias not in BIASES:
         raise ValueError(f"optimizer.rule {rule!r}, optimizer.bias {bias!r}; known rules: {', '.join(RULES)}; biases: {', '.join(BIASES)}")
+    if lars < 0:
+        raise ValueError(f"optimizer.lars is {lars}; it must not be negative")
     decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel if bias == "caffe" else None)
     rate = optax.scale_by_learning_rate(learning_rate)
     velocity = optax.trace(momentum)
     steps = [decay, rate, velocity] if rule == "paper" else [decay, velocity, rate]
+    if lars:
+        steps.insert(1, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=lars), _is_kernel))
     if bias == "caffe":
         steps.insert(0, optax.masked(optax.scale(2.0), _is_bias))
     return optax.chain(*steps)

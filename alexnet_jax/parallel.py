@@ -12,11 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
+# Members of one program, where a config leaves that open. A program of more is no faster, since convolutions unroll over members
+# (conv.py), and takes longer to compile: on two CPU cores 8 of the small network took 8 s, 32 took 33 s.
+MEMBERS_PER_PROGRAM = 8
 
 
 def start() -> None:
@@ -74,22 +78,29 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
 
 
-def over_devices_train(train_step: Callable) -> Callable:
-    """pmap of `(state, batch) -> (state, metrics)`: the state is replicated and its buffers are reused, the batch is sharded."""
-    return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+def over_devices_train(turn: Callable) -> Any:
+    """pmap of `(state, batch, start) -> (state, metrics)`: the state is replicated and its buffers are reused, the batch is sharded."""
+    return jax.pmap(turn, axis_name=DEVICES, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
 
 
-def over_devices_eval(eval_step: Callable) -> Callable:
-    """pmap of `(state, batch) -> sums`, which the step has already added up over the devices."""
-    return jax.pmap(eval_step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None)
+def over_devices_predict(turn: Callable) -> Callable:
+    """pmap of `(state, images, start) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
+    return jax.pmap(turn, axis_name=DEVICES, in_axes=(None, 0, None), out_axes=1)
 
 
-def over_devices_predict(log_probs: Callable) -> Callable:
-    """pmap of `(state, images) -> (M, B, classes)`; the shares of B are joined again."""
-    mapped = jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, 0), out_axes=1)
+def over_devices_sum(sums: Callable) -> Callable:
+    """pmap of `(log_probs, batch) -> sums`, added up over the devices already; log_probs as `over_devices_predict` gives them."""
+    return jax.pmap(sums, axis_name=DEVICES, in_axes=(1, 0), out_axes=None)
 
-    def joined(state, images):
-        shares = np.asarray(mapped(state, images))  # (M, devices, B / devices, classes)
-        return shares.reshape(shares.shape[0], -1, shares.shape[-1])
 
-    return joined
+def gather(log_probs: jax.Array) -> np.ndarray:
+    """(M, devices, B / devices, classes) on the devices -> (M, B, classes) on the host."""
+    shares = np.asarray(log_probs)
+    return shares.reshape(shares.shape[0], -1, shares.shape[-1])
+
+
+def memory() -> int:
+    """Bytes that this process's programs can use on each of its devices; for a share of the host's memory, what is free of it now."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    known = [limit for limit in limits if limit]
+    return min(known) if known else psutil.virtual_memory().available // jax.local_device_count()

@@ -56,7 +56,7 @@ class Predictor:
     def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
         import jax
 
-        from alexnet_jax import parallel, run
+        from alexnet_jax import parallel, run, turns
         from alexnet_jax.step import make_log_probs
 
         loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
@@ -77,8 +77,8 @@ class Predictor:
             "views": f"{'ten crops' if ten_crop else 'centre crop'} of {model.arch.input_size} from {self.size} pixels",
             "averaging": "softmax",
         }
-        replicated, log_probs = parallel.replicate(state), parallel.over_devices_predict(make_log_probs(model, loaded.stats, ten_crop))
-        self._log_probs = lambda batch: log_probs(replicated, parallel.shard({"image": batch})["image"])
+        in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
+        self._log_probs = turns.predictor(make_log_probs(model, loaded.stats, ten_crop), in_turn, parallel.replicate(state))
 
     def prepare(self, file: Path) -> np.ndarray:
         """A picture as the run's dataset would hold it, uint8 (size, size, C); grey, where that is grey, by luminance.

@@ -3,6 +3,7 @@
 config.json         the resolved config, the dataset, versions, devices, command
 events.jsonl        one JSON object a line (runlog.py)
 checkpoints/        orbax (checkpoint.py)
+predictions-test.npz    what the finished networks answer on the test split (evaluate.answers)
 tensorboard/  figures/  report.html
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import sys
+import zipfile
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -27,14 +29,17 @@ from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, architecture, contradictions
 from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.runlog import writing
 from alexnet_jax.step import MakeOptimizer, TrainState, init_state
 
 CONFIG = "config.json"
+PREDICTIONS = "predictions-test.npz"
 # What may differ when a run is resumed: how long it goes on, and what has no say in its numbers.
 RESUMABLE = (
     "train.epochs",
     "train.log_every_steps",
     "train.checkpoint_every_epochs",
+    "train.members_per_program",
     "data.dir",
     "data.threads",
     "data.prepare",
@@ -86,7 +91,7 @@ def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Net
         )
     arch.check_channels(image_shape[2])
     try:
-        optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias)
+        optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias, lars=config.optimizer.lars)
         optimizer(0.0, 0.0, 0.0)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -157,6 +162,33 @@ def load(workdir: str | Path) -> Run:
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0])
+
+
+def save_predictions(workdir: Path, answers: dict[str, np.ndarray]) -> None:
+    """Write what the finished networks answer on the test split.
+
+    Raises:
+      UserError: the disk refuses.
+    """
+    path = workdir / PREDICTIONS
+    with writing(path):
+        np.savez_compressed(path, **answers)  # type: ignore[arg-type]
+
+
+def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
+    """What `save_predictions` wrote.
+
+    Raises:
+      UserError: the run hasn't finished, or the file is damaged.
+    """
+    path = Path(workdir) / PREDICTIONS
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error})") from None
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -177,6 +177,8 @@ def describe(event: dict) -> str:
             members = "1 member" if e["members"] == 1 else f"{e['members']} members"
             epochs = f"{e['steps'] / e['steps_per_epoch']:.1f} epochs of {e['images']:,} images"
             return f"start  {members}, {e['steps']:,} steps ({epochs}) on {e['devices']}"
+        case "memory":
+            return f"memory  {e['message']}"
         case "train":
             return (
                 f"{step}  epoch {e['epoch']:.2f}  train  loss {_members(e['loss'], '.4f')}  error {_members(e['error'], '.2%')}"

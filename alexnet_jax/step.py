@@ -1,4 +1,4 @@
-"""TrainState, train_step and eval_step: written for one member, vmapped over members once, here.
+"""TrainState, the train step and the predictions: written for one member, vmapped over members once, here.
 
 Randomness: every draw comes from (member seed, purpose) and, but for initialisation, the example's `index` in the run's endless stream.
 Never from a device, a process or a counter that a restart resets: so the same run on any number of devices, stopped and resumed
@@ -107,29 +107,27 @@ def make_log_probs(model: AlexNet, stats: PixelStats, ten_crop: bool = False) ->
     return jax.vmap(member, in_axes=(_MEMBER_AXES, None))
 
 
-def make_eval_step(model: AlexNet, stats: PixelStats, device_axis: str) -> Callable:
-    """`eval_step(state, batch) -> sums` over all devices' shares of a batch whose `mask` is false on padding.
+def make_sums(device_axis: str) -> Callable:
+    """`sums(log_probs, batch)` over all devices' shares of a batch whose `mask` is false on padding; log_probs float32 (M, B, classes).
 
     Sums are float32: `count` (); `loss`, `top1_errors`, `top5_errors` (M,); `ensemble_top1_errors` (), of the mean of the members' softmax.
     """
-    log_probs_of = make_log_probs(model, stats)
 
-    def eval_step(state: TrainState, batch: Batch):
-        log_probs = log_probs_of(state, batch["image"])
+    def sums(log_probs, batch: Batch):
         label, mask = batch["label"], batch["mask"]
         top1, top5 = (is_error(log_probs, label, k) for k in (1, 5))
         ensemble = is_error(jnp.nanmean(jnp.exp(log_probs), axis=0), label, 1)  # a member that says NaN has no say
         loss = -jnp.take_along_axis(log_probs, label[None, :, None], axis=-1)[..., 0]
-        sums = {
+        values = {
             "loss": jnp.sum(jnp.where(mask, loss, 0), -1),
             "top1_errors": jnp.sum(top1 & mask, -1, dtype=jnp.float32),
             "top5_errors": jnp.sum(top5 & mask, -1, dtype=jnp.float32),
             "ensemble_top1_errors": jnp.sum(ensemble & mask, dtype=jnp.float32),
             "count": jnp.sum(mask, dtype=jnp.float32),
         }
-        return lax.psum(sums, device_axis)
+        return lax.psum(values, device_axis)
 
-    return eval_step
+    return sums
 
 
 def _logits(model: AlexNet, params, views, hyper: Hyper, dropout_keys=None) -> jax.Array:

@@ -46,6 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.optimizer.rule = "paper"  # paper | torch: see alexnet_jax/optimizer.py
     config.optimizer.bias = "same"  # same | caffe: twice the rate and no decay for biases
+    config.optimizer.lars = 0.0  # trust coefficient of layer-wise rates, for batches of thousands (1e-3 there); 0: off
     config.optimizer.schedule = "constant"  # constant | fixed | poly: what time alone does to the rate, see alexnet_jax/schedule.py
     config.optimizer.drop_epochs = (25.0, 51.0, 79.0)  # of `fixed`: the 2012 run's, times plateau.factor each
     config.optimizer.poly_power = 2.0  # of `poly`
@@ -64,6 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.train.init_from = ""  # fine-tuning: a run or imported weights to start from; where classes differ, with a new last layer
     config.train.batch_size = 128  # of all devices together
+    config.train.members_per_program = 0  # that train at once, the others after them at each step; 0: up to 8
     config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 0.5

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import hyper, parallel
+from alexnet_jax import hyper, parallel, turns
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.metrics import is_error
 from alexnet_jax.model import AlexNet, architecture, model_config
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.step import init_state, make_eval_step, make_log_probs, make_train_step
+from alexnet_jax.step import init_state, make_log_probs, make_sums, make_train_step
 
 STATS = PixelStats(np.float32([120]), np.float32(75), np.float32([75]), np.float32([[1]]))
 BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 0, "learning_rate": 0.05}
@@ -40,10 +40,11 @@ def batch(step, size=16):
     }
 
 
-def train(model, state, steps=3, size=16):
+def train(model, state, steps=3, size=16, at_once=0):
     """The state and the metrics after some steps on all four devices."""
-    step = parallel.over_devices_train(make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES))
+    step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
     state, metrics = parallel.replicate(state), []
+    step = turns.TrainProgram(step, turns.plan(state.hyper.members, at_once), state, parallel.shard(batch(0, size)))
     for i in range(steps):
         state, values = step(state, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
@@ -113,8 +114,8 @@ def test_one_trace_whatever_the_rate():
         traces.append(1)
         return inner(state, batch)
 
-    step = parallel.over_devices_train(counted)
     state = parallel.replicate(state_of(model, "seeds=2"))
+    step = turns.TrainProgram(counted, turns.plan(2, 0), state, parallel.shard(batch(0)))
     for i in range(4):
         state, _ = step(state, parallel.shard(batch(i)))
         scaled = state.plateau.replace(scale=np.float32([0.1**i, 1]))
@@ -134,11 +135,16 @@ def test_drop_scales_the_step():
     close(member(moved, 1), jax.tree.map(lambda leaf: 0.1 * leaf, member(moved, 0)), rtol=2e-2, atol=1e-7)
 
 
-def test_eval_step_sums_what_the_mask_admits():
+@pytest.mark.parametrize("at_once", [3, 2])
+def test_sums_of_what_the_mask_admits(at_once):
     model = network()
     state = state_of(model, "seeds=3")
     masked = {**batch(0), "mask": np.arange(16) < 13}
-    sums = parallel.over_devices_eval(make_eval_step(model, STATS, parallel.DEVICES))(parallel.replicate(state), parallel.shard(masked))
+    shares = parallel.shard(masked)
+    on_devices = turns.over_devices_predict(make_log_probs(model, STATS), turns.plan(3, at_once))(
+        parallel.replicate(state), shares["image"]
+    )
+    sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))(on_devices, shares)
     log_probs = np.asarray(make_log_probs(model, STATS)(state, masked["image"]))[:, :13]
     label = masked["label"][:13]
     assert float(sums["count"]) == 13

@@ -1,0 +1,82 @@
+"""What a run takes of each device's memory, said before the first step, and how many members fit into one program."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.step import TrainState
+from alexnet_jax.turns import Turns
+
+FIELD = "train.members_per_program"
+
+
+class Needs(NamedTuple):
+    """Bytes on one device: parameters and optimiser state of all members, activations of those that train at once."""
+
+    turns: Turns
+    parameters: int
+    optimizer: int
+    activations: int  # and all else that a step's program needs beside the state
+
+    @property
+    def state(self) -> int:
+        return self.parameters + self.optimizer
+
+    @property
+    def total(self) -> int:
+        return self.state + self.activations
+
+    def __str__(self) -> str:
+        """`7 members: parameters 12.4 MB, optimiser 12.4 MB, activations 434 MB`."""
+        at_once = f" of {self.turns.size} at once" if self.turns.size < self.turns.members else ""
+        activations = f"activations{at_once} {size(self.activations)}" if self.activations else "without activations"
+        members = f"{self.turns.members} members" if self.turns.members > 1 else "1 member"
+        return f"{members}: parameters {size(self.parameters)}, optimiser {size(self.optimizer)}, {activations}"
+
+
+def of_state(state: TrainState, turns: Turns) -> Needs:
+    """What the state takes, real or abstract, before anything is compiled."""
+    return Needs(turns, _bytes(state.params), _bytes(state.opt_state), 0)
+
+
+def of_program(state: TrainState, turns: Turns, compiled: Any) -> Needs:
+    """What a compiled train step takes. `compiled` is JAX's, whose `memory_analysis` knows the program's buffers."""
+    plan, needs = compiled.memory_analysis(), of_state(state, turns)
+    if plan is None:  # a backend that doesn't tell
+        return needs
+    program = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+    return needs._replace(activations=max(0, program - needs.state))
+
+
+def check(needs: Needs, available: int) -> None:
+    """Refuse what can't fit.
+
+    Raises:
+      UserError: it needs more than the bytes available; says how many members at once would fit.
+    """
+    if needs.total <= available:
+        return
+    found = f"{needs}: {size(needs.total)}, of which the device has {size(available)}"
+    for_activations = available - needs.state
+    if for_activations <= 0:
+        raise UserError(f"{found}; give the run fewer members, or narrower ones (model.width)")
+    fit = int(for_activations / (needs.activations / needs.turns.size)) if needs.activations else 0
+    if fit < 1:
+        raise UserError(f"{found}; not even one member's activations fit: lower train.batch_size")
+    raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.size - 1)}")
+
+
+def size(number: int) -> str:
+    """Bytes for people."""
+    value, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

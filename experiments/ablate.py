@@ -11,6 +11,7 @@ command again skips what has finished. experiments/statistics.py says what the n
 import argparse
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from alexnet_jax.errors import UserError, run_cli
 from experiments.factors import FACTORS
 
 if TYPE_CHECKING:
+    from experiments.points import Program
     from experiments.study import Study
 
 MARGIN = 0.5  # points of percent
@@ -70,7 +72,7 @@ def plan_only_here() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def train(study: "Study", out: Path, args: argparse.Namespace) -> bool:
+def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = ()) -> bool:
     """Print the plan, and unless it is a dry run train what has not finished; False for a dry run.
 
     Raises:
@@ -80,19 +82,24 @@ def train(study: "Study", out: Path, args: argparse.Namespace) -> bool:
     from experiments.launch import launch
     from experiments.results import LOG
 
-    costs = {program.directory: found for program, found in zip(study.programs, cost.check(study.programs), strict=True)}
-    print("\n".join([plan.describe(out, study.programs, costs), *_plan_notes(study)]), flush=True)
+    costs = {program.directory: found for program, found in zip(programs, cost.check(programs), strict=True)}
+    print("\n".join([plan.describe(out, programs, costs), *notes]), flush=True)
     if args.dry_run:
-        expected = cost.estimate(study.programs, costs, measure=args.launcher == "local")
+        expected = cost.estimate(programs, costs, measure=args.launcher == "local")
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
         return False
     weights = {directory: found.flops for directory, found in costs.items()}
-    errors = launch(study.programs, args.launcher, args.jobs, args.retry, weights)
+    errors = launch(programs, args.launcher, args.jobs, args.retry, weights)
     failed = {directory: error for directory, error in errors.items() if error is not None}
     for directory, error in failed.items():
         again = "the same command goes on, with --retry also where a run failed"
         raise UserError(f"{len(failed)} of {len(errors)} runs did not finish; {directory.name}: {error} (see {directory / LOG}); {again}")
     return True
+
+
+def train_study(study: "Study", out: Path, args: argparse.Namespace) -> bool:
+    """`train` of a study's programs, with its levels in the plan."""
+    return train(study.programs, out, args, _plan_notes(study))
 
 
 def _plan_notes(study: "Study") -> list[str]:
@@ -122,7 +129,7 @@ def protocol(study: "Study") -> dict[str, Any]:
         f"batches of {config['train']['batch_size']}",
         "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
         + (f"; {split} is also the split that lowers the learning rate" if split else ""),
-        "seeds": f"{study.seeds}, from {config['ensemble']['seed']}",
+        "seeds": f"{study.seeds}, from {config['ensemble']['seed']}: of initialisation, dropout and augmentation, not of the images' order",
         "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
         "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
     }
@@ -139,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
 
     plan_only_here()
     study = studies.plan(args.config, args.overrides, names, args.seeds, args.out / "runs", args.max_members)
-    if train(study, args.out, args):
+    if train_study(study, args.out, args):
         report(study, args.margin, args.out)
 
 

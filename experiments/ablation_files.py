@@ -6,14 +6,18 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from alexnet_jax.report.charts import ensemble_curve_figure
 from alexnet_jax.runlog import plain, writing
 from experiments import figures
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 READING = (
     "Differences are points of percent, negative is better, with the 95 % interval of the paired t-test over seeds: what other seeds would "
-    "show on these test images. p is that test's, by Holm's correction for the number of levels compared. McNemar counts the predictions that only "
+    "show on these test images. p is that test's, by Holm's correction for the number of levels. McNemar counts the predictions that only "
     "the level, and only the reference, got wrong, all seeds pooled: what other test images would show of these networks, too sure of "
     "itself where seeds share the images. ± is the standard deviation over seeds.",
     "A verdict of no effect needs an interval within the margin of {margin:g} points.",
@@ -69,13 +73,13 @@ def write(found: dict[str, Any], out: Path) -> list[Path]:
         (out / "ablation.json").write_text(json.dumps(plain(found), indent=2) + "\n", encoding="utf-8")
         (out / "ablation.csv").write_text(csv_text(found), encoding="utf-8")
         (out / "ablation.md").write_text(markdown(found), encoding="utf-8")
-    drawn = {}
+    drawn: dict[str, Figure] = {}
     compared = [factor for factor in found["factors"] if len(factor.get("levels", ())) > 1]
     if compared:
         drawn["ablation"] = figures.effects_figure(compared, found["margin"])
     for factor in found["factors"]:
         if "curve" in factor:
-            drawn["ensemble"] = figures.ensemble_figure(factor)
+            drawn["ensemble"] = ensemble_curve_figure(factor)
     for name, figure in drawn.items():
         figures.save(figure, out / name)
     return [out / f"ablation.{kind}" for kind in ("md", "json", "csv")] + [

@@ -67,41 +67,21 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
     axes.set_yticks(range(len(levels)), [level["level"] for level in levels], fontsize=12, parse_math=False)
 
 
-def ensemble_figure(result: dict[str, Any], published: Mapping[int, float] | None = None) -> "Figure":
-    """Test error against the number of networks: mean over subsets, their standard deviation as a band.
+def ensemble_figure(split: str, curve: Sequence[dict[str, Any]], published: Mapping[int, float]) -> "Figure":
+    """The ensemble curve, and crosses where the published cut of the error would have put it.
 
     Args:
-      result: of `comparison.ensemble_gain`.
-      published: by size, the paper's error as a factor of one network's: drawn as crosses.
+      published: by number of networks, an error as a factor of one network's.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from alexnet_jax.report.charts import ensemble_curve_figure
 
-    sizes = [row["members"] for row in result["curve"]]
-    errors, spread = (100 * np.array([row[name] for row in result["curve"]]) for name in ("top1_error", "std"))
-    figure = Figure(figsize=(7, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    axes = figure.add_subplot()
-    axes.fill_between(sizes, errors - spread, errors + spread, color=COLOURS[0], alpha=0.2, linewidth=0, label="± std over subsets")
-    axes.plot(sizes, errors, "o-", color=COLOURS[0], linewidth=2, markersize=7, label="measured")
-    if published:
-        shown = {size: errors[0] * factor for size, factor in published.items() if 1 < size <= sizes[-1]}
-        axes.plot(
-            list(shown),
-            list(shown.values()),
-            "x",
-            color=COLOURS[2],
-            markersize=10,
-            markeredgewidth=2.5,
-            label="the paper's relative cut (top-1)",
-        )
-    for size, error in ((sizes[0], errors[0]), (sizes[-1], errors[-1])):
-        axes.annotate(f"{error:.2f} %", (size, error), (0, -20), textcoords="offset points", ha="center", color=INK, fontsize=11)
-    axes.set_title("Test error (%) against the number of networks averaged")
-    axes.set(xlabel="networks", xticks=sizes)
-    axes.set_ylim(0, 1.15 * max(errors + spread) or 1)
-    axes.margins(x=0.08)
-    axes.legend(frameon=False, labelcolor=INK)
-    style_axes(axes)
+    figure = ensemble_curve_figure({"split": split, "curve": curve})
+    (axes,) = figure.axes
+    shown = {row["members"]: 100 * curve[0]["top1_error"] * published[row["members"]] for row in curve if row["members"] in published}
+    if shown:
+        label = "the paper's cut of one network's error"
+        axes.plot(list(shown), list(shown.values()), "x", color=COLOURS[2], markersize=9, markeredgewidth=2.5, label=label)
+        axes.legend(frameon=False, labelcolor=INK, loc="lower left")
     return figure
 
 

@@ -164,7 +164,7 @@ def _ensemble(study: Study, margin: float) -> dict[str, Any]:
     test = [event["test"] for event in read_events(result.workdir) if "test" in event][-1]
     wrong = predictions["ensemble_answer"] != predictions["label"]
     gain = comparison.ensemble_gain(_outcome(result), wrong, test["curve"], margin)
-    return {**gain, "run": str(result.workdir), "notes": _warnings(result)}
+    return {**gain, "split": test["split"], "run": str(result.workdir), "notes": _warnings(result)}
 
 
 def _warnings(result: "Result") -> list[str]:

@@ -58,6 +58,7 @@ def test_curve_is_the_mean_over_all_subsets():
     pairs = [(np.exp(LOG_PROBS[list(pair)]).mean(0).argmax(-1) != LABELS).mean() for pair in itertools.combinations(range(5), 2)]
     assert curve[1]["top1_error"] == pytest.approx(np.mean(pairs))
     assert curve[1]["std"] == pytest.approx(np.std(pairs))
+    assert curve[0]["top5_error"] == pytest.approx(np.mean(evaluate.summarise(PREDICTIONS)["top5_error"]))
 
 
 def test_curve_of_many_members_samples_subsets():

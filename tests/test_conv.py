@@ -47,6 +47,19 @@ def test_conv_of_shared_images():
     np.testing.assert_allclose(gradient[2], jax.grad(lambda w: jnp.sum(plain_conv(x, w, 1, (2, 2), 1) ** 2))(w[2]), rtol=1e-5)
 
 
+def test_the_grouped_form_is_the_same_convolution():
+    x, w = normal(0, (3, 2, 9, 9, 4)), normal(1, (3, 5, 5, 4, 6))
+
+    def value_and_gradients(form):
+        value, pullback = jax.vjp(jax.vmap(lambda x, w: conv(x, w, 2, (2, 1), 1, form)), x, w)
+        return value, *pullback(normal(2, value.shape))
+
+    for ours, grouped in zip(value_and_gradients("unroll"), value_and_gradients("grouped"), strict=True):
+        np.testing.assert_allclose(ours, grouped, rtol=1e-4, atol=1e-4)
+    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, w: conv(x, w, 1, (1, 1), 1, "grouped")))(x, w)
+    assert str(jaxpr).count("feature_group_count=3") == 1
+
+
 def test_no_grouped_convolution_under_vmap():
     jaxpr = jax.make_jaxpr(jax.vmap(lambda x, w: conv(x, w, 1, (1, 1))))(normal(0, (4, 2, 5, 5, 3)), normal(1, (4, 3, 3, 3, 2)))
     assert str(jaxpr).count("conv_general_dilated[") == 4

@@ -65,3 +65,28 @@ def test_rules_agree_until_the_rate_drops_and_then_do_not():
 def test_unknown_choices_are_refused(kwargs):
     with pytest.raises(ValueError, match="known rules: paper, torch"):
         make_optimizer(0.1, 0.9, 0.0, **kwargs)
+
+
+@pytest.mark.parametrize("rule", ["paper", "torch"])
+def test_lars_makes_every_kernel_step_a_share_of_its_norm(rule):
+    """The first step moves a kernel by lr * trust * |w|, whatever its gradient; a bias by lr times its gradient."""
+    w = {"fc6": {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([0.0, 0.0])}, "fc7": {"kernel": jnp.array([[1e-3]])}}
+    g = {"fc6": {"kernel": jnp.array([[0.0, 100.0]]), "bias": jnp.array([1.0, 2.0])}, "fc7": {"kernel": jnp.array([[-7.0]])}}
+    optimizer = make_optimizer(0.1, 0.9, 0.0, rule=rule, lars=0.01)
+    updates, _ = optimizer.update(g, optimizer.init(w), w)
+    np.testing.assert_allclose(updates["fc6"]["kernel"], [[0, -0.1 * 0.01 * 5]], rtol=1e-5)
+    np.testing.assert_allclose(updates["fc7"]["kernel"], [[0.1 * 0.01 * 1e-3]], rtol=1e-5)
+    np.testing.assert_allclose(updates["fc6"]["bias"], [-0.1, -0.2], rtol=1e-6)
+
+
+def test_lars_takes_decay_into_its_ratio():
+    """Section 4 of the LARS paper has |g| + wd |w| in the ratio, optax.lars and this |g + wd w|: the same where they are parallel."""
+    w, g = {"kernel": jnp.array([3.0, 4.0])}, {"kernel": jnp.array([6.0, 8.0])}
+    optimizer = make_optimizer(0.1, 0.0, 0.5, rule="paper", lars=0.01)
+    updates, _ = optimizer.update(g, optimizer.init(w), w)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.01 * 5 / (10 + 0.5 * 5) * (np.array([6, 8]) + 0.5 * np.array([3, 4])), rtol=1e-5)
+
+
+def test_a_negative_trust_coefficient_is_refused():
+    with pytest.raises(ValueError, match=r"optimizer\.lars is -1"):
+        make_optimizer(0.1, 0.9, 0.0, lars=-1.0)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import hyper, parallel, turns
+from alexnet_jax import hyper, parallel, step, turns
+from alexnet_jax import model as model_lib
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.metrics import is_error
 from alexnet_jax.model import AlexNet, architecture, model_config
@@ -42,11 +43,11 @@ def batch(step, size=16):
 
 def train(model, state, steps=3, size=16, at_once=0):
     """The state and the metrics after some steps on all four devices."""
-    step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
+    train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
     state, metrics = parallel.replicate(state), []
-    step = turns.TrainProgram(step, turns.plan(state.hyper.members, at_once), state, parallel.shard(batch(0, size)))
+    program = turns.TrainProgram(train_step, turns.plan(state.hyper.members, at_once), state, parallel.shard(batch(0, size)))
     for i in range(steps):
-        state, values = step(state, parallel.shard(batch(i, size)))
+        state, values = program(state, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
     return jax.tree.map(np.asarray, state), metrics
 
@@ -95,6 +96,22 @@ def test_dropout_zero_and_augmentation_off_is_the_plain_network():
     np.testing.assert_allclose(metrics[0]["loss"], -np.mean(np.asarray(log_probs)[0, np.arange(16), batch(0)["label"]]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("what", ["augment", "dropout", "lrn"])
+def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
+    """Two steps with a strength of zero, and two of a network that was built without: momentum, parameters and losses to the bit."""
+    off = {"augment": "augment=off", "dropout": "dropout=0", "lrn": "lrn=off"}
+    others = ", ".join(spec for name, spec in off.items() if name != what)
+    after, metrics = train(network(), state_of(network(), f"{off[what]}, {others}, seeds=2"), steps=2)
+    if what == "augment":
+        monkeypatch.setattr(step, "augment", lambda key, image, hyper, stats, size: image[1:29, 1:29].astype(jnp.float32) - stats.mean)
+    elif what == "dropout":
+        monkeypatch.setattr(model_lib, "dropout", lambda x, rate, keys, layer: x)
+    without = network(lrn=what != "lrn")
+    plain, plain_metrics = train(without, state_of(without, f"{others}, seeds=2"), steps=2)
+    assert jax.tree.all(jax.tree.map(np.array_equal, (after.params, after.opt_state), (plain.params, plain.opt_state)))
+    assert np.array_equal(metrics[1]["loss"], plain_metrics[1]["loss"])
+
+
 def test_a_done_member_stays_what_it_was():
     model = network()
     state = state_of(model, "seeds=2")
@@ -115,9 +132,9 @@ def test_one_trace_whatever_the_rate():
         return inner(state, batch)
 
     state = parallel.replicate(state_of(model, "seeds=2"))
-    step = turns.TrainProgram(counted, turns.plan(2, 0), state, parallel.shard(batch(0)))
+    program = turns.TrainProgram(counted, turns.plan(2, 0), state, parallel.shard(batch(0)))
     for i in range(4):
-        state, _ = step(state, parallel.shard(batch(i)))
+        state, _ = program(state, parallel.shard(batch(i)))
         scaled = state.plateau.replace(scale=np.float32([0.1**i, 1]))
         state = state.replace(plateau=parallel.replicate(scaled))
     assert len(traces) == 1

@@ -1,0 +1,56 @@
+"""What a run takes of the memory, and what it is told where that is too much."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import loop, memory, parallel, run
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import read_events
+from alexnet_jax.turns import Turns
+
+NEEDS = memory.Needs(Turns(7, 7), parameters=100, optimizer=100, activations=7000)
+
+
+def test_state_is_counted_before_anything_is_compiled(tiny_config):
+    setup = run.build(tiny_config(members=3), (28, 28, 1), 10)
+    state = jax.eval_shape(setup.init_state)
+    needs = memory.of_state(state, Turns(3, 3))
+    assert needs.parameters == 4 * sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    assert needs.optimizer == needs.parameters  # one velocity for each
+    assert needs.activations == 0
+
+
+def test_what_fits_is_said_by_number():
+    memory.check(NEEDS, 7200)
+    with pytest.raises(UserError, match=r"7 members: parameters 100 B, .*7\.2 kB, of which the device has 7 kB; .*members_per_program=6"):
+        memory.check(NEEDS, 7000)
+    with pytest.raises(UserError, match="members_per_program=2"):
+        memory.check(NEEDS, 2300)
+    with pytest.raises(UserError, match=r"lower train\.batch_size"):
+        memory.check(NEEDS, 1000)
+    with pytest.raises(UserError, match="fewer members"):
+        memory.check(NEEDS, 200)
+
+
+def test_the_proposal_counts_what_one_of_the_turn_takes():
+    with pytest.raises(UserError, match=r"activations of 4 at once 7 kB.*members_per_program=2"):
+        memory.check(NEEDS._replace(turns=Turns(7, 4)), 4000)
+
+
+def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config("train.epochs=0.1", "train.members_per_program=2", members=3)
+    loop.train(config, tmp_path / "fits")
+    (event,) = [event for event in read_events(tmp_path / "fits") if event["event"] == "memory"]
+    assert event["message"].startswith("3 members: parameters")
+    assert "activations of 2 at once" in event["message"]
+    needs = memory.of_state(run.load(tmp_path / "fits").state, Turns(3, 2))
+    assert needs.state < event["needed"] < 1e9
+
+    monkeypatch.setattr(parallel, "memory", lambda: event["needed"] - 1)
+    with pytest.raises(UserError, match=r"members_per_program=1$"):
+        loop.train(config, tmp_path / "tight")
+    monkeypatch.setattr(parallel, "memory", lambda: needs.state - 1)
+    with pytest.raises(UserError, match="fewer members"):
+        loop.train(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from alexnet_jax.control import StopSignal
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
 from experiments.points import Program
@@ -116,7 +117,7 @@ def run_on_slurm(
     for directory, job in jobs.items():
         shown.say(f"{directory.name}: job {job.job_id}{', submitted before' if directory in known else ''}")
     errors: dict[Path, str | None] = {}
-    try:
+    with StopSignal() as stop:
         while len(errors) < len(jobs):
             for directory, job in jobs.items():
                 if directory in errors:
@@ -125,12 +126,12 @@ def run_on_slurm(
                 if job.done():
                     errors[directory] = _outcome(job)
                     shown.finished(directory, errors[directory])
+            if stop.requested:
+                left = " ".join(job.job_id for directory, job in jobs.items() if directory not in errors)
+                shown.say(f"the jobs go on; the same command watches them again. To end them: scancel {left}")
+                raise KeyboardInterrupt
             if len(errors) < len(jobs):
                 time.sleep(POLL if cluster == "slurm" else POLL / 20)
-    except KeyboardInterrupt:
-        left = ", ".join(str(job.job_id) for directory, job in jobs.items() if directory not in errors)
-        shown.say(f"the jobs go on; the same command watches them again. To end them: scancel {left.replace(',', '')}")
-        raise
     return errors
 
 

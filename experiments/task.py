@@ -12,6 +12,8 @@ from alexnet_jax.runlog import EVENTS, read_events, writing
 from experiments.points import Program
 from experiments.results import FAILURE, LOG
 
+STOPPED = "stopped; the same command goes on from there"
+WARNING = 60.0  # seconds that a task in Slurm whose training was stopped waits for Slurm's warning
 GRACE = 60.0  # seconds that a process gets to save; Slurm's warning comes 90 s before the end
 # Slurm sends its warning, which is submitit's to answer, to every process of the job; unheeded it would end the training. A shell ignores
 # it for what it becomes, since a function between fork and exec is unsafe beside JAX's threads.
@@ -74,7 +76,7 @@ class Task:
         if code == 0:
             return None
         if self.stopping or code in _STOPPED or self._was_stopped():
-            return "stopped; the same command goes on from there"
+            return STOPPED
         error = _last_error((directory / LOG).read_bytes()[self._log_start :].decode(errors="replace"), code)
         with writing(directory / FAILURE):
             (directory / FAILURE).write_text(error + "\n", encoding="utf-8")
@@ -85,7 +87,10 @@ class Task:
         self.start()
         while not self.poll():  # no wait(): during that, the signal handler that calls `checkpoint` could not see the process end
             time.sleep(0.2)
-        return self.outcome()
+        outcome = self.outcome()
+        if outcome == STOPPED and "SLURM_JOB_ID" in os.environ:
+            time.sleep(WARNING)  # preempted: the training has heeded Slurm's SIGTERM, the warning that queues the task again may follow
+        return outcome
 
     def checkpoint(self) -> Any:
         """What submitit calls shortly before the time is up, or when the job is preempted: save, stop, and queue again.

@@ -1,0 +1,314 @@
+"""The sweep: its plan and estimate, its table in every form, the mistakes that it refuses before anything starts, and one real sweep."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import summary
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import architecture
+from experiments import cost, plan, table
+from experiments.cost import Cost, check, estimate
+from experiments.points import Point, pack
+from experiments.results import FAILURE
+from experiments.sweep import main
+
+CONFIG = "configs/digits.py"
+TINY = ("model.width=0.04", "train.batch_size=40", "train.epochs=0.5", "train.log_every_steps=5", "eval.batch_size=64")
+HOSTILE = "<script>alert('x')</script> --> & $\\frac$"
+NAN = float("nan")
+
+
+def log(program, validation, test, lost=(), seconds=8.0, split="test"):
+    """The traces of a finished run of 100 steps, in which some members diverged."""
+    directory, members = program.directory, program.members
+    directory.mkdir(parents=True, exist_ok=True)
+    config = config_lib.load(program.config, program.overrides)
+    (directory / "config.json").write_text(json.dumps({"config": json.loads(config.to_json())}))
+    loss = [None if m in lost else 0.5 for m in range(members)]
+    events = [
+        {"event": "start", "step": 0, "members": members, "steps": 100},
+        {"event": "eval", "step": 50, "split": "validation", "loss": [0.5] * members, "top1_error": [0.9] * members},
+        {"event": "eval", "step": 100, "split": "validation", "loss": loss, "top1_error": validation},
+        {"event": "end", "step": 100, "seconds": seconds, "test": {"split": split, "top1_error": test, "nll": loss}},
+    ]
+    (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A finished program of three points, one of which lost a seed and one all of them, and one that failed."""
+    points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("0.1", "0.01", "0.001", "9")]
+    made = pack(CONFIG, [], [*points, Point("tanh", {"learning_rate": "0.01", "model.activation": "tanh"})], 2, tmp_path / "sweep")
+    log(made[0], [0.1, 1.0, 0.11, 0.13, 0.2, 0.2, 1.0, 1.0], [0.12, 1.0, 0.2, 0.1, 0.3, 0.3, 1.0, 1.0], lost=(1, 6, 7))
+    made[1].directory.mkdir()
+    (made[1].directory / FAILURE).write_text("out of memory\n")
+    return made
+
+
+# The table
+
+
+def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(programs):
+    assert table.text(table.rows(programs)).splitlines() == [
+        "point                learning_rate  activation  validation error      test error  seeds  note",
+        "learning_rate=0.01   0.01                         12.00 ± 1.41 %  15.00 ± 7.07 %      2",
+        "learning_rate=0.001  0.001                        20.00 ± 0.00 %  30.00 ± 0.00 %      2",
+        "learning_rate=0.1    0.1                                 10.00 %         12.00 %      1  1 of 2 diverged",
+        "learning_rate=9      9                                                                0  diverged",
+        "tanh                 0.01           tanh                                                 failed: out of memory",
+    ]
+    assert table.headline(table.rows(programs)) == (
+        "Lowest validation error, of the 4 of 5 points that have finished: learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; "
+        "its test error is 15.00 ± 7.07 %."
+    )
+    assert "the one to choose by" in table.caption(programs)
+
+
+def test_a_test_on_the_validation_split_is_told(programs):
+    log(programs[0], [0.1] * 8, [0.1] * 8, split="validation")
+    assert "the test images are the same split, validation" in table.caption(programs)
+
+
+def test_before_anything_has_finished_the_table_says_so(programs):
+    rows = table.rows(programs[1:])
+    assert table.headline(rows) == "No point has finished yet."
+    assert [path.name for path in table.write(programs[0].directory.parent, programs[1:])] == ["results.csv", "results.html"]
+
+
+def test_the_csv_holds_every_number(programs):
+    best, _, partly, lost, failed = csv.DictReader(io.StringIO(table.csv_text(table.rows(programs))))
+    assert best["point"] == "learning_rate=0.01"
+    assert (best["learning_rate"], best["model.activation"], best["seeds"], best["diverged"]) == ("0.01", "", "2", "0")
+    assert float(best["validation_error_mean"]) == pytest.approx(0.12)
+    assert float(best["validation_error_std"]) == pytest.approx(np.std([0.11, 0.13], ddof=1), rel=1e-5)
+    assert float(best["test_error_mean"]) == pytest.approx(0.15)
+    assert best["test_errors"] == "0.2 0.1"
+    assert (best["run"], best["members"]) == (str(programs[0].directory), "2 3")
+    assert (partly["seeds"], partly["diverged"], partly["validation_errors"], partly["validation_error_std"]) == ("1", "1", "0.1 1", "")
+    assert (lost["seeds"], lost["diverged"], lost["validation_error_mean"]) == ("0", "2", "")
+    assert (failed["note"], failed["validation_errors"]) == ("failed: out of memory", "")
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text outside of scripts."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_can_be_sorted_by_keyboard_and_stands_alone(programs):
+    root = programs[0].directory.parent
+    paths = table.write(root, programs)
+    assert [str(path.relative_to(root)) for path in paths] == ["results.csv", "results.html", "figures/results.png", "figures/results.svg"]
+    assert all(path.stat().st_size > 500 for path in paths)
+    html = (root / "results.html").read_text()
+    page = Page(html)
+    headings = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert [heading.get("aria-sort") for heading in headings] == [None, None, None, "ascending", None, None, None]
+    assert sum(tag == "button" for tag, _ in page.tags) == len(headings)
+    keys = [attributes["data-key"] for tag, attributes in page.tags if tag == "td" and "data-key" in attributes]
+    assert [float(key) for key in keys] == pytest.approx([0.12, 0.15, 0.2, 0.3, 0.1, 0.12])
+    assert not {"link", "img", "iframe"} & {tag for tag, _ in page.tags}
+    assert not [attributes for tag, attributes in page.tags if tag == "script" and "src" in attributes]
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", html)
+    assert "prefers-color-scheme: dark" in html
+    assert "12.00 ± 1.41 %" in page.text
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    (program,) = pack(CONFIG, [], [Point(HOSTILE, {"learning_rate": "1"})], 1, tmp_path / "sweep")
+    log(program, [0.1], [0.1])
+    table.write(tmp_path, [program])
+    html = (tmp_path / "results.html").read_text()
+    assert html.count("<script") == 1
+    assert HOSTILE in Page(html).text
+
+
+def test_the_figure_draws_means_with_their_spread_and_leaves_out_what_diverged(programs):
+    axes = table.figure(table.rows(programs)).axes[0]
+    validation, test = axes.containers
+    assert validation.get_label() == "validation"
+    assert validation[0].get_xdata() == pytest.approx([12, 20, 10])
+    assert test[0].get_xdata() == pytest.approx([15, 30, 12])
+    ends = [segment[:, 0] for segment in validation[2][0].get_segments()]
+    assert ends[0] == pytest.approx([12 - np.sqrt(2), 12 + np.sqrt(2)])
+    assert ends[2] == pytest.approx([10, 10])  # a single seed has no spread
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["learning_rate=0.01", "learning_rate=0.001", "learning_rate=0.1"]
+    assert [text.get_text() for text in axes.texts] == ["1 of 2 diverged"]
+    assert axes.get_xlabel() == "not drawn: 1 diverged point"
+
+
+def test_errors_of_different_magnitude_are_drawn_on_a_logarithmic_axis(programs):
+    assert table.figure(table.rows(programs)).axes[0].get_xscale() == "linear"
+    log(programs[0], [0.01] * 6 + [0.9] * 2, [0.01] * 8)
+    assert table.figure(table.rows(programs)).axes[0].get_xscale() == "log"
+
+
+# The plan and the estimate
+
+
+def test_a_plan_reads_back_as_it_was_written(programs, tmp_path):
+    made = plan.make(CONFIG, [], programs)
+    plan.save(tmp_path / "sweep", made)
+    assert plan.load(tmp_path / "sweep") == made
+    plan.check_directory(tmp_path / "sweep", made)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds", "message"),
+    [
+        (["model.dropout=0.1"], 2, "model.dropout=0.5, now it is 0.1"),
+        ([], 3, "another sweep: 5 points x 2 seeds = 10 members in 2 programs, now it is 5 points x 3 seeds"),
+    ],
+)
+def test_a_directory_holds_one_sweep(programs, tmp_path, overrides, seeds, message):
+    root = tmp_path / "sweep"
+    plan.save(root, plan.make(CONFIG, [], programs))
+    points = [point for program in programs for point in program.points]
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan.check_directory(root, plan.make(CONFIG, overrides, pack(CONFIG, overrides, points, seeds, root)))
+    plan.check_directory(root, plan.make(CONFIG, ["train.epochs=99"], programs))  # which may go on for longer
+
+
+def test_a_directory_of_something_else_is_left_alone(programs, tmp_path):
+    made = plan.make(CONFIG, [], programs)
+    (tmp_path / "other").mkdir()
+    plan.check_directory(tmp_path / "other", made)
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="exists and holds no sweep"):
+        plan.check_directory(tmp_path / "other", made)
+    with pytest.raises(UserError, match="other holds no sweep"):
+        plan.load(tmp_path / "other")
+
+
+def test_the_work_is_that_of_the_networks_products(digits_dir, tmp_path):
+    (program,) = pack(CONFIG, [f"data.dir={digits_dir}", *TINY], [Point("any", {"learning_rate": ".1"})], 3, tmp_path)
+    (found,) = check([program])
+    network = summary.table(architecture(config_lib.load(CONFIG, TINY).model), 10, 1)
+    gigaflops = float(re.search(r"([\d.]+) in a training step", network)[1])  # of an image
+    assert found.steps == 16  # half an epoch of 1,258 images, 40 a step
+    assert found.flops == pytest.approx(gigaflops * 1e9 * 40 * 16 * 3, rel=0.02)
+
+
+def test_lrn_constants_of_a_network_without_lrn_are_refused(digits_dir, tmp_path):
+    programs = pack(CONFIG, [f"data.dir={digits_dir}", "model.lrn=off"], [Point("a", {"lrn": "off"})], 1, tmp_path)
+    with pytest.raises(UserError, match="lrn=off has no effect"):
+        check(programs)
+
+
+def test_the_estimate_goes_by_runs_that_have_ended(programs):
+    done, failed = (program.directory for program in programs)
+    costs = {done: Cost(100, 8e9, "float32"), failed: Cost(100, 2e9, "float32")}
+    found = estimate(programs, costs, measure=False)
+    assert found.seconds == pytest.approx(2)  # 8 GFLOPs took 8 s, 2 are left
+    assert not found.lower_bound
+    assert str(found) == "about 2 s, at the pace of the run of this sweep that has ended, 1 GFLOP/s with compilation and evaluation"
+
+
+def test_without_such_runs_it_is_a_lower_bound_or_none(programs, monkeypatch):
+    costs = {programs[1].directory: Cost(100, 6e12, "bfloat16")}
+    asked = []
+    monkeypatch.setattr(cost, "_measured_here", lambda dtype: asked.append(dtype) or (1e11, "a product", "2 x gpu"))
+    assert str(estimate(programs[1:], costs, measure=True)).startswith(
+        "at least 60 s, 6 TFLOPs at 100 GFLOP/s, what a product reached just now"
+    )
+    assert asked == ["bfloat16"]
+    assert estimate(programs[1:], costs, measure=False) is None
+
+
+def test_a_matrix_product_is_timed(monkeypatch):
+    monkeypatch.setattr(cost, "SECONDS", 0.05)
+    flops, product, device = cost.matrix_rate("float32")
+    assert 1e8 < flops < 1e16
+    assert (product, device) == ("a 2048 x 2048 float32 product", "4 x cpu cpu")
+
+
+# The command
+
+
+def arguments(digits_dir, out, *more):
+    return ["--config", CONFIG, "--out", str(out), *(f"--config.{field}" for field in (f"data.dir={digits_dir}", *TINY)), *more]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--grid", "lerning_rate=.1"], "did you mean learning_rate"),
+        (["--grid", "model.positive_bias=some"], "model.positive_bias=some: expected a number"),
+        (["--grid", "model.activation=relu,gelu"], "model.activation is 'gelu'; known: relu, tanh"),
+        (["--grid", "model.input_size=64"], "more than the dataset's 28x28 pixels"),
+        (["--grid", "data.train_split=trian"], "no split 'trian'"),
+        (["--grid", "plateau.mode=never"], "plateau.mode is 'never'"),
+        (["--grid", "model.width=.1,.2"], "--config.model.width=0.04 would have no effect"),
+        (["--grid", "learning_rate=.1", "--config.optimizer.learning_rate=.2"], "every point sets learning_rate"),
+        (["--grid", "learning_rate=.1", "--config.model.width=.2"], "--config.model.width is given twice"),
+        (["--grid", "learning_rate=.1,1e-1"], "are the same setting"),
+        (["--grid", "seeds=2", "--seeds", "3"], "--seeds 3 contradicts seeds=2"),
+        (["--grid", "seeds=2", "--points", "x.py"], "leave one out"),
+        (["--points", "x.py"], "no file x.py"),
+        ([], "nothing to sweep over"),
+        (["--table"], "leave --config out"),
+        (["--grid", "seeds=1", "--launcher", "slurm", "--time", "soon"], "--time soon"),
+        (["--gird", "seeds=1"], "did you mean --grid"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(digits_dir, tmp_path, more, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        main(arguments(digits_dir, tmp_path / "sweep", *more))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(digits_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cost, "_measured_here", lambda dtype: None)
+    out = tmp_path / "sweep"
+    assert main(arguments(digits_dir, out, "--grid", "learning_rate=.1,.2; model.activation=relu,tanh; seeds=3", "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    assert f"{out}: 4 points x 3 seeds = 12 members in 2 programs" in printed
+    assert re.search(r"^activation=tanh-\w+ +2 +6 +16  to be trained$", printed, re.M)
+    assert "estimated time, one program after the other: unknown" in printed
+    assert not out.exists()
+
+
+def test_a_sweep_from_a_config_file_with_points_of_its_own(digits_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cost, "_measured_here", lambda dtype: None)
+    config = tmp_path / "mine.py"
+    config.write_text("from configs.digits import get_config\ndef sweep(add):\n    add('a', lrn=True)\n    add('b', lrn=False)\n")
+    main(["--config", str(config), *arguments(digits_dir, tmp_path / "sweep", "--seeds", "4", "--dry-run")[2:]])
+    assert "2 points x 4 seeds = 8 members in 1 program" in capsys.readouterr().out
+
+
+def test_a_sweep(digits_dir, tmp_path, capsys, monkeypatch):
+    """Trained for real: a diverged member does no harm to the others; the same command again trains nothing; --table needs no config."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device compiles faster than the tests' four
+    monkeypatch.setattr(cost, "_measured_here", lambda dtype: None)
+    out = tmp_path / "sweep"
+    words = arguments(digits_dir, out, "--grid", "learning_rate=.02,1e9; seeds=2")
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^\.02 +\d+\.\d\d ± \d+\.\d\d % +\d+\.\d\d ± \d+\.\d\d % +2$", printed, re.M)
+    assert re.search(r"^1e9 +0  diverged$", printed, re.M)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/events.jsonl")}
+    assert len(before) == 1
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/events.jsonl")} == before
+    capsys.readouterr()
+    assert main(["--out", str(out), "--table"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip() in printed
+    assert Path(out / "results.html").exists()

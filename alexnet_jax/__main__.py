@@ -10,6 +10,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m alexnet_jax.weights    torchvision, Caffe, safetensors -> a run directory, and back
   python -m alexnet_jax.model      the layers of a variant, or what differs between two
   python -m alexnet_jax.config     a config with all its fields, or what differs between two
+  python -m experiments.sweep      a grid of settings -> runs, here or in Slurm -> a table by validation error
   python -m experiments.report     run directories -> report.html
   python -m experiments.parity     every variant against an independent PyTorch network
 

@@ -85,13 +85,19 @@ class Estimate(NamedTuple):
         return f"{'at least' if self.lower_bound else 'about'} {duration(self.seconds)}, {self.basis}"
 
 
-def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: bool) -> Estimate | None:
+def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: bool, retry: bool = False) -> Estimate | None:
     """The time of what is left to do of some programs: by the pace of runs of theirs that have ended, or else of a matrix product here.
 
     Args:
       measure: whether the programs will run on this machine, so that its pace may be measured where no run has ended.
+      retry: whether those that failed will be done too.
+
+    Returns:
+      None where there is nothing to take it from.
     """
-    rest = sum(costs[p.directory].flops * (1 - progress(p.directory)) for p in programs if status(p.directory).state != "finished")
+    states = {program.directory: status(program.directory).state for program in programs}
+    done = ("finished",) if retry else ("finished", "failed")
+    rest = sum(costs[directory].flops * (1 - progress(directory)) for directory, state in states.items() if state not in done)
     work = seconds = 0.0
     counted = 0
     for program in programs:
@@ -102,20 +108,33 @@ def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: b
                 seconds + spent,
                 counted + 1,
             )
-    if counted:
+    if counted and rest:
         runs = "the run of this sweep that has" if counted == 1 else f"the {counted} runs of this sweep that have"
         return Estimate(
             rest * seconds / work, f"at the pace of {runs} ended, {_rate(work / seconds)} with compilation and evaluation", False
         )
+    if not rest:
+        return Estimate(0.0, "since nothing is left to do", False)
     if not measure:
         return None
     fastest = "bfloat16" if any(cost.dtype == "bfloat16" for cost in costs.values()) else "float32"
     measured = _measured_here(fastest)
     if measured is None:
         return None
-    rate, product, device = measured
-    basis = f"{_engineering(rest)}FLOPs at {_rate(rate)}, what {product} reached just now on {device}"
-    return Estimate(rest / rate, f"{basis}; compilation, evaluation and all that isn't a product come on top", True)
+    basis = f"{_engineering(rest)}FLOPs at {_rate(measured.flops)}, what {measured.product} reached just now on {measured.device}"
+    on_top = "compilation, evaluation and all that isn't a product come on top"
+    if measured.busy:
+        on_top += "; but the machine is busy with other work, without which it would be faster"
+    return Estimate(rest / measured.flops, f"{basis}; {on_top}", not measured.busy)
+
+
+class Pace(NamedTuple):
+    """What the devices of this machine do."""
+
+    flops: float  # a second, of all devices together
+    product: str  # that was timed, in words
+    device: str  # in words
+    busy: bool  # whether other processes keep half of the processor or more
 
 
 def _pace(directory: Path) -> tuple[int, float]:
@@ -129,22 +148,24 @@ def _pace(directory: Path) -> tuple[int, float]:
     return events[-1]["step"] - events[-2]["step"], events[-1]["seconds"]
 
 
-def _measured_here(dtype: str) -> tuple[float, str, str] | None:
+def _measured_here(dtype: str) -> Pace | None:
     """`matrix_rate` in a process of its own, which gives the devices back; None where they are not to be had."""
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # another process may be training on them
     done = subprocess.run([sys.executable, "-m", "experiments.cost", dtype], capture_output=True, text=True, check=False, env=environment)
-    return tuple(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
+    return Pace(*json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
 
 
-def matrix_rate(dtype: str) -> tuple[float, str, str]:
-    """FLOPs a second of a matrix product on one of this machine's devices, times their number; the product and the devices in words."""
+def matrix_rate(dtype: str) -> Pace:
+    """The pace of a matrix product on one of this machine's devices, times their number."""
     import jax
     import jax.numpy as jnp
 
     from alexnet_jax import parallel
 
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)  # of the last minute, before this process adds to it
     parallel.start()
-    size = 2048 if jax.default_backend() == "cpu" else 8192  # some milliseconds, so that starting it doesn't count
+    cpu = jax.default_backend() == "cpu"
+    size = 2048 if cpu else 8192  # some milliseconds, so that starting it doesn't count
     product = jax.jit(lambda a: a @ a / size)
     x = jnp.ones((size, size), dtype)
     product(x).block_until_ready()
@@ -153,7 +174,8 @@ def matrix_rate(dtype: str) -> tuple[float, str, str]:
         started = time.perf_counter()
         product(x).block_until_ready()
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best * jax.device_count(), f"a {size} x {size} {dtype} product", ", ".join(parallel.describe())
+    flops = 2 * size**3 / best * jax.device_count()
+    return Pace(flops, f"a {size} x {size} {dtype} product", ", ".join(parallel.describe()), cpu and load > 0.5)
 
 
 def _rate(flops: float) -> str:

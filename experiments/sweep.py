@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     costs = {program.directory: cost for program, cost in zip(plan.programs, check(plan.programs), strict=True)}
     slurm = _slurm(args) if args.launcher == "slurm" else None
     print(plans.describe(args.out, plan.programs, costs))
-    expected = estimate(plan.programs, costs, measure=slurm is None)
+    expected = estimate(plan.programs, costs, measure=slurm is None, retry=args.retry)
     unknown = "unknown, since no run of this sweep has ended yet, and what will train it can't be timed from here"
     print(f"\nestimated time, one program after the other: {expected or unknown}", flush=True)
     if args.dry_run:

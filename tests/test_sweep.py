@@ -15,7 +15,7 @@ from alexnet_jax import summary
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import architecture
 from experiments import cost, plan, table
-from experiments.cost import Cost, check, estimate
+from experiments.cost import Cost, Pace, check, estimate
 from experiments.points import Point, pack
 from experiments.results import FAILURE
 from experiments.sweep import main
@@ -215,7 +215,8 @@ def test_lrn_constants_of_a_network_without_lrn_are_refused(digits_dir, tmp_path
 def test_the_estimate_goes_by_runs_that_have_ended(programs):
     done, failed = (program.directory for program in programs)
     costs = {done: Cost(100, 8e9, "float32"), failed: Cost(100, 2e9, "float32")}
-    found = estimate(programs, costs, measure=False)
+    assert str(estimate(programs, costs, measure=False)) == "about 0 s, since nothing is left to do"
+    found = estimate(programs, costs, measure=False, retry=True)
     assert found.seconds == pytest.approx(2)  # 8 GFLOPs took 8 s, 2 are left
     assert not found.lower_bound
     assert str(found) == "about 2 s, at the pace of the run of this sweep that has ended, 1 GFLOP/s with compilation and evaluation"
@@ -223,20 +224,24 @@ def test_the_estimate_goes_by_runs_that_have_ended(programs):
 
 def test_without_such_runs_it_is_a_lower_bound_or_none(programs, monkeypatch):
     costs = {programs[1].directory: Cost(100, 6e12, "bfloat16")}
-    asked = []
-    monkeypatch.setattr(cost, "_measured_here", lambda dtype: asked.append(dtype) or (1e11, "a product", "2 x gpu"))
-    assert str(estimate(programs[1:], costs, measure=True)).startswith(
-        "at least 60 s, 6 TFLOPs at 100 GFLOP/s, what a product reached just now"
-    )
+    asked, pace = [], Pace(1e11, "a product", "2 x gpu", False)
+    monkeypatch.setattr(cost, "_measured_here", lambda dtype: asked.append(dtype) or pace)
+    found = str(estimate(programs[1:], costs, measure=True, retry=True))
+    assert found.startswith("at least 60 s, 6 TFLOPs at 100 GFLOP/s, what a product reached just now on 2 x gpu; compilation")
     assert asked == ["bfloat16"]
-    assert estimate(programs[1:], costs, measure=False) is None
+    pace = pace._replace(busy=True)
+    found = str(estimate(programs[1:], costs, measure=True, retry=True))
+    assert found.startswith("about 60 s")
+    assert "the machine is busy" in found
+    assert estimate(programs[1:], costs, measure=False, retry=True) is None
 
 
 def test_a_matrix_product_is_timed(monkeypatch):
     monkeypatch.setattr(cost, "SECONDS", 0.05)
-    flops, product, device = cost.matrix_rate("float32")
-    assert 1e8 < flops < 1e16
-    assert (product, device) == ("a 2048 x 2048 float32 product", "4 x cpu cpu")
+    monkeypatch.setattr(cost.os, "getloadavg", lambda: (0.6 * cost.os.cpu_count(), 0, 0))
+    found = cost.matrix_rate("float32")
+    assert 1e8 < found.flops < 1e16
+    assert found[1:] == ("a 2048 x 2048 float32 product", "4 x cpu cpu", True)
 
 
 # The command

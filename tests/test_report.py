@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.report import results_table, write_report
 from alexnet_jax.report.curves import POINTS, curves_figure
@@ -29,6 +31,7 @@ TEST = {
     "ensemble_top1_error": 0.09,
     "ensemble_top5_error": 0.005,
     "relative_cut": 0.4,
+    "curve": [{"members": 1, "subsets": 2, "top1_error": 0.15, "std": 0.05}, {"members": 2, "subsets": 1, "top1_error": 0.09, "std": 0.0}],
 }
 SINGLE = TEST | {
     "top1_error": [0.1236],
@@ -217,6 +220,10 @@ class Page(HTMLParser):
         self.text += data
 
 
+def headings(html):
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", html)
+
+
 def write_config(workdir, **record):
     (workdir / "config.json").write_text(json.dumps(record))
 
@@ -224,7 +231,8 @@ def write_config(workdir, **record):
 def test_the_report_of_a_finished_run(tmp_path):
     log_run(tmp_path, end={"reason": "epochs", "test": TEST})
     command = "python -m alexnet_jax.train --config configs/digits.py"
-    config = {"optimizer": {"learning_rate": 0.01}}
+    config = json.loads(config_lib.load("configs/imagenet.py", ["optimizer.learning_rate=.02", "train.epochs=90"]).to_json())
+    config["optimizer"]["of_a_newer_version"] = [1]
     write_config(tmp_path, config=config, dataset=DATASET, versions={"jax": "0.12.0"}, devices=["cpu:cpu", "cpu:cpu"], command=command)
     path = write_report(tmp_path)
     assert path == tmp_path / "report.html"
@@ -245,22 +253,28 @@ def test_the_report_of_a_finished_run(tmp_path):
         "devices": "2 x cpu:cpu",
         "jax": "0.12.0",
     }
-    assert json.dumps(config, indent=2) in page.text
+    assert "optimizer.learning_rate = 0.02\noptimizer.momentum = 0.9\n" in page.text
     assert "learning rate of member 1 drops to 0.001 (plateau)" in page.text
     cells = re.findall(r"<td>(.*?)</td>", path.read_text())
     assert cells[:6] == ["seed=0", "10.00 %", "1.00 %", "seed=1", "20.00 %", "2.34 %"]
+    assert cells[-6:] == ["optimizer.learning_rate", "0.01", "0.02", "optimizer.of_a_newer_version", "–", "[1]"]  # and nothing else
+    assert cells[-9:-6] == ["relative cut", "40.0 %", ""]
+    assert f"python -m experiments.report {tmp_path}" in page.text
 
 
 def test_the_report_stands_alone(tmp_path):
-    log_run(tmp_path)
+    log_run(tmp_path, end={"reason": "epochs", "test": TEST})
     page = Page(write_report(tmp_path).read_text())
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert all(value.startswith("#") for name, value in page.attributes if name in ("src", "href", "xlink:href"))
     assert "url(http" not in page.text
-    assert page.tags.count("svg") == 1
+    assert page.tags.count("svg") == 3
     assert INK not in (tmp_path / "report.html").read_text().split("<svg")[1]  # its ink is the page's, in the dark too
-    assert (tmp_path / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert ElementTree.parse(tmp_path / "figures" / "curves.svg").getroot().tag.endswith("svg")
+    identities = [value for name, value in page.attributes if name == "id"]
+    assert len(identities) == len(set(identities))  # also those within figures
+    for name in ("curves", "ensemble", "throughput"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(tmp_path / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
 
 
 def test_names_from_outside_cannot_become_markup(tmp_path):
@@ -269,7 +283,7 @@ def test_names_from_outside_cannot_become_markup(tmp_path):
     log_run(tmp_path, names=[HOSTILE, "seed=1"], end={"reason": "epochs", "test": TEST})
     write_config(
         tmp_path,
-        config={"classes": [HOSTILE]},
+        config={"classes": {"names": HOSTILE}},
         dataset=DATASET | {"name": HOSTILE},
         versions={HOSTILE: HOSTILE},
         devices=[HOSTILE],
@@ -279,8 +293,10 @@ def test_names_from_outside_cannot_become_markup(tmp_path):
     page = Page(html)
     assert "<script" not in html
     assert "script" not in page.tags
-    assert page.text.count(HOSTILE) == 8  # happening, member, result, dataset, command, device, version and its name
-    assert json.dumps(HOSTILE) in page.text
+    assert (
+        page.text.count(HOSTILE) == 10
+    )  # happening, member, legend, result, dataset, command, device, version and its name, config's difference
+    assert f"classes.names = {json.dumps(HOSTILE)}" in page.text
     ElementTree.parse(tmp_path / "figures" / "curves.svg")
 
 
@@ -289,12 +305,9 @@ def test_a_run_that_is_going_has_a_report_and_every_part_of_the_config_is_option
     html = write_report(tmp_path).read_text()
     assert "Still going, or was interrupted, at step 20 of 100." in html
     assert "There are no test results yet." in html
-    assert "<h2>Results</h2>" not in html
-    assert "<h2>Environment</h2>" not in html
+    assert headings(html) == ["The run", "Training", "More", "Throughput", "Log"]
     write_config(tmp_path, versions={"jax": "0.12.0"})
-    html = write_report(tmp_path).read_text()
-    assert "<h2>Environment</h2>" in html
-    assert "<summary>Config</summary>" not in html
+    assert headings(write_report(tmp_path).read_text()) == ["The run", "Training", "More", "Throughput", "Environment", "Log"]
 
 
 def test_a_broken_config_is_the_users_error(tmp_path):
@@ -333,8 +346,10 @@ def test_the_command_writes_each_report_and_says_where(tmp_path):
         log_run(run, train_steps=[10])
     done = run_command(*runs)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == [str(run / "report.html") for run in runs]
-    assert all((run / "report.html").exists() for run in runs)
+    pages = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
+    assert [os.path.abspath(line.split(" (")[0]) for line in done.stdout.splitlines()] == list(map(str, pages))
+    assert "All that shows the networks is left out" in pages[0].read_text()
+    assert (tmp_path / "comparison.svg").exists()
 
 
 def test_the_command_refuses_what_is_no_run(tmp_path):

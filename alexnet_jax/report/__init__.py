@@ -84,7 +84,8 @@ def _on_record(events: list[dict], record: dict) -> list[Section]:
     if "config" in record:
         text = "Where this run differs from the source document's recipe, configs/imagenet.py."
         rows = history.recipe_differences(record)
-        whole = Folded("The whole config", [Code(json.dumps(record["config"], indent=2))])
+        fields = (f"{name} = {json.dumps(value)}" for name, value in history.flat(record["config"]).items())
+        whole = Folded("The whole config", [Code("\n".join(fields))])
         sections.append(Section("Config", [Text(text), Table(("field", "recipe", "this run"), rows, numbers=False), whole]))
     if environment := history.environment(record):
         sections.append(Section("Environment", [Pairs(environment)]))

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.evaluate import BINS, Predictions, average
+from alexnet_jax.evaluate import BINS
 
 
 class Answers(NamedTuple):
-    """The likeliest class and its probability, for each network and for their ensemble."""
+    """The likeliest class and its probability, for each network and for their ensemble: what `evaluate.answers` gives."""
 
     label: np.ndarray  # int32 (N,)
     answer: np.ndarray  # int32 (M, N)
@@ -28,19 +28,6 @@ class Reliability(NamedTuple):
     def ece(self) -> float:
         """Expected calibration error: |accuracy - confidence|, weighted by the counts."""
         return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.counts)) if len(self.counts) else float("nan")
-
-
-def from_predictions(predictions: Predictions) -> Answers:
-    """The answers behind log-probabilities. The ensemble averages probabilities; a diverged member has no say in it."""
-    label, log_probs, _ = predictions
-    ensemble = ensemble_log_probs(log_probs)
-    return Answers(label, log_probs.argmax(-1), np.exp(log_probs.max(-1)), ensemble.argmax(-1), np.exp(ensemble.max(-1)))
-
-
-def ensemble_log_probs(log_probs: np.ndarray) -> np.ndarray:
-    """The ensemble's (N, classes), of the members (M, N, classes) that have not diverged."""
-    voting = log_probs[~np.isnan(log_probs).any(axis=(1, 2))]
-    return average(voting if len(voting) else log_probs)
 
 
 def confusion_matrix(label: np.ndarray, answer: np.ndarray, classes: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from alexnet_jax.evaluate import BINS
 from alexnet_jax.report.answers import Reliability
-from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, WRONG, member_colour, printable, shorten, style_axes
+from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, WRONG, member_colour, printable, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from alexnet_jax.probe import LayerStatistics
 
+NAME = 16  # letters of a class along a confusion matrix
 NUMBERED = 12  # a confusion matrix of so many classes has its numbers in it
 MATRIX = 40  # and one of more than so many is no figure that can be read
 
@@ -71,11 +72,9 @@ def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> "Figure":
     axes.tick_params(which="minor", length=0)
     axes.spines["bottom"].set_visible(False)
     fontsize = 9.5 if count <= NUMBERED else 6
-    names = [printable(name) for name in classes]
+    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in map(printable, classes)]
     axes.set_xticks(range(count), names, fontsize=fontsize, rotation=0 if max(map(len, names)) <= 2 else 90, parse_math=False)
     axes.set_yticks(range(count), names, fontsize=fontsize, parse_math=False)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        shorten(label, 1.2) if label.get_rotation() == 0 else label.set_text(label.get_text()[:18])
     axes.set(xlabel="answer", ylabel="true class")
     return figure
 

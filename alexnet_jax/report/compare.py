@@ -73,14 +73,14 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
         return lambda _, test: f"{100 * test[field]:.2f} %" if test else ""
 
     rows = [
-        row("status", lambda run, _: history.status(run.events)),
+        row("status", lambda run, _: history.status(run.events).split(",")[0]),
         row("dataset", lambda run, _: run.record["dataset"]["name"] if "dataset" in run.record else ""),
         row("members", lambda run, _: str(history.start_of(run.events)["members"])),
         row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
-        row("top-1 error", error("mean_top1_error")),
+        row("mean top-1 error", error("mean_top1_error")),
         row("± std", lambda _, test: f"{100 * test['std_top1_error']:.2f} %" if test and len(test["top1_error"]) > 1 else ""),
-        row("ensemble", error("ensemble_top1_error")),
-        row("ensemble top-5", error("ensemble_top5_error")),
+        row("ensemble's", error("ensemble_top1_error")),
+        row("its top-5 error", error("ensemble_top5_error")),
         row("relative cut", lambda _, test: f"{100 * test['relative_cut']:.1f} %" if test and len(test["top1_error"]) > 1 else ""),
         row("images/s", lambda run, _: f"{statistics.median(speeds):,.0f}" if (speeds := history.speeds(run.events)) else ""),
         row("time", lambda run, _: history.duration(run.events)),
@@ -132,8 +132,13 @@ def _draw_run(axes: "Axes", epochs: np.ndarray, values: np.ndarray, colour: str,
 
 def _headline(runs: Sequence[Past]) -> str:
     tests = [(run.name, test) for run in runs if (test := history.test_of(run.events))]
-    if not tests:
-        return "There are no test results yet."
+    if len(tests) < len(runs):
+        return f"{len(tests)} of {len(runs)} runs have test results."
+    if (
+        len({(run.record.get("dataset", {}).get("name"), test["split"], test["count"]) for run, (_, test) in zip(runs, tests, strict=True)})
+        > 1
+    ):
+        return "The runs were tested on different images."
     name, best = min(tests, key=lambda pair: pair[1]["ensemble_top1_error"])
     return f"{name} has the least error: {100 * best['ensemble_top1_error']:.2f} % of the {best['split']} images."
 

@@ -53,8 +53,7 @@ def throughput_figure(events: list[dict]) -> "Figure":
     axes.plot(epochs, values, color=COLOURS[0], linewidth=1.5, marker=".", markersize=3 if len(values) > POINTS else 6)
     median = statistics.median(values)
     axes.axhline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.annotate(f"median {median:,.0f}", (1, median), (-2, 5), ("axes fraction", "data"), "offset points", ha="right", color=INK)
-    axes.set_title("Images a second, of all members together")
+    axes.set_title(f"Images a second, all members; dashed the median, {median:,.0f}")
     axes.set_ylim(0, 1.15 * values.max())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("epoch")
@@ -78,7 +77,9 @@ def _draw_error(axes: "Axes", evals: list[dict], names: list[str]) -> None:
     scale(axes, error)
     axes.set_title(f"{evals[0]['split'].capitalize()} top-1 error (%)" if evals else "Evaluation: none yet")
     if len(names) > 1:
-        axes.plot(epochs, [100 * event["ensemble_top1_error"] for event in evals], color=INK, linewidth=2.6, label="ensemble")
+        axes.plot(
+            epochs, [100 * event["ensemble_top1_error"] for event in evals], color=INK, linewidth=2.6, label="ensemble", marker=_dot(epochs)
+        )
     if evals and np.isfinite(last := 100 * evals[-1]["ensemble_top1_error"]):
         axes.annotate(f"{last:.1f} %", (epochs[-1], last), (6, 0), textcoords="offset points", va="center", color=INK)
 
@@ -105,6 +106,7 @@ def _draw_rate(axes: "Axes", events: list[dict], members: int) -> None:
         axes.set_ylim(positive.min() / 3.2, positive.max() * 3.2)  # at least one power of ten lies within
         axes.minorticks_off()
         distinct = np.unique([float(f"{rate:.3g}") for rate in positive])
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         if len(distinct) <= 6 and (distinct[1:] > 3 * distinct[:-1]).all():  # room for each at its place
             axes.set_yticks(distinct, [f"{rate:g}" for rate in distinct])
 
@@ -126,11 +128,16 @@ def _draw_members(axes: "Axes", epochs: np.ndarray, values: np.ndarray, names: l
     """One line a member; values (events, members)."""
     if len(names) <= len(COLOURS):
         for m, name in enumerate(names):
-            axes.plot(epochs, values[:, m], color=COLOURS[m], linewidth=1.5, label=name)
+            axes.plot(epochs, values[:, m], color=COLOURS[m], linewidth=1.5, label=name, marker=_dot(epochs))
     else:
         lines = axes.plot(epochs, values, color=COLOURS[0], linewidth=0.6, alpha=0.5)
         lines[0].set_label(f"{len(names)} members")
         axes.plot(epochs, np.ma.masked_invalid(values).mean(axis=1), color=COLOURS[2], linewidth=2, label="their mean")
+
+
+def _dot(epochs: np.ndarray) -> str:
+    """The marker of a curve: a single point is no line, and would not be seen."""
+    return "o" if len(epochs) == 1 else ""
 
 
 # What other figures of events share

@@ -120,10 +120,11 @@ def results_table(events: list[dict]) -> str:
 
 def ensemble_in_words(test: dict) -> str:
     """How much of the error the ensemble cut, and how much the paper's did."""
-    members = len(test["top1_error"])
+    members, cut = len(test["top1_error"]), test["relative_cut"]
     top1, top5 = (1 - five / one for one, five in zip(PAPER_ONE, PAPER_FIVE, strict=True))
     return (
-        f"The ensemble of {members} makes {100 * test['relative_cut']:.1f} % fewer top-1 errors than one of its networks does on average. "
+        f"The ensemble of {members} makes {100 * abs(cut):.1f} % {'fewer' if cut >= 0 else 'more'} top-1 errors than one of its networks "
+        "does on average. "
         f"In the 2012 paper, on ImageNet, five networks instead of one took the top-1 error from {PAPER_ONE[0]} to {PAPER_FIVE[0]} %, a "
         f"relative cut of {100 * top1:.1f} %, and the top-5 error from {PAPER_ONE[1]} to {PAPER_FIVE[1]} %, a cut of {100 * top5:.1f} %. "
         "Its 15.4 % with seven counts two networks that had seen more data."
@@ -154,10 +155,15 @@ def recipe_differences(record: dict) -> list[tuple[str, ...]]:
 
 def field_differences(configs: list[dict[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
     """(section.field, its value in each config) where these are not all the same; a dash where a config has no such field."""
-    flat = [{f"{section}.{field}": _value(v) for section, fields in config.items() for field, v in fields.items()} for config in configs]
-    names = dict.fromkeys(name for fields in flat for name in fields)
-    rows = [(name, *(fields.get(name, "–") for fields in flat)) for name in names]
+    texts = [{name: _value(value) for name, value in flat(config).items()} for config in configs]
+    names = dict.fromkeys(name for fields in texts for name in fields)
+    rows = [(name, *(fields.get(name, "–") for fields in texts)) for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`{"section.field": value}` of a config as config.json holds it."""
+    return {f"{section}.{field}": value for section, fields in config.items() for field, value in fields.items()}
 
 
 def duration(events: list[dict]) -> str:

@@ -16,8 +16,6 @@ from alexnet_jax.report.answers import (
     Answers,
     confident_mistakes,
     confusion_matrix,
-    ensemble_log_probs,
-    from_predictions,
     most_confused,
     reliability,
     unsure,
@@ -76,8 +74,8 @@ def network_sections(workdir: Path) -> list[Section]:
     try:
         subject = _subject(loaded, healthy[0], bool(test_of(events)))
     except UserError as error:
-        return [*sections, *_without_dataset(loaded), _left_out("What needs the dataset", error)]
-    answers = from_predictions(subject.predictions)
+        return [*sections, *_from_stored_answers(loaded), _left_out("What needs the dataset", error)]
+    answers = Answers(**evaluate.answers(subject.predictions))
     return [
         *sections,
         augmentations_section(subject),
@@ -122,9 +120,9 @@ def augmentations_section(subject: Subject) -> Section:
     images, _ = probe.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
     views = probe.augmented(subject.run, subject.member, images, AUGMENTED[1])
     strengths = {name: float(np.asarray(getattr(subject.run.state.hyper, name))[subject.member]) for name in AUGMENTATIONS}
-    drawn = ", ".join(f"{name} {value:g}" for name, value in strengths.items() if value)
+    drawn = ", ".join(f"{name} {value:g}{' degrees' if name == 'rotation' else ''}" for name, value in strengths.items() if value)
     text = (
-        f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back: "
+        f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back. Strengths: "
         f"{drawn or 'every augmentation is off'}."
     )
     return Section("Augmentation", [Text(text), Drawing("augmentations", pictures.augmentations_figure(images, views), text)])
@@ -171,7 +169,7 @@ def bars_section(subject: Subject, answers: Answers) -> Section:
     others = np.setdiff1d(np.arange(len(answers.label)), hard)
     places = np.concatenate([np.random.default_rng(0).permutation(others)[:4], hard])
     images, labels = probe.examples(subject.dataset.source(subject.split), places)
-    classes, probabilities = subject.run.classes, np.exp(ensemble_log_probs(subject.predictions.log_probs[:, places]))
+    classes, probabilities = subject.run.classes, np.exp(evaluate.average(evaluate.voting(subject.predictions.log_probs)[:, places]))
     shown = []
     for image, label, row in zip(images, labels, probabilities, strict=True):
         top = [{"label": classes[i], "index": int(i), "probability": row[i]} for i in np.argsort(-row, kind="stable")[:BARS]]
@@ -202,7 +200,7 @@ def neighbours_section(subject: Subject) -> Section:
         f"{subject.split.capitalize()} images of different classes, and the {NEIGHBOURS[1]} of {len(train_images):,} training images whose "
         f"features in fc7 of {subject.name} have the smallest Euclidean distance; classes other than the first's in red."
     )
-    return Section("Nearest neighbours", [Text(text), Drawing("neighbours", pictures.neighbours_figure(rows), text)])
+    return Section("Nearest neighbours", [Text(text), Drawing("neighbours", pictures.neighbours_figure(rows, subject.split), text)])
 
 
 def calibration_section(answers: Answers, names: list[str], split: str) -> Section:
@@ -228,7 +226,7 @@ def activations_section(subject: Subject, members: list[int]) -> Section:
     found = probe.layer_statistics(subject.run, members, images)
     mean, std, zeros, dead = (values.mean(0) for values in (found.mean, found.std, found.zeros, found.dead))
     rows = [
-        (layer, f"{a:.3g}", f"{b:.3g}", f"{100 * c:.1f} %", f"{100 * d:.1f} %")
+        (layer, f"{a:#.3g}", f"{b:#.3g}", f"{100 * c:.1f} %", f"{100 * d:.1f} %")
         for layer, a, b, c, d in zip(found.layers, mean, std, zeros, dead, strict=True)
     ]
     text = (
@@ -257,8 +255,14 @@ def _subject(loaded: run.Run, member: int, finished: bool) -> Subject:
     return Subject(loaded, member, dataset, split, predictions)
 
 
-def _without_dataset(loaded: run.Run) -> list[Section]:
-    return []
+def _from_stored_answers(loaded: run.Run) -> list[Section]:
+    """What a finished run's own answers to its test split tell without the dataset; nothing of a run that has left none."""
+    try:
+        answers = Answers(**run.load_predictions(loaded.workdir))
+    except UserError:
+        return []
+    split = loaded.config.data.test_split
+    return [confusion_section(answers, loaded.classes, split), calibration_section(answers, loaded.network.member_names, split)]
 
 
 def _left_out(what: str, error: UserError) -> Section:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from alexnet_jax.report.style import INK, PIXELS, RULE
+from alexnet_jax.report.style import INK, PIXELS, RULE, WRONG
 from alexnet_jax.runlog import writing
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write_figures(directory: Path, sections: Sequence[Section]) -> None:
     """
     with writing(directory):
         directory.mkdir(exist_ok=True)
-        for drawing in (found for section in sections for found in _drawings(section.blocks)):
+        for drawing in (found for section in sections for found in drawings(section.blocks)):
             drawing.figure.savefig(directory / f"{drawing.name}.png", dpi=PIXELS)
             drawing.figure.savefig(directory / f"{drawing.name}.svg", metadata=_DATE)
 
@@ -114,7 +114,7 @@ def inline_svg(drawing: Drawing) -> str:
     svg = buffer.getvalue()
 
     def adapt(tag: re.Match) -> str:
-        text = tag[0].replace(INK, "currentColor").replace(RULE, "var(--rule)")
+        text = tag[0].replace(INK, "currentColor").replace(RULE, "var(--rule)").replace(WRONG, f"var(--wrong, {WRONG})")
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)  # other figures of the page have the same ids
         return re.sub(r"data:image/png;base64,([^\"]+)", _smaller, text)
 
@@ -134,11 +134,12 @@ def _smaller(found: re.Match) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
 
 
-def _drawings(blocks: Sequence[Block]) -> list[Drawing]:
+def drawings(blocks: Sequence[Block]) -> list[Drawing]:
+    """The figures among some blocks, also those that are folded."""
     found = []
     for block in blocks:
         if isinstance(block, Drawing):
             found.append(block)
         elif isinstance(block, Folded):
-            found += _drawings(block.blocks)
+            found += drawings(block.blocks)
     return found

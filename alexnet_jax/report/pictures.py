@@ -57,7 +57,8 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
     for axes, one in zip(cells.flat, mistakes, strict=False):
         show_picture(axes, one.image, side)
         _write(axes, side, 1, one.label, bold=True)
-        _write(axes, side, 2, f"{one.answer} {100 * one.confidence:.1f} %", WRONG if one.answer != one.label else INK, keep_end=8)
+        confidence = f" {100 * one.confidence:.1f} %"
+        _write(axes, side, 2, one.answer + confidence, WRONG if one.answer != one.label else INK, keep_end=len(confidence))
     for axes in cells.flat[len(mistakes) :]:
         axes.remove()
     return figure
@@ -74,18 +75,18 @@ def augmentations_figure(images: np.ndarray, views: np.ndarray) -> "Figure":
     return figure
 
 
-def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> "Figure":
-    """As in the paper's Figure 4: (picture, label) of a test image in the first column, then of the nearest training images.
+def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]], split: str) -> "Figure":
+    """As in the paper's Figure 4: (picture, label) of an image of a split in the first column, then of the nearest training images.
 
-    A neighbour's label is red where it is not the test image's.
+    A neighbour's label is red where it is not the first image's.
     """
     figure, cells, side = _grid(len(rows), len(rows[0]), lines=1, after_first=0.2, above=0.25)
     for row_axes, row in zip(cells, rows, strict=True):
         for place, (axes, (image, label)) in enumerate(zip(row_axes, row, strict=True)):
             show_picture(axes, image, side)
             _write(axes, side, 1, label, INK if label == row[0][1] else WRONG, bold=place == 0)
-    for axes, title in zip(cells[0], ("test", "nearest in training"), strict=False):
-        axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold", pad=5)
+    for axes, title in zip(cells[0], (split, "nearest in training"), strict=False):
+        axes.set_title(printable(title), loc="left", color=INK, fontsize=10, fontweight="bold", pad=5, parse_math=False)
     return figure
 
 

@@ -89,7 +89,7 @@ class Hand:
                 factor = float(command["factor"])
                 dropped = plateau.drop(state.plateau, members, factor=factor, cooldown=self._settings.cooldown)
                 state = self._moved(state, dropped, step, "control", factor)
-                return state, f"learning rate of {of} is now {np.array2string(rates(state)[members], precision=3)}"
+                return state, f"learning rate of {of} is now {', '.join(f'{rate:.3g}' for rate in np.unique(rates(state)[members]))}"
             case "set":
                 name, value = command["name"], float(command["value"])
                 hyper.check_range(name, value)

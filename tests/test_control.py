@@ -55,7 +55,7 @@ def test_drop_set_save_stop_and_resume(tiny_config, tmp_path, monkeypatch):
     assert rates(tmp_path)[7] == pytest.approx([0.004, 0.002])
     answers = events_of(tmp_path, "control")
     assert [(event["step"], event["command"]) for event in answers] == [(4, "drop"), (6, "set"), (8, "set"), (9, "save"), (12, "stop")]
-    assert answers[0]["outcome"] == "learning rate of member 1 is now [0.002]"
+    assert answers[0]["outcome"] == "learning rate of member 1 is now 0.002"
     assert "@" in answers[0]["by"]
     assert [(event["step"], event["member"], event["reason"]) for event in events_of(tmp_path, "drop")] == [(4, 1, "control")]
     assert events_of(tmp_path, "end")[-1]["step"] == 12

@@ -60,7 +60,7 @@ def launch(
     todo = []
     for program in programs:
         found = status(program.directory)
-        if found.state == "running":
+        if found.state == "running" and not (launcher == "slurm" and _is_submitted(program)):
             errors[program.directory] = "another process is training it"
         elif found.state == "failed" and not retry:
             errors[program.directory] = found.error
@@ -70,11 +70,9 @@ def launch(
             todo.append(program)
     if not todo:
         return errors
-    shares = {program.directory: float((weights or {}).get(program.directory, program.members)) for program in programs}
-    with (
-        _alone(todo[0].directory.parent),
-        Progress(shares, [p.directory for p in programs if errors.get(p.directory, "") is None]) as shown,
-    ):
+    finished = [program.directory for program in programs if errors.get(program.directory, "") is None]
+    shares = {p.directory: float((weights or {}).get(p.directory, p.members)) for p in programs if not errors.get(p.directory)}
+    with _alone(todo[0].directory.parent), Progress(shares, finished) as shown:
         if launcher == "slurm":
             from experiments.slurm import Slurm, run_on_slurm
 
@@ -159,6 +157,13 @@ def _gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
     return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def _is_submitted(program: Program) -> bool:
+    """Whether a job in Slurm, which may be running, is there to train a program."""
+    from experiments.slurm import known_job
+
+    return known_job(program.directory) is not None
 
 
 def _is_what_was_asked(program: Program) -> bool:

@@ -29,7 +29,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format="{percentage:3.0f}%|{bar}| {desc}", dynamic_ncols=True)
+            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format="|{bar}| {desc}", dynamic_ncols=True)
             self._show()
         return self
 
@@ -52,7 +52,8 @@ class Progress:
         if error is None:
             self._done[directory] = 1.0
         self.say(f"{directory.name}: {'finished' if error is None else error}")
-        self.say(self.line())
+        if self._bar is None:
+            self.say(self.line())
 
     def say(self, text: str) -> None:
         """A line above the bar, or after the last one."""

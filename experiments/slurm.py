@@ -111,7 +111,7 @@ def run_on_slurm(
       UserError: there is no Slurm here, or it refuses the job.
       KeyboardInterrupt: after Ctrl-C; the jobs go on.
     """
-    known = {program.directory: job for program in programs if (job := _known_job(program.directory)) and not job.done()}
+    known = {program.directory: job for program in programs if (job := known_job(program.directory))}
     new = [program for program in programs if program.directory not in known]
     jobs = {**known, **_submit(new, slurm, parallel, cluster)}
     for directory, job in jobs.items():
@@ -157,8 +157,8 @@ def _submit(programs: Sequence[Program], slurm: Slurm, parallel: int, cluster: s
     return {program.directory: job for program, job in zip(programs, jobs, strict=True)}
 
 
-def _known_job(directory: Path) -> "submitit.Job | None":
-    """The job that was submitted for a run before."""
+def known_job(directory: Path) -> "submitit.Job | None":
+    """The job that was submitted for a run before, and isn't done."""
     import submitit
 
     try:
@@ -166,7 +166,8 @@ def _known_job(directory: Path) -> "submitit.Job | None":
     except (OSError, ValueError):
         return None
     kind = submitit.SlurmJob if record["cluster"] == "slurm" else submitit.LocalJob
-    return kind(record["folder"], record["id"])
+    job: submitit.Job = kind(record["folder"], record["id"])
+    return None if job.done() else job
 
 
 def _outcome(job: "submitit.Job") -> str | None:

@@ -250,14 +250,18 @@ def test_without_slurm_there_is_no_slurm(programs, monkeypatch, tmp_path):
 
 
 SBATCH = """#!/bin/sh
-# Runs the tasks of an array at once, on this machine.
+# Runs a job, or the tasks of an array at once, on this machine.
 for script; do :; done
 cp "$script" "$(dirname "$0")/script.sh"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
-export SLURM_ARRAY_JOB_ID=12 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
-for task in $(seq 0 "$last"); do
-  SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=$((13 + task)) sh "$script" >/dev/null 2>&1 &
-done
+export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
+if [ -z "$last" ]; then
+  SLURM_JOB_ID=12 sh "$script" >/dev/null 2>&1 &
+else
+  for task in $(seq 0 "$last"); do
+    SLURM_ARRAY_JOB_ID=12 SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=$((13 + task)) sh "$script" >/dev/null 2>&1 &
+  done
+fi
 echo "Submitted batch job 12"
 """
 SRUN = """#!/bin/sh
@@ -324,6 +328,15 @@ def test_slurm_gets_one_array_job_with_what_was_asked_for(programs, cluster):
     assert [status(program.directory).state for program in made] == ["finished", "failed", "finished"]
 
 
+def test_a_single_program_is_a_job_of_its_own(programs, cluster):
+    (program,) = programs("finish")
+    assert launch([program], launcher="slurm", slurm=Slurm(gpus=0)) == {program.directory: None}
+    script = (cluster / "script.sh").read_text()
+    assert "--array" not in script
+    assert "--gpus" not in script
+    assert json.loads((program.directory / slurm_lib.JOB).read_text())["id"] == "12"
+
+
 def test_jobs_outlive_ctrl_c_and_are_not_submitted_twice(programs, cluster, capsys):
     waiting, done = made = programs("wait", "finish")
     ready = threading.Thread(
@@ -335,7 +348,9 @@ def test_jobs_outlive_ctrl_c_and_are_not_submitted_twice(programs, cluster, caps
     ready.join()
     assert re.search(r"the jobs go on; .* scancel 12_0", capsys.readouterr().err)
     (waiting.directory / "mended").touch()
-    assert launch(made, launcher="slurm") == {waiting.directory: None, done.directory: None}
+    with open(waiting.directory / ".running", "w") as lock:  # as a training holds it that runs on a node
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert launch(made, launcher="slurm") == {waiting.directory: None, done.directory: None}
     assert "job 12_0, submitted before" in capsys.readouterr().err
     assert [starts(program) for program in made] == [1, 1]
 

@@ -30,7 +30,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of a command that trains a study."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--retry", action="store_true", help="also train anew what failed before")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at once; several share out the GPUs (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="programs at once: here 1 by default, several share out the GPUs; in Slurm all"
+    )
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="default: local")
     parser.add_argument("--max-members", type=int, metavar="N", help="of one program, where memory is short")
 
@@ -85,7 +87,7 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     costs = {program.directory: found for program, found in zip(programs, cost.check(programs), strict=True)}
     print("\n".join([plan.describe(out, programs, costs), *notes]), flush=True)
     if args.dry_run:
-        expected = cost.estimate(programs, costs, measure=args.launcher == "local")
+        expected = cost.estimate(programs, costs, measure=args.launcher == "local", retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
         return False
     weights = {directory: found.flops for directory, found in costs.items()}
@@ -130,7 +132,7 @@ def protocol(study: "Study") -> dict[str, Any]:
         "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
         + (f"; {split} is also the split that lowers the learning rate" if split else ""),
         "seeds": f"{study.seeds}, from {config['ensemble']['seed']}: of initialisation, dropout and augmentation, not of the images' order",
-        "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
+        "networks": f"{sum(program.members for program in study.programs)}, programs: {len(study.programs)}, {seconds:,.0f} s of training",
         "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
     }
 

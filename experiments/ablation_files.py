@@ -117,7 +117,8 @@ def _ensemble_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
 def _ensemble_words(factor: dict[str, Any]) -> list[str]:
     if "curve" not in factor:
         return []
-    gain = f"{factor['verdict']['words']}; {factor['relative_cut']:.1%} fewer errors"
+    cut = factor["relative_cut"]
+    gain = f"{factor['verdict']['words']}; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
     return [f"All {factor['members']} networks against one, over test images: {gain}."]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
 from experiments import ablate, figures, published, study
-from experiments.setting import Setting, aligned, differences
+from experiments.setting import Setting, aligned, changed, differences
 
 FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
 FEW_IMAGES = 2000
@@ -34,7 +34,7 @@ def table1(setting: Setting) -> list[str] | None:
     validation = published.ENSEMBLES[1]
     comparable = (
         "what compares is the gain of ten views. The errors do on ImageNet alone, with ILSVRC-2012's validation images, for which the "
-        f"paper has {validation.top1} / {validation.top5} % (its table 2): the labels of the 2010 test are another set's"
+        f"paper has {validation.top1} / {validation.top5} % (its table 2): the numbers above are of 2010's test images"
     )
     return [*aligned(rows), f"published: {ten.source}; {centre.source}", *differences(setting, comparable, *_about_views(setting))]
 
@@ -49,16 +49,16 @@ def ensemble(setting: Setting) -> list[str] | None:
     rows = [["networks", "published: top-1 (cut)", "top-5 (cut)", "measured: top-1 (cut)", "top-5 (cut)"]]
     for size in sorted({*published.ENSEMBLES, *curve}):
         known, found = published.ENSEMBLES.get(size), curve.get(size)
-        left = [f"{b:.1f} % ({_cut(a, b)})" for a, b in zip(one[:2], known[:2], strict=True)] if known else ["", ""]
-        right = [f"{100 * found[name]:.2f} % ({_cut(curve[1][name], found[name])})" for name in ERRORS] if found else ["", ""]
+        left = [f"{b:.1f} %{_cut(a, b)}" for a, b in zip(one[:2], known[:2], strict=True)] if known else ["", ""]
+        right = [f"{100 * found[name]:.2f} %{_cut(curve[1][name], found[name])}" for name in ERRORS] if found else ["", ""]
         rows.append([str(size), *left, *right])
     factors = {size: errors.top1 / one.top1 for size, errors in published.ENSEMBLES.items() if size > 1}
     figure = figures.ensemble_figure(result["protocol"]["split"], result["curve"], factors)
     figures.save(figure, setting.root / "ensemble" / "ensemble")
     return [
         *aligned(rows),
-        "published: " + "; ".join(errors.source for errors in published.ENSEMBLES.values()),
-        f"measured: {view}, probabilities averaged; of less than {len(curve)} networks, the mean over subsets",
+        f"published: {published.ENSEMBLES[7].source}; (cut) of one network's error",
+        f"measured: {view}, probabilities averaged; fewer than all {len(curve)} networks: the mean over subsets",
         *differences(
             setting,
             "what compares is the relative cut; the errors do on ImageNet alone",
@@ -71,15 +71,15 @@ def ensemble(setting: Setting) -> list[str] | None:
 def figure3(setting: Setting) -> list[str] | None:
     """The filters of the first layer."""
     copies = _report_figures(setting, "figure3", {"filters": "figure3"})
-    seen = "published: 96 filters of 11 x 11 x 3, gratings and edges on one GPU, blobs of colour on the other (P, figure 3)"
-    return copies and [seen, *copies, *differences(setting, "one tower: no two GPUs between which the filters could divide")]
+    seen = "published: 96 filters of 11 x 11 x 3, gratings and edges on one GPU, blobs of colour on the other (the paper, figure 3)"
+    return copies and [seen, *copies, *differences(setting)]
 
 
 def figure4(setting: Setting) -> list[str] | None:
     """Eight test images with their five likeliest classes, and test images with their neighbours in the last hidden layer."""
     copies = _report_figures(setting, "figure4", {"predictions": "figure4-left", "neighbours": "figure4-right"})
     seen = (
-        "published: eight ILSVRC-2010 test images; five more with the six training images whose last hidden layer is nearest (P, figure 4)"
+        "published: eight ILSVRC-2010 test images; five, and the six training images of the nearest last hidden layer (the paper, figure 4)"
     )
     return copies and [seen, *copies, *differences(setting)]
 
@@ -99,7 +99,7 @@ def augmentation(setting: Setting) -> list[str] | None:
     steps = {"train.epochs": config.train.epochs, "eval.every_epochs": config.eval.every_epochs}
     steps["train.checkpoint_every_epochs"] = config.train.checkpoint_every_epochs
     subset = setting._replace(
-        overrides=(*setting.overrides, split, *(f"{name}={value * longer:.6g}" for name, value in steps.items())),
+        overrides=changed(setting.overrides, [split, *(f"{name}={value * longer:.6g}" for name, value in steps.items())]),
         root=setting.root / "augmentation" / f"{few}-images",
     )
     lines = [f"published: {published.CLAIMS['augment']}"]
@@ -186,7 +186,8 @@ def _python(module: str, *options: str) -> None:
 
 
 def _cut(before: float, after: float) -> str:
-    return f"{1 - after / before:.1%}" if before else "-"
+    """The cut of an error, in brackets; nothing where it is the same."""
+    return f" ({1 - after / before:.1%})" if before and before != after else ""
 
 
 def _published(errors: published.Errors) -> list[str]:

@@ -63,9 +63,14 @@ def make(dataset: str, scale: str, seeds: int, out: Path, overrides: Sequence[st
     """
     config, own = _config_of(dataset, overrides)
     quick = QUICK.get(dataset, QUICK_ELSEWHERE) if scale == "quick" else ()
-    setting = Setting(config, (*own, *quick, *overrides), seeds, out / f"{dataset}-{scale}", args)
+    setting = Setting(config, changed((*own, *quick), overrides), seeds, out / f"{dataset}-{scale}", args)
     _ = setting.loaded
     return setting
+
+
+def changed(overrides: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
+    """Overrides with later ones in the place of those of the same field."""
+    return tuple({override.partition("=")[0]: override for override in (*overrides, *later)}.values())
 
 
 def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, ...]]:
@@ -96,11 +101,12 @@ def differences(setting: Setting, *notes: str) -> list[str]:
     """In what the protocol differs from the paper's, in words; `notes` are the target's own."""
     config, dataset = setting.loaded, setting.dataset
     height, _, channels = dataset.image_shape
+    towers = "one tower" if config.model.groups == 1 else f"{config.model.groups} towers"
     images = f"{len(dataset.classes)} classes, {height} pixels, {'colour' if channels == 3 else 'grey'}, {setting.images:,} to train on"
     lines = [
         f"images: {dataset.name}, {images}; the paper's: 1000 classes, 256 pixels, colour, 1.2 million",
         f"training: at most {config.train.epochs:g} epochs in batches of {config.train.batch_size}; the paper's: about 90, of 128",
-        f"network: {config.model.input_size} pixels, {config.model.width:g} times as wide, one tower; the paper's: 224 pixels, two towers",
+        f"network: {config.model.input_size} pixels, {config.model.width:g} times as wide, {towers}; the paper's: 224 pixels, two towers",
     ]
     return ["", "how the protocols differ:", *(f"  - {line}" for line in (*lines, *notes))]
 

@@ -168,12 +168,15 @@ def _ensemble(study: Study, margin: float) -> dict[str, Any]:
 
 
 def _warnings(result: "Result") -> list[str]:
-    """What a point's runs warned of, such as a network that never learnt: it counts all the same."""
+    """What a point's runs warned of, such as networks that did not learn: they count all the same."""
     from alexnet_jax.runlog import read_events
 
     seeds = dict(zip(result.members, result.seeds, strict=True))
-    events = [event for event in read_events(result.workdir) if event["event"] == "warning"]
-    return [f"seed {seeds[event['member']]}: {event['message']}" for event in events if event.get("member") in seeds]
+    told: dict[str, list[int]] = {}
+    for event in read_events(result.workdir):
+        if event["event"] == "warning" and event.get("member") in seeds:
+            told.setdefault(event["message"], []).append(seeds[event["member"]])
+    return [f"warned of seed {', '.join(map(str, those))} in training: {message}" for message, those in told.items()]
 
 
 def _lrn_range(study: Study, levels: dict[str, str]) -> list[str]:

@@ -1,0 +1,177 @@
+"""Published numbers beside measured ones: the settings of datasets and scales, figure 1's epochs, the command."""
+
+import argparse
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import RunLog
+from experiments import ablate, claims, published, reproduce, setting
+from experiments.figure1 import epochs_to, figure1, training_errors
+from experiments.points import Point, Program
+
+ARGS = argparse.Namespace(dry_run=False, retry=False, jobs=None, launcher="local", max_members=None)
+
+
+def test_published_numbers_agree_with_each_other():
+    one, five, seven = (published.ENSEMBLES[size] for size in (1, 5, 7))
+    assert 100 * (1 - five.top5 / one.top5) == pytest.approx(9.9, abs=0.05)
+    assert 100 * (1 - seven.top5 / one.top5) == pytest.approx(15.4, abs=0.05)
+    assert "9.9 %" in published.CLAIMS["ensemble"]
+    assert set(published.CLAIMS) == set(ablate.FACTORS)
+
+
+# Settings
+
+
+def test_scales(digits_dir, tmp_path):
+    where = f"data.dir={digits_dir}"
+    full, quick = (setting.make("digits", scale, 3, tmp_path, [where], ARGS) for scale in ("full", "quick"))
+    assert full.loaded.train.epochs == 20
+    assert quick.loaded.train.epochs == 12
+    assert full.root != quick.root
+    assert quick.images == 1257
+    own = setting.make("digits", "quick", 3, tmp_path, [where, "train.epochs=1", "data.train_split=train[:100]"], ARGS)
+    assert own.loaded.train.epochs == 1  # the user's word is the last
+    assert own.images == 100
+    assert own.baseline.members == 3
+
+
+def test_a_prepared_dataset_without_a_config_gets_the_one_for_its_size(digits_dir, tmp_path):
+    shutil.copytree(digits_dir / "digits", tmp_path / "mine")
+    found = setting.make("mine", "quick", 1, tmp_path, [f"data.dir={tmp_path}"], ARGS)
+    assert found.config == "configs/fashion_mnist.py"
+    assert (found.loaded.data.name, found.loaded.data.test_split) == ("mine", "test")
+    assert found.dataset.split_sizes["train"] == 1257
+
+
+def test_an_unknown_dataset_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"unknown dataset 'fashion_mnits'.*did you mean 'fashion_mnist'"):
+        setting.make("fashion_mnits", "quick", 1, tmp_path, [], ARGS)
+
+
+# Figure 1
+
+
+def test_epochs_to_a_threshold():
+    epochs, errors = np.array([1.0, 2.0, 3.0]), np.array([[0.8, 0.6], [0.4, 0.4], [0.1, 0.1]])
+    assert epochs_to(0.55, (epochs, errors)) == pytest.approx(1.5)
+    assert epochs_to(0.25, (epochs, errors)) == pytest.approx(2.5)
+    assert epochs_to(0.9, (epochs, errors)) == 1
+    assert epochs_to(0.05, (epochs, errors)) == float("inf")
+    assert epochs_to(0.5, (epochs, np.full((3, 2), np.nan))) == float("inf")
+
+
+def log_training(program, scale):
+    """A run in which a member's training error falls as exp(-epoch / scale); a scale of NaN has diverged."""
+    with RunLog(program.directory, 100) as log:
+        names = [f"m{m}" for m in range(program.members)]
+        log.event("start", 0, members=program.members, member_names=names, steps=200, steps_per_epoch=10.0, devices="1 cpu", images=640)
+        for step in range(1, 201):
+            errors = [np.exp(-step / 10 / each) for each in scale]
+            shown = [0.9 if np.isnan(error) else error for error in errors]
+            fields = {"loss": errors, "error": shown, "learning_rate": [0.01] * len(scale), "images_per_second": 1.0}
+            log.event("train", step, epoch=step / 10, member_images_per_second=1.0, **fields)
+
+
+def test_a_diverged_member_has_no_training_error(tmp_path):
+    program = Program(tmp_path, "configs/digits.py", (), (Point("a", {}), Point("b", {})), 2)
+    log_training(program, [1, 2, np.nan, 1])
+    curves = training_errors(program)
+    assert curves["a"][1].shape == (200, 2)
+    assert curves["a"][1][9] == pytest.approx(np.exp([-1, -0.5]), rel=1e-6)
+    assert np.isnan(curves["b"][1][:, 0]).all()
+
+
+def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
+    def train(programs, out, args):
+        for program in programs:
+            slow = 6.0 if "tanh" in program.points[0].name else 1.0
+            log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0) for _ in range(program.seeds)])
+        return True
+
+    monkeypatch.setattr(ablate, "train", train)
+    lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    assert lines is not None
+    table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
+    assert "25% training error in 6 times fewer epochs" in lines[0]
+    assert table["relu at 0.003 *"] == ["1.39", "2.30", "3.00"]
+    assert table["tanh * / relu *"] == ["6.0", "6.0", "6.0"]
+    assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)
+    assert (tmp_path / "digits-quick" / "figure1" / "figure1.png").exists()
+
+
+# The command
+
+
+def tiny(digits_dir, out, *more):
+    fields = {"data.dir": digits_dir, "model.width": 0.04, "train.batch_size": 40, "train.epochs": 0.2, "eval.batch_size": 64}
+    return [*more, "--out", str(out), *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+@pytest.fixture(scope="module")
+def runs(digits_dir, tmp_path_factory):
+    """The output directory of `reproduce ensemble` with two networks."""
+    out = tmp_path_factory.mktemp("reproduce")
+    reproduce.main(tiny(digits_dir, out, "ensemble", "--seeds", "2"))
+    return out
+
+
+def test_ensemble_has_the_published_and_the_measured_errors(runs):
+    text = (runs / "digits-quick" / "ensemble" / "result.txt").read_text()
+    assert re.search(r"\n1 +40\.7 % +18\.2 % +\d+\.\d\d % +\d+\.\d\d %\n", text)
+    assert re.search(r"\n2 {20,}\d+\.\d\d %", text)
+    assert re.search(r"\n7 +36\.7 % \(9\.8%\) +15\.4 % \(15\.4%\)\n", text)
+    assert "half of the ten are mirror images, which this network has never seen" in text
+    assert "the paper, table 2" in text
+    assert "10 classes, 28 pixels, grey, 1,257 to train on" in text
+    assert (runs / "digits-quick" / "ensemble" / "ensemble.png").exists()
+
+
+def test_another_target_reuses_the_run(runs, digits_dir, capsys):
+    (events,) = runs.rglob("events.jsonl")
+    before = events.read_bytes()
+    reproduce.main(tiny(digits_dir, runs, "table1", "--seeds", "2"))
+    shown = capsys.readouterr().out
+    assert events.read_bytes() == before
+    assert [path for path in runs.rglob("events.jsonl")] == [events]
+    assert re.search(r"published, ten views +37\.5 % +17\.0 %", shown)
+    assert re.search(r"measured, centre crop +\d+\.\d\d % +\d+\.\d\d %", shown)
+    assert "measured, ten views" not in shown
+
+
+@pytest.mark.parametrize("target", ["figure1", "figure4"])
+def test_a_dry_run_writes_nothing(target, digits_dir, tmp_path, capsys):
+    reproduce.main(tiny(digits_dir, tmp_path / "out", target, "--dry-run", "--max-members", "10"))
+    assert "to be trained" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_samples_are_trained_on_for_as_many_steps(digits_dir, tmp_path, capsys):
+    reproduce.main(tiny(digits_dir, tmp_path / "out", "augmentation", "--dry-run", "--config.train.epochs=4"))
+    shown = capsys.readouterr().out
+    assert "126 training images" in shown
+    first, second = re.findall(r"base-\w+ +5 +25 +(\d+)", shown)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["figure2"], "unknown target 'figure2'; did you mean 'figure"),
+        (["lrn", "--dataset", "nothing"], "unknown dataset 'nothing'"),
+        (["lrn", "--seeds", "0"], "seeds=0"),
+        (["lrn", "--config.train.epoch=1"], "did you mean train.epochs"),
+    ],
+)
+def test_refuses(words, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        reproduce.main([*words, "--out", str(tmp_path / "out")])
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(UserError, match=r"alexnet_jax\.config nowhere\.py failed: no config file nowhere\.py"):
+        claims._python("alexnet_jax.config", "nowhere.py")

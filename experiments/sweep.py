@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         _show_table(args.out, plans.load(args.out).programs)
         return 0
 
+    slurm = _slurm(args)
     import jax  # not before: --help, a wrong argument and --table need none of it
 
     jax.config.update("jax_platforms", "cpu")  # this process only plans: the accelerators are for those that train
@@ -84,7 +85,6 @@ def main(argv: list[str] | None = None) -> int:
     plan = make_plan(args)
     plans.check_directory(args.out, plan)
     costs = {program.directory: cost for program, cost in zip(plan.programs, check(plan.programs), strict=True)}
-    slurm = _slurm(args) if args.launcher == "slurm" else None
     print(plans.describe(args.out, plan.programs, costs))
     expected = estimate(plan.programs, costs, measure=slurm is None, retry=args.retry)
     unknown = "unknown, since no run of this sweep has ended yet, and what will train it can't be timed from here"
@@ -160,13 +160,18 @@ def _refuse_with_table(args: argparse.Namespace) -> None:
 
 
 def _slurm(args: argparse.Namespace):
-    """What to ask Slurm for.
+    """What to ask Slurm for; None for runs on this machine.
 
     Raises:
-      UserError: a time or an option that can't be read.
+      UserError: a time or an option that can't be read, or one that would not be heeded.
     """
     from experiments.slurm import Slurm, minutes
 
+    if args.launcher != "slurm":
+        for name in ("partition", "gpus", "time", "cpus", "mem", "account", "qos", "constraint", "setup", "sbatch"):
+            if getattr(args, name) != parser().get_default(name):
+                raise UserError(f"--{name} is for --launcher slurm; leave it out, or add that")
+        return None
     asked = Slurm(
         partition=args.partition,
         gpus=args.gpus,

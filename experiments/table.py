@@ -184,8 +184,9 @@ def figure(table: Sequence[Row]) -> "Figure":
     ranked = sum(row.ranks for row in table)
     axes.set_title("Top-1 error (%) by point" + (f": the best {DRAWN} of {ranked}" if ranked > DRAWN else ""))
     lost = sum(row.result is not None and not row.ranks for row in table)
-    if lost:
-        axes.set_xlabel(f"not drawn: {lost} diverged point{'' if lost == 1 else 's'}")
+    notes = ["bars: one standard deviation over seeds"] if any(row.spread("validation")[2] > 1 for row in shown) else []
+    notes += [f"not drawn: {lost} diverged point{'' if lost == 1 else 's'}"] if lost else []
+    axes.set_xlabel("\n".join(notes))
     style_axes(axes)
     axes.grid(axis="y", visible=False)
     for label in axes.get_yticklabels():

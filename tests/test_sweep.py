@@ -151,7 +151,7 @@ def test_the_figure_draws_means_with_their_spread_and_leaves_out_what_diverged(p
     assert ends[2] == pytest.approx([10, 10])  # a single seed has no spread
     assert [label.get_text() for label in axes.get_yticklabels()] == ["learning_rate=0.01", "learning_rate=0.001", "learning_rate=0.1"]
     assert [text.get_text() for text in axes.texts] == ["1 of 2 diverged"]
-    assert axes.get_xlabel() == "not drawn: 1 diverged point"
+    assert axes.get_xlabel() == "bars: one standard deviation over seeds\nnot drawn: 1 diverged point"
 
 
 def test_errors_of_different_magnitude_are_drawn_on_a_logarithmic_axis(programs):
@@ -270,6 +270,7 @@ def arguments(digits_dir, out, *more):
         ([], "nothing to sweep over"),
         (["--table"], "leave --config out"),
         (["--grid", "seeds=1", "--launcher", "slurm", "--time", "soon"], "--time soon"),
+        (["--grid", "seeds=1", "--partition", "gpu"], "--partition is for --launcher slurm"),
         (["--gird", "seeds=1"], "did you mean --grid"),
     ],
 )

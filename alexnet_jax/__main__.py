@@ -11,6 +11,8 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m alexnet_jax.model      the layers of a variant, or what differs between two
   python -m alexnet_jax.config     a config with all its fields, or what differs between two
   python -m experiments.sweep      a grid of settings -> runs, here or in Slurm -> a table by validation error
+  python -m experiments.ablate     what one factor does to the test error, over paired seeds, with intervals
+  python -m experiments.reproduce  published claims beside what is measured on a dataset at hand
   python -m experiments.report     run directories -> report.html
   python -m experiments.parity     every variant against an independent PyTorch network
 

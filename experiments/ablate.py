@@ -11,6 +11,7 @@ command again skips what has finished. experiments/statistics.py says what the n
 import argparse
 import difflib
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of a command that trains a study."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--retry", action="store_true", help="also train anew what failed before")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="programs at once: here 1 by default, several share out the GPUs; in Slurm all"
-    )
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="default: local")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at once; several share out the GPUs (default: 1)")
     parser.add_argument("--max-members", type=int, metavar="N", help="of one program, where memory is short")
 
 
@@ -87,11 +85,11 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     costs = {program.directory: found for program, found in zip(programs, cost.check(programs), strict=True)}
     print("\n".join([plan.describe(out, programs, costs), *notes]), flush=True)
     if args.dry_run:
-        expected = cost.estimate(programs, costs, measure=args.launcher == "local", retry=args.retry)
+        expected = cost.estimate(programs, costs, measure=True, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
         return False
     weights = {directory: found.flops for directory, found in costs.items()}
-    errors = launch(programs, args.launcher, args.jobs, args.retry, weights)
+    errors = launch(programs, jobs=args.jobs, retry=args.retry, weights=weights)
     failed = {directory: error for directory, error in errors.items() if error is not None}
     for directory, error in failed.items():
         again = "the same command goes on, with --retry also where a run failed"
@@ -112,7 +110,7 @@ def _plan_notes(study: "Study") -> list[str]:
     return lines + study.skipped
 
 
-def protocol(study: "Study") -> dict[str, Any]:
+def protocol(study: "Study") -> dict[str, str]:
     """How it was measured: from the records of a study's first run."""
     from alexnet_jax import run
     from alexnet_jax.runlog import read_events
@@ -154,8 +152,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def report(study: "Study", margin: float, out: Path) -> dict[str, Any]:
     """Compare a study's finished runs; print the table, write it and the figures below `out`, and return what ablation.json holds."""
-    import sys
-
     from experiments import ablation_files
     from experiments import study as studies
 

@@ -146,9 +146,11 @@ def _about_views(setting: Setting) -> list[str]:
 
 def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
     """What `alexnet_jax.evaluate` says of the baseline, in a process of its own, which has the accelerators; kept with the run."""
+    from alexnet_jax.run import PREDICTIONS
+
     directory, split = setting.baseline.directory, setting.loaded.data.test_split
     path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
-    if not path.exists():
+    if not path.exists() or path.stat().st_mtime < (directory / PREDICTIONS).stat().st_mtime:  # the run may have gone on since
         options = ["--ten-crop"] if view == "ten views" else []
         _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))

@@ -51,8 +51,9 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
     for place, level in enumerate(levels):
         difference, verdict = level["difference"], level["verdict"]
         colour = KINDS[verdict["kind"]]
-        spread = np.linspace(-0.16, 0.16, len(level["differences"])) if len(level["differences"]) > 1 else [0.0]
-        axes.plot(level["differences"], place + np.array(spread[: len(level["differences"])]), "o", color=colour, alpha=0.35, markersize=5)
+        seeds = len(level["differences"])
+        spread = np.linspace(-0.16, 0.16, seeds) if seeds > 1 else np.zeros(seeds)
+        axes.plot(level["differences"], place + spread, "o", color=colour, alpha=0.35, markersize=5)
         if math.isfinite(difference["low"]):
             axes.plot([difference["low"], difference["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(difference["mean"], place, "D", color=colour, markersize=9, markeredgecolor="white")

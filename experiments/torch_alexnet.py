@@ -45,9 +45,9 @@ VARIANTS = {
 
 
 class AlexNet(nn.Module):
-    """A variant; dropout is left out, as when a network is evaluated."""
+    """A variant; dropout, where it is given, follows fc6 and fc7."""
 
-    def __init__(self, variant: Variant, classes: int, channels: int = 3) -> None:
+    def __init__(self, variant: Variant, classes: int, channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
         c1, c2, c3, c4, c5 = variant.filters
         self.variant = variant
@@ -62,6 +62,7 @@ class AlexNet(nn.Module):
         self.fc6 = nn.Linear(maps[0].numel(), variant.dense)
         self.fc7 = nn.Linear(variant.dense, variant.dense)
         self.fc8 = nn.Linear(variant.dense, classes)
+        self.dropout = nn.Dropout(dropout)
 
     def features(self, x: Tensor) -> Tensor:
         before, after = self.variant.pad
@@ -88,8 +89,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x).flatten(1)
-        x = torch.relu(self.fc6(x))
-        x = torch.relu(self.fc7(x))
+        x = self.dropout(torch.relu(self.fc6(x)))
+        x = self.dropout(torch.relu(self.fc7(x)))
         return self.fc8(x)
 
 

@@ -1,0 +1,67 @@
+"""How fast it is, each part against its peer, the two in turn within one run: A B A B ...
+
+    python -m experiments.benchmark                  all parts, about an hour on two CPU cores
+    python -m experiments.benchmark train members    these
+    python -m experiments.benchmark --quick          tiny sizes, to see that everything works
+
+A line is printed as soon as it is measured; PART.json in --out holds every turn's time, the machine and the settings. The peer is PyTorch,
+where it is installed (pip install -e ".[peers]"). Nothing else should run on the machine meanwhile: the load at the start is recorded.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from alexnet_jax.errors import UserError, run_cli
+from experiments.benchmark import settings as settings_lib
+
+# Part -> (its module here, what it measures)
+PARTS = {
+    "train": ("train", "the whole training step, and its share of the machine's matrix-product rate"),
+    "members": ("members", "M members at once: grouped convolutions, ours, a loop; time to compile"),
+    "lrn": ("lrn", "local response normalisation against the memory's speed, and its share of a step"),
+    "augment": ("augment", "augmentation on the device"),
+    "input": ("input", "batches from a prepared dataset, raw and JPEG"),
+    "eval": ("evaluate", "evaluation, and ten crops against ten times one"),
+    "startup": ("startup", "from the command to the first step, cold and warm; imports; --help"),
+    "growth": ("growth", "time against dataset size, members and batch size, with a figure"),
+    "overhead": ("overhead", "what the training loop adds to the compiled step"),
+    "memory": ("memory", "peak memory of the training process"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parts = "\n".join(f"  {name:9} {what}" for name, (_, what) in PARTS.items())
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmark",
+        description=f"Measure speed and memory, each part against PyTorch where it is installed:\n\n{parts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="where PART.json goes (default: benchmarks)")
+    settings_lib.add_arguments(parser)
+    args = parser.parse_args(argv)
+    for part in args.parts:
+        if part not in PARTS:
+            raise UserError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    settings = settings_lib.from_arguments(args)
+
+    from experiments.benchmark import measure, ours
+
+    ours.start()
+    if measure.has_torch():
+        from experiments import torch_train
+
+        torch_train.start(measure.cores())
+    machine = measure.machine()
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['cpu']}, {machine['cores']} cores; {', '.join(machine['devices'])}\n{versions}\n{machine['threads']}")
+    if not measure.has_torch():
+        print('no peer: PyTorch is not installed; it comes with: pip install -e ".[peers]"')
+    for part in args.parts or PARTS:
+        importlib.import_module(f"experiments.benchmark.{PARTS[part][0]}").run(settings, args.out)
+    print(f"\nwritten to {args.out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,51 @@
+"""Augmentation on the device, all of it on, against the same operations in PyTorch.
+
+PyTorch's own way is torchvision's, an image at a time, since there a batch shares its draws; a whole batch by affine_grid and grid_sample
+is faster, and written out in torch_train.py. Both are peers.
+"""
+
+from pathlib import Path
+
+import jax
+
+from alexnet_jax.augment import augment
+from experiments.benchmark import measure, ours
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {"images": "<22", "side": "<34", "views/s": "10,.0f", "quartiles": ">17", "of PyTorch": "10.2f"}
+BATCH = 128
+IMAGES = {"seed": "256 -> 227, colour", "small": "28 -> 28, grey"}
+
+
+def run(settings: Settings, out: Path) -> None:
+    batch = settings.batch or BATCH
+    title = f"Augmentation of {batch} images: crop, flip, rotation, shift, whitening, colour"
+    table = Table("augment", title, COLUMNS, settings, out)
+    for variant in settings.networks:
+        timings = measure.alternately(_sides(variant, batch), settings.rounds, settings.turn)
+        best = max((timing.rate(batch) for side, timing in timings.items() if side != "ours"), default=None)
+        for side, timing in timings.items():
+            rate, quartiles = timing.rate(batch), timing.rate_quartiles(batch)
+            ratio = rate / best if best else None
+            table.timed(timing, images=IMAGES[variant], side=side, views_s=rate, quartiles=quartiles, of_PyTorch=ratio)
+
+
+def _sides(variant: str, batch: int) -> dict[str, measure.Side]:
+    images, member = ours.random_batch(variant, batch)["image"], jax.tree.map(lambda leaf: leaf[0], ours.members("seed=0"))
+    size, stats = ours.network(variant).arch.input_size, ours.pixel_stats(ours.CHANNELS[variant])
+
+    @jax.jit
+    def views(keys, images, hyper):
+        return jax.vmap(lambda key, image: augment(key, image, hyper, stats, size))(keys, images)
+
+    keys, ready = jax.random.split(jax.random.key(0), batch), jax.device_put(images)
+    sides: dict[str, measure.Side] = {"ours": lambda: views(keys, ready, member).block_until_ready()}
+    if measure.has_torch():
+        from experiments import torch_train
+
+        strengths = {name: float(getattr(member, name)) for name in torch_train.STRENGTHS}
+        sides["PyTorch, grid_sample of a batch"] = torch_train.batch_augmentation(images, size, strengths, float(stats.std))
+        if (by_image := torch_train.torchvision_augmentation(images, size, strengths, float(stats.std))) is not None:
+            sides["torchvision v2, image by image"] = by_image
+    return sides

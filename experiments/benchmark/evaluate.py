@@ -1,0 +1,71 @@
+"""The forward pass of evaluation against PyTorch's, and ten crops against ten times one."""
+
+from pathlib import Path
+
+from experiments.benchmark import measure, ours
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {
+    "network": "<8",
+    "batch": "6d",
+    "side": "<32",
+    "images/s": "10,.1f",
+    "quartiles": ">17",
+    "GFLOP/s": "8,.0f",
+    "of PyTorch": "10.2f",
+}
+BATCH = {"seed": 64, "small": 512}
+CROP_BATCH = {"seed": 16, "small": 128}
+
+
+def run(settings: Settings, out: Path) -> None:
+    title = "Evaluation forward, float32, one member; ours takes uint8 images, crops and whitens, PyTorch takes float images ready made"
+    table = Table("eval", title, COLUMNS, settings, out)
+    for variant in settings.networks:
+        _against_peer(table, settings, variant, settings.batch or BATCH[variant])
+        _ten_crop(table, settings, variant, settings.batch or CROP_BATCH[variant])
+
+
+def _against_peer(table: Table, settings: Settings, variant: str, batch: int) -> None:
+    model = ours.network(variant, settings.width)
+    sides: dict[str, measure.Side] = {"ours": ours.Evaluation(variant, model, "seeds=1", ours.random_batch(variant, batch)["image"])}
+    if measure.has_torch():
+        from experiments import torch_train
+
+        for compiled in (False, True) if settings.compile and torch_train.compiles() else (False,):
+            for layout in torch_train.LAYOUTS:
+                side = f"PyTorch {'compiled' if compiled else 'eager'}, {layout}"
+                sides[side] = torch_train.Evaluation(
+                    variant, batch, settings.width, ours.CHANNELS[variant], ours.CLASSES[variant], layout=layout, compiled=compiled
+                )
+    timings = measure.alternately(sides, settings.rounds, settings.turn)
+    best = max((timing.rate(batch) for side, timing in timings.items() if side != "ours"), default=None)
+    flops = ours.forward_flops(model, ours.CHANNELS[variant])
+    for side, timing in timings.items():
+        rate = timing.rate(batch)
+        ratio = rate / best if best else None
+        quartiles = timing.rate_quartiles(batch)
+        table.timed(
+            timing,
+            network=variant,
+            batch=batch,
+            side=side,
+            images_s=rate,
+            quartiles=quartiles,
+            GFLOP_s=rate * flops / 1e9,
+            of_PyTorch=ratio,
+        )
+
+
+def _ten_crop(table: Table, settings: Settings, variant: str, batch: int) -> None:
+    model, images = ours.network(variant, settings.width), ours.random_batch(variant, batch)["image"]
+    sides: dict[str, measure.Side] = {
+        name: ours.Evaluation(variant, model, "seeds=1", images, ten_crop=name == "ten crops") for name in ("one crop", "ten crops")
+    }
+    timings = measure.alternately(sides, settings.rounds, settings.turn)
+    for side, timing in timings.items():
+        rate, quartiles = timing.rate(batch), timing.rate_quartiles(batch)
+        table.timed(timing, network=variant, batch=batch, side=f"ours, {side}", images_s=rate, quartiles=quartiles)
+    ratio = timings["ten crops"].median / (10 * timings["one crop"].median)
+    table.note(f"{variant}, batch {batch}: ten crops take {ratio:.2f} of ten times the time of one")

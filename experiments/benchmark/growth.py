@@ -1,0 +1,65 @@
+"""How time grows: the input with the dataset, the step with the members and with the batch."""
+
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from alexnet_jax import data
+from experiments.benchmark import growth_figure, measure, ours
+from experiments.benchmark.input import BATCHES as STRETCH
+from experiments.benchmark.input import make_dataset, stretch
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {"what": "<28", "size": "9,d", "ms/batch": "10,.2f", "quartiles": ">17", "images/s": "10,.0f", "compile s": "10.1f"}
+RECORDS, MEMORY, MEMBERS, BATCHES = "input from the records", "input from memory", "members, small", "images a batch, small"
+BATCH = 128
+GROWTH = (0.1, 1, 10, 50)  # of --images
+MEMBER_COUNTS, BATCH_SIZES = (1, 2, 4, 7, 16), (16, 32, 64, 128, 256, 512)
+
+
+def run(settings: Settings, out: Path) -> None:
+    title = f"Growth; the batch holds {settings.batch or BATCH} images unless it is what grows; images/s are images x members"
+    table = Table("growth", title, COLUMNS, settings, out)
+    points: dict[str, list[tuple[int, measure.Timing]]] = {}
+    _datasets(table, points, settings)
+    _steps(table, points, settings, MEMBERS, {count: (count, settings.batch or BATCH) for count in settings.members or MEMBER_COUNTS})
+    sizes = BATCH_SIZES if settings.batch is None else (settings.batch, 2 * settings.batch)
+    _steps(table, points, settings, BATCHES, {size: (1, size) for size in sizes})
+    for path in growth_figure.write(points, settings.batch or BATCH, out):
+        table.note(f"figure: {path}")
+
+
+def _datasets(table: Table, points: dict, settings: Settings) -> None:
+    """Images a second of 28 x 28 pixels, from sets of several sizes, which are measured in turn."""
+    sizes = [max(1, round(factor * settings.images)) for factor in GROWTH]
+    batch = min(settings.batch or BATCH, sizes[0])
+    sides: dict[tuple[str, int], measure.Side] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            measure.progress(f"preparing {size:,} images")
+            dataset = make_dataset(Path(folder), (28, 28, 1), "raw", size)
+            with mock.patch.object(data, "CACHE_BYTES", 0):
+                sides[RECORDS, size] = stretch(dataset, batch)
+            sides[MEMORY, size] = stretch(dataset, batch, passes=1)
+        timings = measure.alternately({f"{what} {size}": side for (what, size), side in sides.items()}, settings.rounds, settings.turn)
+    for what, size in sorted(sides, key=lambda key: key[0] == MEMORY):
+        _add(table, points, what, size, timings[f"{what} {size}"].each(STRETCH), batch)
+
+
+def _steps(table: Table, points: dict, settings: Settings, what: str, sizes: dict[int, tuple[int, int]]) -> None:
+    """The small network's training step; `sizes` maps what grows to (members, batch)."""
+    model, sides = ours.network("small", settings.width), {}
+    for size, (members, batch) in sizes.items():
+        measure.progress(f"{what}: compiling {size}")
+        sides[size] = ours.TrainStep("small", model, f"augment=off, seeds={members}", ours.random_batch("small", batch))
+    timings = measure.alternately({f"{what} {size}": side for size, side in sides.items()}, settings.rounds, settings.turn)
+    for size, side in sides.items():
+        _add(table, points, what, size, timings[f"{what} {size}"], side.images, compile_s=side.compile_seconds)
+
+
+def _add(table: Table, points: dict, what: str, size: int, timing: measure.Timing, images: int, **values: float) -> None:
+    points.setdefault(what, []).append((size, timing))
+    lower, upper = (1e3 * seconds for seconds in timing.quartiles)
+    ms, quartiles = 1e3 * timing.median, measure.span(lower, upper)
+    table.timed(timing, what=what, size=size, ms_batch=ms, quartiles=quartiles, images_s=timing.rate(images), **values)

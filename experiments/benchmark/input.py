@@ -1,0 +1,119 @@
+"""The input pipeline alone: batches from a prepared dataset, against PyTorch's DataLoader over the same images.
+
+PyTorch's side is given its images as one array, or one string of JPEG bytes, mapped from a file into memory, and decodes with the same
+library as ours does: less to do than torchvision's ImageFolder has.
+"""
+
+import contextlib
+import functools
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from alexnet_jax import data, prepare, records
+from experiments.benchmark import measure
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {"images": "<30", "side": "<30", "images/s": "10,.0f", "quartiles": ">17", "of PyTorch": "10.2f"}
+BATCH = 128
+THREADS = {28: 2, 256: 16}  # by the size of an image, as configs/digits.py and configs/imagenet.py
+WORKERS = (0, 2)
+BATCHES = 100  # of a call
+
+
+def run(settings: Settings, out: Path) -> None:
+    batch = min(settings.batch or BATCH, settings.images)
+    table = Table("input", f"Input pipeline, {settings.images:,} images, batches of {batch}, shuffled", COLUMNS, settings, out)
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, encoding in (((28, 28, 1), "raw"), ((256, 256, 3), "raw"), ((256, 256, 3), "jpeg")):
+            name = f"{shape[0]} x {shape[1]} x {shape[2]}, {encoding}"
+            measure.progress(f"{name}: preparing {settings.images:,} images")
+            source = make_dataset(Path(folder), shape, encoding, settings.images)
+            with _sides(source, Path(folder), encoding, batch) as sides:
+                timings = measure.alternately(sides, settings.rounds, settings.turn)
+            images = BATCHES * batch
+            best = max((timing.rate(images) for side, timing in timings.items() if "DataLoader" in side), default=None)
+            for side, timing in timings.items():
+                rate, quartiles = timing.rate(images), timing.rate_quartiles(images)
+                ratio = rate / best if best else None
+                table.timed(timing, images=name, side=side, images_s=rate, quartiles=quartiles, of_PyTorch=ratio)
+
+
+def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count: int) -> data.Dataset:
+    """A prepared dataset of `count` training images that JPEG compresses about as well as photographs."""
+    from alexnet_jax.config import new_config
+
+    name = f"random_{shape[0]}_{encoding}_{count}"
+    load = functools.partial(make_image, shape)
+    splits = {"train": range(count), "validation": range(1)}
+    plan = records.Plan(("even", "odd"), shape, splits, load, encoding, "random", "made in this size")
+    records.write(plan, prepare.dataset_dir(folder, name), workers=measure.cores() if encoding == "jpeg" else 1)
+    section = new_config().data
+    section.update({"dir": str(folder), "name": name, "prepare": ""})
+    return data.load(section)
+
+
+def make_image(shape: tuple[int, int, int], number: int) -> tuple[np.ndarray, int]:
+    """A smooth random image with a little noise, and whether its number is odd."""
+    rng = np.random.default_rng(number)
+    height, width, channels = shape
+    coarse = rng.integers(0, 256, (height // 14 + 1, width // 14 + 1, channels)).repeat(14, 0).repeat(14, 1)
+    return (0.9 * coarse[:height, :width] + rng.integers(0, 25, shape)).astype(np.uint8), number % 2
+
+
+@contextlib.contextmanager
+def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> Iterator[dict[str, measure.Side]]:
+    """Ours: from the records, and where they are kept decoded in memory; and PyTorch's."""
+    with mock.patch.object(data, "CACHE_BYTES", 0):
+        sides: dict[str, measure.Side] = {"ours, from the records": stretch(dataset, batch)}
+    if encoding == "raw":
+        sides["ours, from memory"] = stretch(dataset, batch, passes=1)
+    if not measure.has_torch():
+        yield sides
+        return
+    from experiments import torch_input
+
+    images = torch_input.store(records.Records(dataset.builder, "train"), folder / f"{dataset.name}.bin", encoding)
+    with contextlib.ExitStack() as stack:
+        for workers in WORKERS:
+            loader = stack.enter_context(torch_input.loading(images, batch, workers))
+            sides[f"DataLoader, {f'{workers} workers' if workers else 'in-process'}"] = _endlessly(loader)
+        yield sides
+
+
+def stretch(dataset: data.Dataset, batch: int, passes: int = 0) -> Callable[[], None]:
+    """Our input from its start through `BATCHES` batches, to be called; after some passes over the whole split, which fill the memory.
+
+    Each call has a stream of its own and waits for the threads that had begun to read on: otherwise it would begin with what was read ahead
+    while the other side had its turn, and read ahead in that.
+    """
+    source = dataset.source("train")
+    for _ in range(passes):
+        for index in range(len(source)):
+            source[index]
+
+    def call() -> None:
+        stream = data.train_batches(source, batch_size=batch, seed=0, position=0, threads=THREADS[dataset.image_shape[0]])
+        for _ in range(BATCHES):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]  # grain's iterator
+        for thread in threading.enumerate():
+            if thread.name.startswith("grain-prefetch"):
+                thread.join()
+
+    return call
+
+
+def _endlessly(loader: Iterator) -> Callable[[], None]:
+    """PyTorch's next `BATCHES` batches, to be called. Its workers run on: they read no more than four batches ahead."""
+
+    def call() -> None:
+        for _ in range(BATCHES):
+            next(loader)
+
+    return call

@@ -1,0 +1,177 @@
+"""Times: two sides or more in turn within one process, medians and quartiles; and the machine on which they were taken."""
+
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "torch", "torchvision")
+THREAD_SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Side = Callable[[], Any]
+
+
+class Timing(NamedTuple):
+    """Seconds of one call, a number for each turn."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The lower and the upper one; the extremes where there are fewer than four turns."""
+        if len(self.seconds) < 4:
+            return min(self.seconds), max(self.seconds)
+        lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return lower, upper
+
+    def each(self, count: int) -> "Timing":
+        """Of one of the `count` things that a call does."""
+        return Timing(tuple(seconds / count for seconds in self.seconds))
+
+    def rate(self, items: float) -> float:
+        """Items a second, at the median."""
+        return items / self.median
+
+    def rate_quartiles(self, items: float) -> str:
+        """Those of the items a second, as text."""
+        lower, upper = self.quartiles
+        return span(items / upper, items / lower)
+
+
+def span(low: float, high: float) -> str:
+    """Two numbers with as many digits as a reader wants to see."""
+    digits = 0 if high >= 1000 else 1 if high >= 10 else 3
+    return f"{low:,.{digits}f} - {high:,.{digits}f}"
+
+
+def alternately(sides: Mapping[str, Side], rounds: int, turn: float) -> dict[str, Timing]:
+    """Time the sides in turn, A B A B ..., so that what slows the machine down for a while slows all of them.
+
+    A call must return only when its work is done. Each side is called twice beforehand: what compiles or allocates is not counted, and
+    the second call says how many make a turn of `turn` seconds at least.
+    """
+    calls = {}
+    for name, side in sides.items():
+        progress(f"{name}: warming up")
+        side()
+        calls[name] = max(1, math.ceil(turn / max(seconds_of(side), 1e-9)))
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(1, rounds + 1):
+        for name, side in sides.items():
+            progress(f"{name}: round {number} of {rounds}")
+            seconds[name].append(seconds_of(side, calls[name]))
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def seconds_of(side: Side, calls: int = 1) -> float:
+    """Seconds of one call, a mean over several."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        side()
+    return (time.perf_counter() - started) / calls
+
+
+class _Progress:
+    """Says what is going on: on a terminal in one line that the next one replaces, elsewhere in a line every ten seconds."""
+
+    said = 0.0
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}\r", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            print(f"... {text}", file=sys.stderr, flush=True)
+
+
+progress = _Progress()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """What a time depends on, for the record (JSON)."""
+    import jax
+
+    from alexnet_jax import parallel
+
+    record: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "system": platform.platform(),
+        "devices": parallel.describe(),
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
+        "versions": {"python": platform.python_version(), **_versions()},
+        "threads": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # over the minute before: what else kept the machine busy
+    }
+    if has_torch():
+        import torch
+
+        from experiments import torch_train
+
+        record["threads"]["torch"] = torch.get_num_threads()
+        record["torch_device"] = torch_train.describe()
+    return record
+
+
+def has_torch() -> bool:
+    """Whether the peer is installed (the extra `peers`)."""
+    return "torch" in _versions()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def in_child(function: Callable, *args: Any, limit: float | None = None) -> Any:
+    """`function(*args)` in a fresh process; None where it takes longer than `limit` seconds.
+
+    Raises:
+      RuntimeError: it failed; its traceback stands above.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of JAX's threads
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(sender, function, args))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(limit) else None
+    except EOFError:
+        raise RuntimeError(f"{function.__name__}{args} failed in its process") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send_result(sender: Any, function: Callable, args: tuple) -> None:
+    sender.send(function(*args))

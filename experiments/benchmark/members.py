@@ -1,0 +1,91 @@
+"""Members under one program: grouped convolutions, as a plain `vmap` makes them, against ours, against a loop over members."""
+
+import time
+from pathlib import Path
+
+from alexnet_jax import turns
+from experiments.benchmark import measure, ours
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {
+    "network": "<8",
+    "members": "8d",
+    "batch": "6d",
+    "form": "<22",
+    "compile s": "10.1f",
+    "images/s": "10,.1f",
+    "quartiles": ">17",
+    "of the loop": "12.2f",
+}
+MEMBERS = {"seed": (1, 7), "small": (1, 7, 32)}
+BATCH = {"seed": 16, "small": 128}
+PLAIN, OURS, WHOLE, LOOP = "plain vmap (grouped)", "ours", "ours, all at once", "loop over members"
+
+
+def run(settings: Settings, out: Path) -> None:
+    title = "Members of one program; images/s are images x members, compile s is tracing and compiling"
+    table = Table("members", title, COLUMNS, settings, out)
+    for variant in settings.networks:
+        batch = settings.batch or BATCH[variant]
+        for members in settings.members or MEMBERS[variant]:
+            _compare(table, settings, variant, members, batch)
+
+
+def _compare(table: Table, settings: Settings, variant: str, members: int, batch: int) -> None:
+    name = f"{variant}, M = {members}"
+    model, data, spec = ours.network(variant, settings.width), ours.random_batch(variant, batch), f"augment=off, seeds={members}"
+    measure.progress(f"{name}: compiling ours")
+    together = ours.TrainStep(variant, model, spec, data)
+    alone = together if members == 1 else ours.TrainStep(variant, model, "augment=off, seeds=1", data)
+    each = [alone.with_members(f"augment=off, seed={m}") for m in range(members)]
+
+    def loop() -> None:
+        for step in each:
+            step()
+
+    steps: dict[str, measure.Side] = {OURS: together, LOOP: loop}
+    compile_seconds = {OURS: together.compile_seconds, LOOP: alone.compile_seconds}
+    if turns.plan(members, 0).size < members:
+        steps[WHOLE] = whole = ours.TrainStep(variant, model, spec, data, at_once=members)
+        compile_seconds[WHOLE] = whole.compile_seconds
+
+    measure.progress(f"{name}: plain vmap, in a process of its own")
+    trial = measure.in_child(try_plain, variant, settings.width, spec, batch, members, limit=settings.limit) if members > 1 else 0.0
+    if trial is None:
+        table.row(network=variant, members=members, batch=batch, form=PLAIN)
+        table.note(f"{name}: plain vmap is left out, compiling it and two steps took longer than {settings.limit:g} s (--limit)")
+    elif trial * (settings.rounds + 2) > settings.limit:
+        table.row(network=variant, members=members, batch=batch, form=PLAIN, images_s=members * batch / trial)
+        table.note(f"{name}: plain vmap took {trial:.1f} s for one step, measured once alone: {settings.rounds} rounds exceed --limit")
+    else:
+        with ours.grouped_convolutions():
+            plain = ours.TrainStep(variant, model, spec, data, at_once=members)
+        steps[PLAIN], compile_seconds[PLAIN] = plain, plain.compile_seconds
+
+    timings = measure.alternately({f"{name}, {form}": step for form, step in steps.items()}, settings.rounds, settings.turn)
+    base = timings[f"{name}, {LOOP}"].median
+    for form in steps:
+        timing = timings[f"{name}, {form}"]
+        table.timed(
+            timing,
+            network=variant,
+            members=members,
+            batch=batch,
+            form=form,
+            compile_s=compile_seconds[form],
+            images_s=timing.rate(together.images),
+            quartiles=timing.rate_quartiles(together.images),
+            of_the_loop=base / timing.median,
+        )
+
+
+def try_plain(variant: str, width: float, spec: str, batch: int, at_once: int) -> float:
+    """Seconds of the second step of a plain vmap; runs in a process of its own, which can be ended."""
+    ours.start()
+    with ours.grouped_convolutions():
+        step = ours.TrainStep(variant, ours.network(variant, width), spec, ours.random_batch(variant, batch), at_once)
+    step()
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started

@@ -1,0 +1,65 @@
+"""Peak memory of a training process at full batch: ours and PyTorch's, each alone in its process."""
+
+import resource
+import sys
+from pathlib import Path
+
+from experiments.benchmark import measure
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {"network": "<8", "batch": "6d", "side": "<24", "process MiB": "12,.0f", "device MiB": "11,.0f"}
+BATCH, STEPS = 128, 3
+
+
+def run(settings: Settings, out: Path) -> None:
+    batch = settings.batch or BATCH
+    title = "Peak memory of the training process, and of the device where that has its own"
+    table = Table("memory", title, COLUMNS, settings, out)
+    for variant in settings.networks:
+        sides = {"ours": peak_of_ours}
+        if measure.has_torch():
+            sides["PyTorch eager"] = peak_of_torch
+        for side, peak in sides.items():
+            measure.progress(f"{variant}: {side}")
+            process, device = measure.in_child(peak, variant, settings.width, batch)
+            table.row(network=variant, batch=batch, side=side, process_MiB=process / 2**20, device_MiB=device and device / 2**20)
+
+
+def peak_of_ours(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+    """Bytes of the process and of the first device after some training steps, compilation included."""
+    import jax
+
+    from experiments.benchmark import ours
+
+    ours.start()
+    step = ours.TrainStep(variant, ours.network(variant, width), "seeds=1", ours.random_batch(variant, batch))
+    for _ in range(STEPS):
+        step()
+    statistics = jax.local_devices()[0].memory_stats()
+    return peak_bytes(), statistics and statistics.get("peak_bytes_in_use")
+
+
+def peak_of_torch(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+    """As `peak_of_ours`."""
+    from experiments import torch_train
+    from experiments.benchmark import ours
+
+    torch_train.start(measure.cores())
+    step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant])
+    for _ in range(STEPS):
+        step()
+    return peak_bytes(), torch_train.device_peak()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held.
+
+    Linux hands getrusage's maximum on from a process to the program that it starts, so that a child shows its parent's: there the kernel's
+    own high-water mark is read.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

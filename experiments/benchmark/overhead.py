@@ -1,0 +1,99 @@
+"""What the training loop adds to the compiled step: the step alone, the real loop, and the loop around a step that does nothing.
+
+The real loop hands the device its next step while the one before is still computed, so that work of the host is hidden as long as it
+takes less time than a step. The third is that work, the input's included; the second less the first is what of it shows.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+from unittest import mock
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import data, loop, parallel, turns
+from alexnet_jax import run as run_lib
+from alexnet_jax.prepare import prepare_digits
+from alexnet_jax.runlog import read_events
+from alexnet_jax.step import make_train_step
+from experiments.benchmark import measure
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
+
+COLUMNS = {"what": "<44", "ms/step": "10,.3f", "quartiles": ">17"}
+ALONE, REAL, IDLE = "compiled step alone", "real loop", "loop around a step that does nothing"
+ROOT = Path(__file__).parents[2]
+STEPS, STRETCHES = 10, 10  # steps between two lines of the log, each of which is a measurement; lines of a round
+
+
+def run(settings: Settings, out: Path) -> None:
+    batch = settings.batch or 64
+    title = f"The loop's overhead: configs/digits.py with one member, batch {batch}"
+    table = Table("overhead", title, COLUMNS, settings, out)
+    seconds: dict[str, list[float]] = {ALONE: [], REAL: [], IDLE: []}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_digits(folder)
+        config = _config(folder, batch)
+        step_alone = _step_alone(config)
+        sides = {ALONE: lambda: step_alone(STRETCHES), REAL: lambda: _in_loop(config), IDLE: lambda: _in_loop(config, _Idle)}
+        for number in range(1, settings.rounds + 1):
+            for side, measured in sides.items():
+                measure.progress(f"{side}: round {number} of {settings.rounds}")
+                seconds[side] += measured()
+    timings = {side: measure.Timing(tuple(values)) for side, values in seconds.items()}
+    for side, timing in timings.items():
+        lower, upper = (1e3 * value for value in timing.quartiles)
+        table.timed(timing, what=side, ms_step=1e3 * timing.median, quartiles=measure.span(lower, upper))
+    added = timings[REAL].median - timings[ALONE].median
+    table.note(f"the real loop adds {1e3 * added:.3f} ms to the step alone, {added / timings[ALONE].median:.1%} of it")
+
+
+def _config(folder: str, batch: int) -> ConfigDict:
+    epochs = (STRETCHES + 1) * STEPS * batch / 1258  # of the digits' training images; the first stretch compiles
+    changes = {"data.dir": folder, "train.batch_size": batch, "train.epochs": epochs, "train.log_every_steps": STEPS}
+    changes |= {"eval.every_epochs": 1000, "train.checkpoint_every_epochs": 1000}
+    return config_lib.load(f"{ROOT / 'configs/digits.py'}:members=1", [f"{name}={value}" for name, value in changes.items()])
+
+
+def _in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]:
+    """Seconds of a step in each stretch of a whole run but the first, by the run's own log."""
+    with tempfile.TemporaryDirectory() as workdir, contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # the log's lines
+        if replacement is not None:
+            stack.enter_context(mock.patch.object(turns, "TrainProgram", replacement))
+        loop.train(config, Path(workdir))
+        events = [event for event in read_events(workdir) if event["event"] == "train"]
+    return [config.train.batch_size / event["images_per_second"] for event in events[1:]]
+
+
+class _Idle(turns.TrainProgram):
+    """In place of the train step: the same state again, with metrics that are there already."""
+
+    metrics: ClassVar = {name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")}
+
+    def __call__(self, state, batch):
+        return state, self.metrics
+
+
+def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
+    """The run's own step on a ready batch, `STEPS` at a time without waiting in between, as the loop does: -> seconds of a step."""
+    dataset = data.load(config.data)
+    network = run_lib.build(config, dataset.image_shape, len(dataset.classes))
+    step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
+    batches = data.train_batches(dataset.source("train"), batch_size=config.train.batch_size, seed=0, position=0, threads=1)
+    batch, held = parallel.shard(next(batches)), {"state": parallel.replicate(network.init_state())}
+    program = turns.TrainProgram(step, turns.plan(1, 0), held["state"], batch)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            held["state"], metrics = program(held["state"], batch)
+        jax.block_until_ready((held["state"], metrics))
+
+    steps()
+    return lambda stretches: [measure.seconds_of(steps) / STEPS for _ in range(stretches)]

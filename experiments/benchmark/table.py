@@ -1,0 +1,78 @@
+"""A part's results: rows that are printed as they come, aligned, and kept as JSON."""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import plain
+from experiments.benchmark import measure
+from experiments.benchmark.settings import Settings
+
+
+class Table:
+    """Prints a line for each row and writes DIR/PART.json after each, so that a measurement cut short leaves what it has.
+
+    `columns` maps a heading to its format, with a width: `{"side": "<20", "images/s": ">10,.1f"}`. Text and None may stand in any column.
+    """
+
+    def __init__(self, part: str, title: str, columns: dict[str, str], settings: Settings, out: Path) -> None:
+        self._columns, self._path = columns, out / f"{part}.json"
+        self._record: dict[str, Any] = {
+            "part": part,
+            "title": title,
+            "command": " ".join(["python", *sys.orig_argv[1:]]),
+            "settings": dataclasses.asdict(settings),
+            "machine": measure.machine(),
+            "notes": [],
+            "rows": [],
+        }
+        self._write()  # a place that can't be written is better known before the work
+        self._print(f"\n{title}")
+        self._print("  ".join(_cell(heading, spec) for heading, spec in columns.items()).rstrip())
+
+    def row(self, **values: Any) -> None:
+        """Add a row; values of no column go to the JSON alone. Headings are written with `_` for a space or a slash."""
+        named = {_name(heading): values.get(_name(heading)) for heading in self._columns}
+        self._print("  ".join(_cell(value, spec) for value, spec in zip(named.values(), self._columns.values(), strict=True)).rstrip())
+        self._record["rows"].append(values)
+        self._write()
+
+    def timed(self, timing: measure.Timing, **values: Any) -> None:
+        """Add a row with the seconds of each turn in the JSON."""
+        self.row(**values, seconds=list(timing.seconds))
+
+    def note(self, text: str) -> None:
+        """A line below the rows, also kept."""
+        self._print(f"  {text}")
+        self._record["notes"].append(text)
+        self._write()
+
+    @staticmethod
+    def _print(line: str) -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)  # the progress line
+        print(line, flush=True)
+
+    def _write(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(plain(self._record), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}; choose another --out") from None
+
+
+def _name(heading: str) -> str:
+    return re.sub(r"\W", "_", heading)
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None:
+        value = "-"
+    if isinstance(value, str):
+        align, width = re.match(r"([<>]?)(\d+)", spec).groups()  # type: ignore[union-attr]
+        return f"{value:{align or '>'}{width}}"
+    return format(value, spec)

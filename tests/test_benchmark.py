@@ -1,0 +1,249 @@
+"""Benchmarks: sides take turns, tables and JSON agree, and the peer does the same work as we do."""
+
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import oihw
+from alexnet_jax.augment import evaluation_view
+from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.lrn import lrn
+from alexnet_jax.records import Records
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import growth, growth_figure, measure, memory, ours
+from experiments.benchmark.input import make_dataset
+from experiments.benchmark.settings import QUICK, Settings
+from experiments.benchmark.table import Table
+
+QUICK_AUGMENT = ["augment", "--quick", "--networks", "small"]
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_compilation_cache():
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_sides_take_turns():
+    calls = []
+    timings = measure.alternately({"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.002))}, rounds=3, turn=0)
+    assert "".join(calls) == "aabb" + "ab" * 3
+    assert len(timings["a"].seconds) == 3
+    assert min(timings["b"].seconds) >= 0.002
+
+
+def test_a_turn_is_as_long_as_asked():
+    calls = []
+    timing = measure.alternately({"a": lambda: (calls.append(0), time.sleep(0.005))}, rounds=1, turn=0.02)["a"]
+    assert 3 <= len(calls) <= 6  # two to warm up; in the turn four, or fewer where the machine is busy
+    assert timing.seconds[0] < 0.02
+
+
+def test_timing_is_median_and_quartiles():
+    timing = measure.Timing((4.0, 1.0, 2.0, 3.0, 10.0))
+    assert (timing.median, timing.quartiles) == (3.0, (2.0, 4.0))
+    assert measure.Timing((2.0, 1.0)).quartiles == (1.0, 2.0)
+    assert timing.rate(6) == 2.0
+    assert timing.rate_quartiles(60) == "15.0 - 30.0"
+    assert timing.each(2).median == 1.5
+
+
+def test_a_child_is_ended_at_its_limit_and_its_failure_is_reported():
+    assert measure.in_child(int, "7") == 7
+    assert measure.in_child(time.sleep, 60, limit=0.5) is None
+    with pytest.raises(RuntimeError, match=r"int.*failed"):
+        measure.in_child(int, "x")
+
+
+def test_peak_memory_counts_what_this_process_touched():
+    before = memory.peak_bytes()
+    np.ones(before + 50_000_000, np.uint8)
+    assert memory.peak_bytes() > before + 40_000_000
+
+
+def test_rows_are_aligned_and_kept(tmp_path, capsys):
+    table = Table("part", "Title", {"side": "<8", "images/s": "10,.1f"}, Settings(), tmp_path)
+    table.timed(measure.Timing((0.5,)), side="ours", images_s=1234.56)
+    table.row(side="theirs")
+    table.note("a note")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["Title", "side        images/s", "ours         1,234.6", "theirs             -", "  a note"]
+    record = json.loads((tmp_path / "part.json").read_text())
+    assert record["rows"] == [{"side": "ours", "images_s": 1234.56, "seconds": [0.5]}, {"side": "theirs"}]
+    assert record["notes"] == ["a note"]
+    assert record["machine"]["cores"] >= 1
+    assert record["settings"]["rounds"] == Settings().rounds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown part 'trian'; known: train"),
+        (["train", "--rounds", "0"], "--rounds 0; it must be positive"),
+        (["train", "--members", "0"], "--members 0; it must be at least 1"),
+    ],
+)
+def test_nonsense_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        benchmark.main(words)
+
+
+def test_an_unwritable_place_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another --out"):
+        benchmark.main([*QUICK_AUGMENT, "--out", str(tmp_path / "file" / "below")])
+
+
+def test_a_part_runs(tmp_path, capsys):
+    benchmark.main([*QUICK_AUGMENT, "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "augment.json").read_text())
+    assert "ours" in {row["side"] for row in record["rows"]}
+    assert all(len(row["seconds"]) == QUICK.rounds for row in record["rows"])
+    assert "28 -> 28, grey" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", benchmark.PARTS)
+def test_every_part_runs(part, tmp_path):
+    benchmark.main([part, "--quick", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / f"{part}.json").read_text())["rows"]
+
+
+def test_the_figure_shows_every_point(tmp_path):
+    points = {what: [(size, measure.Timing((0.1 * size,))) for size in (1, 2, 4)] for what in (growth.RECORDS, growth.MEMORY)}
+    points |= {what: [(size, measure.Timing((0.1 * size,))) for size in (1, 2, 4)] for what in (growth.MEMBERS, growth.BATCHES)}
+    png, svg = growth_figure.write(points, 8, tmp_path)
+    assert png.stat().st_size > 10_000
+    assert "members of the small network" in svg.read_text() or svg.read_text().count("<use") >= 12
+
+
+# What is timed
+
+
+@pytest.mark.parametrize("variant", ours.CHANNELS)
+def test_flops_are_those_of_the_network_table(variant):
+    model = ours.network(variant)
+    if variant == "seed":
+        assert round(ours.step_flops(model, 3) / 1e6, 1) == 6600.7
+        assert round(ours.forward_flops(model, 3) / 1e6, 1) == 2270.5
+    assert 2.5 < ours.step_flops(model, ours.CHANNELS[variant]) / ours.forward_flops(model, ours.CHANNELS[variant]) < 3
+
+
+def test_the_plain_form_is_grouped_and_only_while_asked():
+    model, images, keys = ours.network("small", 0.04), np.zeros((3, 2, 28, 28, 1), np.float32), jax.random.split(jax.random.key(0), 3)
+    params = jax.eval_shape(jax.vmap(lambda key: model.init(key, images[0], Hyper())["params"]), keys)
+
+    def program():
+        def loss(params, images):
+            return model.apply({"params": params}, images, Hyper()).sum()
+
+        return jax.jit(jax.vmap(jax.grad(loss))).lower(params, images).as_text()
+
+    with ours.grouped_convolutions():
+        assert program().count("group_count = 3") == 14  # forward and both gradients, but the image's own
+    assert program().count("group_count = 3") == 0
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A narrow small network's training step; a test takes a state of its own by `with_members`."""
+    return ours.TrainStep("small", ours.network("small", 0.25), "augment=off, seeds=1", ours.random_batch("small", 8))
+
+
+def test_augmentation_can_be_switched_on_without_another_program(step):
+    off, on = step.with_members("augment=off, seeds=1"), step.with_members("seeds=1")
+    off()
+    on()
+    assert not jax.tree.all(jax.tree.map(np.array_equal, off.state.params, on.state.params))
+    on = off.with_members("augment=off, seeds=1")  # goes on from the same state
+    off()
+    on()
+    assert jax.tree.all(jax.tree.map(np.array_equal, off.state.params, on.state.params))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_pytorchs_training_step_is_ours(layout, step):
+    """Two steps from equal weights on equal images, without dropout, come to equal weights."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
+    from experiments import torch_train
+
+    step, batch = step.with_members("augment=off, dropout=0, seeds=1"), ours.random_batch("small", 8)
+    peer = torch_train.Training("small", 8, 0.25, 1, 10, layout=layout)
+    names = {(layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer in oihw.LAYERS for leaf in ("kernel", "bias")}
+
+    def weights():
+        params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), step.state.params)
+        return oihw.to_oihw(params, names, ours.network("small").arch.map_sizes[-1])
+
+    before = weights()
+    peer.networks[0].load_state_dict({name: torch.from_numpy(array.copy()) for name, array in before.items()})
+    peer.networks[0].dropout.p = 0.0
+    images = (batch["image"].astype(np.float32) - 127.5) / 70
+    peer.images.copy_(torch.from_numpy(images).permute(0, 3, 1, 2))
+    peer.labels.copy_(torch.from_numpy(batch["label"]))
+    for _ in range(2):
+        step()
+        peer()
+    theirs = {name: tensor.numpy() for name, tensor in peer.networks[0].state_dict().items()}
+    for name, after in weights().items():
+        assert np.abs(after - theirs[name]).max() < 1e-3 * np.abs(after - before[name]).max(), name
+
+
+def test_pytorchs_augmentation_switched_off_is_our_centre_crop():
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
+    from experiments import torch_train
+
+    image = np.random.default_rng(0).integers(0, 256, (13, 13, 3)).astype(np.uint8)
+    off = dict.fromkeys(torch_train.STRENGTHS, 0.0)
+    for size in (8, 9):
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+        for whitening in (0.0, 1.0):
+            theirs = torch_train.augment(tensor, size, {**off, "whitening": whitening}, 73.0)[0].permute(1, 2, 0).numpy()
+            stats = ours.pixel_stats(3)._replace(std=np.asarray(73, np.float32))
+            wanted = evaluation_view(image, Hyper(whitening=whitening), stats, size)
+            np.testing.assert_allclose(theirs, wanted, atol=1e-3)
+
+
+def test_pytorchs_augmentation_acts():
+    """A turn by 180 degrees either way, a certain flip, and every offset of the crop."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
+    from experiments import torch_train
+
+    image = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(200, 1, 1, 1)
+    off = dict.fromkeys(torch_train.STRENGTHS, 0.0)
+    flipped = torch_train.augment(image, 5, {**off, "flip": 1.0}, 1.0)
+    np.testing.assert_allclose(flipped + 127.5, image.flip(-1), atol=1e-4)
+    corners = torch_train.augment(image, 3, {**off, "crop": 1.0}, 1.0)[:, 0, 0, 0] + 127.5
+    assert sorted({round(float(corner)) for corner in corners}) == [0, 1, 2, 5, 6, 7, 10, 11, 12]
+    turned = torch_train.augment(image, 5, {**off, "rotation": 90.0}, 1.0) + 127.5
+    np.testing.assert_allclose(turned[:, 0, 2, 2], 12, atol=1e-4)
+    assert turned[:, 0, 0, 2].std() > 3
+
+
+def test_pytorchs_normalisation_has_our_constants():
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
+    from experiments import torch_train
+
+    x = 50 * np.random.default_rng(0).normal(size=(2, 3, 3, 16)).astype(np.float32)
+    module = torch_train.network("seed", 0.04, 10, 3)
+    theirs = module.norm(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(lrn(x), theirs, rtol=1e-5)
+
+
+def test_pytorch_reads_the_same_images(tmp_path):
+    pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
+    from experiments import torch_input
+
+    for encoding, tolerance in (("raw", 0), ("jpeg", 12)):
+        dataset = make_dataset(tmp_path, (64, 64, 3), encoding, 10)
+        stored = torch_input.Images(torch_input.store(Records(dataset.builder, "train"), tmp_path / encoding, encoding))
+        source = dataset.source("train")
+        assert len(stored) == len(source) == 10
+        for index in range(10):
+            image, label = stored[index]
+            assert label == source[index]["label"]
+            assert np.abs(image.numpy().astype(int) - source[index]["image"]).mean() <= tolerance

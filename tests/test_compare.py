@@ -85,6 +85,7 @@ def test_it_goes_where_all_the_runs_lie(tmp_path, monkeypatch):
     assert comparison_path([Path("runs/a"), Path("runs/b")]) == Path("runs/comparison.html")
     assert comparison_path([Path("runs/a"), Path("runs/sweep/b")]) == Path("runs/comparison.html")
     assert comparison_path([Path("a"), tmp_path / "b"]) == Path("comparison.html")
+    assert comparison_path([Path("a"), tmp_path.parent / "b"]) == tmp_path.parent / "comparison.html"
 
 
 def test_what_cannot_be_compared_is_the_users_error(tmp_path):

@@ -135,7 +135,7 @@ def test_diverged_members_are_left_out(workdir, monkeypatch):
 
     monkeypatch.setattr(run, "load", load_with_nan(0))
     titled = by_title(network_sections(workdir))
-    assert words(titled["First-layer filters"]).startswith("The 4 filters of seed=1")
+    assert words(titled["First-layer filters"]).startswith("The 4 filters of seed=1 after 16 steps")
     assert "filters-1" not in drawings(titled.values())
     assert table(titled["Calibration"])[0] == ("seed=0", "nan %")
     assert "dot" not in words(titled["Activations"])  # one member is left
@@ -156,6 +156,15 @@ def test_an_ensemble_without_mistakes_shows_where_it_is_least_sure(workdir, monk
     assert axes[0].texts[1].get_text() == f"{label[0]} 50.0 %"
     assert axes[0].texts[1].get_color() == style.INK
     assert "None of 360 answers of the network is wrong" in words(section)
+
+
+def test_many_classes_have_a_table_of_confusions_and_no_matrix():
+    label = np.arange(60, dtype=np.int32) % 50
+    answer = np.where(label == 7, 3, label)
+    classes = tuple(f"class {i}" for i in range(50))
+    section = network.confusion_section(Answers(label, answer[None], np.ones((1, 60)), answer, np.ones(60)), classes, "test")
+    assert table(section) == [("class 7", "class 3", "2", "100.0 %")]
+    assert drawings([section]) == {}
 
 
 @style.any_script()

@@ -58,8 +58,8 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
 
 def comparison_path(workdirs: Sequence[Path]) -> Path:
     """Where a comparison goes that nobody gave a place: the folder that holds all the runs."""
-    parents = [os.path.dirname(os.path.abspath(workdir)) for workdir in workdirs]
-    return Path(os.path.relpath(os.path.commonpath(parents))) / "comparison.html"
+    folder, here = Path(os.path.commonpath([os.path.dirname(os.path.abspath(workdir)) for workdir in workdirs])), Path.cwd()
+    return (folder.relative_to(here) if folder.is_relative_to(here) else folder) / "comparison.html"
 
 
 def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:

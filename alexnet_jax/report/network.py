@@ -93,8 +93,8 @@ def filters_section(loaded: run.Run, healthy: list[int]) -> Section:
     names, kernels = loaded.network.member_names, np.asarray(loaded.state.params["conv1"]["kernel"])
     arch, (_, size, _, channels, count) = loaded.network.model.arch, kernels.shape
     text = (
-        f"The {count} filters of {names[healthy[0]]}, {size} x {size} pixels at stride {arch.stem_stride}, each divided by its largest "
-        "weight; mid-grey is zero."
+        f"The {count} filters of {names[healthy[0]]} after {int(loaded.state.step):,} steps, {size} x {size} pixels at stride "
+        f"{arch.stem_stride}, each divided by its largest weight; mid-grey is zero."
     )
     if size < 11:
         pixels = f"{arch.input_size} x {arch.input_size}"
@@ -209,9 +209,11 @@ def calibration_section(answers: Answers, names: list[str], split: str) -> Secti
     ]
     ensemble = reliability(answers.ensemble_confidence, answers.ensemble_answer == answers.label)
     rows = [(name, f"{100 * bins.ece:.2f} %") for name, bins in zip(names, members, strict=True)]
-    mean = ("mean of the members", f"{100 * np.nanmean([bins.ece for bins in members]):.2f} %")
+    if len(names) > len(COLOURS):
+        eces = [bins.ece for bins in members if len(bins.counts)]  # of those that have not diverged
+        rows = [("mean of the members", f"{100 * sum(eces) / max(len(eces), 1):.2f} %")]
     if len(names) > 1:
-        rows = [*(rows if len(names) <= len(COLOURS) else [mean]), ("ensemble", f"{100 * ensemble.ece:.2f} %")]
+        rows.append(("ensemble", f"{100 * ensemble.ece:.2f} %"))
     text = (
         f"How often an answer is right that has a probability of so many percent, on the {split} images: the thick line is "
         f"{'the ensemble, thin ones its members' if len(names) > 1 else 'the network'}, the dashed one perfect calibration. The expected "

@@ -154,7 +154,11 @@ def load(workdir: str | Path) -> Run:
     workdir = Path(workdir)
     record = read_config(workdir)
     config, dataset = config_lib.from_json(record["config"]), record["dataset"]
-    network = build(config, tuple(dataset["image_shape"]), len(dataset["classes"]))
+    try:
+        network = build(config, tuple(dataset["image_shape"]), len(dataset["classes"]))
+    except (KeyError, AttributeError) as error:
+        version = record["versions"]["alexnet_jax"]
+        raise UserError(f"{workdir} was made by another version of this project ({version}), whose configs differ: {error}") from None
     restored = None
     if has_checkpoint(workdir):
         with Checkpoints(workdir) as checkpoints:

@@ -116,6 +116,16 @@ def test_evaluation_is_exact_on_a_split_that_no_batch_divides(reference, digits_
     assert test["top1_error"] == again["top1_error"]
 
 
+def test_predictions_are_kept(reference):
+    directory, test, _ = reference
+    kept = run.load_predictions(directory)
+    assert kept["answer"].shape == kept["confidence"].shape == (2, 360)
+    np.testing.assert_allclose((kept["answer"] != kept["label"]).mean(1), test["top1_error"])
+    np.testing.assert_allclose((kept["ensemble_answer"] != kept["label"]).mean(), test["ensemble_top1_error"])
+    with pytest.raises(UserError, match="hasn't finished"):
+        run.load_predictions(directory / "checkpoints")
+
+
 def test_run_directory_is_as_contracted(reference):
     directory, _, _ = reference
     record = json.loads((directory / "config.json").read_text())
@@ -215,6 +225,14 @@ def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_
     with pytest.raises(UserError, match=re.escape(message)):
         train(tiny_config(override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_version_is_refused(reference, tmp_path):
+    record = json.loads((reference[0] / "config.json").read_text())
+    del record["config"]["model"]["lrn_size"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"another version of this project .*lrn_size"):
+        run.load(tmp_path)
 
 
 def test_a_diverging_member_is_named_and_the_others_go_on(tiny_config, tmp_path):

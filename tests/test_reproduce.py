@@ -10,7 +10,7 @@ import pytest
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import ablate, claims, published, reproduce, setting
-from experiments.figure1 import epochs_to, figure1, training_errors
+from experiments.figure1 import _in_words, epochs_to, figure1, training_errors
 from experiments.points import Point, Program
 
 ARGS = argparse.Namespace(dry_run=False, retry=False, jobs=1, max_members=None)
@@ -86,11 +86,23 @@ def test_a_diverged_member_has_no_training_error(tmp_path):
     assert np.isnan(curves["b"][1][:, 0]).all()
 
 
+@pytest.mark.parametrize(
+    ("tanh", "relu", "words"),
+    [
+        (1.0, 4.0, "NOT REPRODUCED: in 4.0 times more epochs with ReLU"),
+        (float("inf"), 4.0, "only ReLU got there"),
+        (float("inf"), float("inf"), "neither got there"),
+    ],
+)
+def test_figure1_in_words(tanh, relu, words):
+    assert _in_words(tanh, relu).startswith(words)
+
+
 def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
     def train(programs, out, args):
         for program in programs:
             slow = 6.0 if "tanh" in program.points[0].name else 1.0
-            log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0) for _ in range(program.seeds)])
+            log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0) for _ in range(program.seeds)])
         return True
 
     monkeypatch.setattr(ablate, "train", train)
@@ -98,6 +110,7 @@ def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
     assert "25% training error in 6 times fewer epochs" in lines[0]
+    assert lines[1] == "measured: in 6.0 times fewer epochs with ReLU"
     assert table["relu at 0.003 *"] == ["1.39", "2.30", "3.00"]
     assert table["tanh * / relu *"] == ["6.0", "6.0", "6.0"]
     assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)

@@ -48,7 +48,7 @@ def launch(
       slurm: what to ask Slurm for.
 
     Returns:
-      By directory, the error of a run that failed or was stopped, None for the others.
+      By directory, in the order of the programs, the error of a run that failed or was stopped, None for the others.
 
     Raises:
       UserError: a directory holds a run of another config, or another process is launching there.
@@ -76,8 +76,10 @@ def launch(
         if launcher == "slurm":
             from experiments.slurm import Slurm, run_on_slurm
 
-            return errors | run_on_slurm(todo, slurm or Slurm(), shown, jobs or len(todo))
-        return errors | _run_here(todo, jobs or 1, shown)
+            errors |= run_on_slurm(todo, slurm or Slurm(), shown, jobs or len(todo))
+        else:
+            errors |= _run_here(todo, jobs or 1, shown)
+    return {program.directory: errors[program.directory] for program in programs}
 
 
 def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:

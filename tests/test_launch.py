@@ -250,9 +250,10 @@ def test_without_slurm_there_is_no_slurm(programs, monkeypatch, tmp_path):
 
 
 SBATCH = """#!/bin/sh
-# Runs a job, or the tasks of an array at once, on this machine.
-for script; do :; done
-cp "$script" "$(dirname "$0")/script.sh"
+# Runs a job, or the tasks of an array at once, on this machine; from a copy of the script, as Slurm does.
+for given; do :; done
+script=$(dirname "$0")/script.sh
+cp "$given" "$script"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
 export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here
 if [ -z "$last" ]; then
@@ -395,5 +396,5 @@ def test_submitits_local_executor_runs_the_tasks(programs):
     made = programs("finish", "fail")
     with Progress({program.directory: 1.0 for program in made}) as shown:
         errors = run_on_slurm(made, Slurm(gpus=0), shown, 2, cluster="local")
-    assert list(errors.values()) == [None, "ValueError: no luck"]
+    assert errors == {made[0].directory: None, made[1].directory: "ValueError: no luck"}
     assert len(collect(made)) == 1

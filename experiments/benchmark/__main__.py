@@ -1,6 +1,6 @@
 """How fast it is, each part against its peer, the two in turn within one run: A B A B ...
 
-    python -m experiments.benchmark                  all parts, about an hour on two CPU cores
+    python -m experiments.benchmark                  all parts
     python -m experiments.benchmark train members    these
     python -m experiments.benchmark --quick          tiny sizes, to see that everything works
 

@@ -1,5 +1,6 @@
 """Times: two sides or more in turn within one process, medians and quartiles; and the machine on which they were taken."""
 
+import functools
 import math
 import multiprocessing
 import os
@@ -103,6 +104,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache  # the load is that of the minute before the first part, not of the parts themselves
 def machine() -> dict[str, Any]:
     """What a time depends on, for the record (JSON)."""
     import jax
@@ -117,7 +119,7 @@ def machine() -> dict[str, Any]:
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
         "versions": {"python": platform.python_version(), **_versions()},
         "threads": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # over the minute before: what else kept the machine busy
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
     if has_torch():
         import torch

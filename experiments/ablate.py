@@ -4,8 +4,9 @@
     python -m experiments.ablate --config configs/fashion_mnist.py --factors dropout --seeds 3 --out runs/dropout --dry-run
 
 Levels that differ in hyperparameters alone are members of one program. Members with equal seeds share initialisation, augmentation and
-dropout draws, and all see the same images in the same order, so what chance does to both levels cancels in their difference. The same
-command again skips what has finished. experiments/statistics.py says what the numbers mean.
+dropout draws, and all see the same images in the same order, so what chance does to both levels cancels in their difference. A learning
+rate that suits one level may not suit another, above all with and without LRN: --rates gives each level its own. The same command again
+skips what has finished. experiments/statistics.py says what the numbers mean.
 """
 
 import argparse
@@ -40,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     config_lib.add_arguments(p)
     p.add_argument("--factors", required=True, metavar="NAME,...", help=f"of {', '.join(FACTORS)}")
     p.add_argument("--seeds", type=int, default=5, metavar="N", help="of every level (default: 5)")
+    p.add_argument(
+        "--rates",
+        default="",
+        metavar="RATE,...",
+        help="learning rates; each level gets that of its lowest validation error (default: the config's)",
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where runs, tables and figures go")
     p.add_argument(
         "--margin", type=float, default=MARGIN, metavar="POINTS", help=f"the smallest difference that matters (default: {MARGIN} points)"
@@ -63,6 +70,11 @@ def parse_factors(text: str) -> list[str]:
     if not names:
         raise UserError(f"--factors is empty; known: {', '.join(FACTORS)}")
     return names
+
+
+def parse_rates(text: str) -> list[str]:
+    """`.005,.01` -> the learning rates as text, each once."""
+    return list(dict.fromkeys(filter(None, (rate.strip() for rate in text.split(",")))))
 
 
 def plan_only_here() -> None:
@@ -107,6 +119,8 @@ def _plan_notes(study: "Study") -> list[str]:
     for name, (levels, notes) in study.factors.items():
         lines.append(f"{name}: {'; '.join(f'{level} ({point.name})' for level, point in levels.items())}")
         lines += [f"  note: {note}" for note in notes]
+    if study.rates:
+        lines.append(f"each level but of `ensemble` at the learning rates {', '.join(study.rates)}")
     return lines + study.skipped
 
 
@@ -145,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     from experiments import study as studies
 
     plan_only_here()
-    study = studies.plan(args.config, args.overrides, names, args.seeds, args.out / "runs", args.max_members)
+    study = studies.plan(args.config, args.overrides, names, args.seeds, args.out / "runs", args.max_members, parse_rates(args.rates))
     if train_study(study, args.out, args):
         report(study, args.margin, args.out)
 

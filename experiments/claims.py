@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from experiments.setting import Setting, aligned, changed, differences
 
 FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
 FEW_IMAGES = 2000
+RATE_PARTS = (0.1, 0.3, 1)  # of the config's learning rate, at which the levels of `lrn` are tried
 ERRORS = ("top1_error", "top5_error")
 
 
@@ -85,8 +87,9 @@ def figure4(setting: Setting) -> list[str] | None:
 
 
 def lrn(setting: Setting) -> list[str] | None:
-    """Local response normalisation: on, at the wrong scale, off."""
-    found = _ablate(setting, "lrn", "lrn")
+    """Local response normalisation: on, at the wrong scale, off; each at its best rate, since without it the same rate may not learn."""
+    rates = [f"{setting.loaded.optimizer.learning_rate * part:g}" for part in RATE_PARTS]
+    found = _ablate(setting, "lrn", "lrn", rates)
     return [f"published: {published.CLAIMS['lrn']}", *_verdicts(found), *differences(setting)] if found else None
 
 
@@ -115,8 +118,8 @@ def augmentation(setting: Setting) -> list[str] | None:
 # Their parts
 
 
-def _ablate(setting: Setting, where: str, factor: str) -> dict[str, Any] | None:
-    planned = study.plan(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members)
+def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()) -> dict[str, Any] | None:
+    planned = study.plan(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members, rates)
     trained = ablate.train_study(planned, setting.root, setting.args)
     return ablate.report(planned, ablate.MARGIN, setting.root / where) if trained else None
 

@@ -20,6 +20,7 @@ class Outcome(NamedTuple):
     test_error: np.ndarray  # float64 (S,), fractions
     wrong: np.ndarray  # bool (S, N)
     diverged: np.ndarray  # bool (S,)
+    stalled: np.ndarray  # bool (S,): the network gives every image the same answer: it never learnt
 
 
 def compare(levels: Mapping[str, Outcome], margin: float) -> list[dict[str, Any]]:
@@ -35,6 +36,8 @@ def compare(levels: Mapping[str, Outcome], margin: float) -> list[dict[str, Any]
     adjusted_mcnemar = statistics.holm([row["mcnemar"]["p"] for row in rows])
     for row, p, p_mcnemar in zip(rows, adjusted, adjusted_mcnemar, strict=True):
         verdict = statistics.verdict(row["difference"], margin, p if len(rows) > 1 else math.nan)
+        if row["stalled"] or reference.stalled.any():
+            verdict = _never_learnt(len(row["stalled"]), int(reference.stalled.sum()), len(reference.seeds))
         row["verdict"] = verdict._asdict()
         row["difference"] = {**row["difference"]._asdict(), "p_holm": p}
         row["mcnemar"]["p_holm"] = p_mcnemar
@@ -51,7 +54,14 @@ def _describe(name: str, outcome: Outcome) -> dict[str, Any]:
         "mean_test_error": float(errors.mean()) if errors.size else math.nan,
         "std_test_error": float(errors.std(ddof=1)) if errors.size > 1 else math.nan,
         "diverged": [seed for seed, lost in zip(outcome.seeds, outcome.diverged, strict=True) if lost],
+        "stalled": [seed for seed, never in zip(outcome.seeds, outcome.stalled, strict=True) if never],
     }
+
+
+def _never_learnt(level: int, reference: int, seeds: int) -> statistics.Verdict:
+    """Between networks of which some never learnt, a difference tells of the learning rate or the initialisation, not of the factor."""
+    who = " and ".join([f"{level} of {seeds} networks"] * (level > 0) + [f"{reference} of {seeds} of the reference"] * (reference > 0))
+    return statistics.Verdict("open", f"no comparison: {who} never learnt, so try other --rates")
 
 
 def _compare(name: str, outcome: Outcome, reference: Outcome) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Study(NamedTuple):
     overrides: tuple[str, ...]
     seeds: int
     factors: dict[str, Plan]
+    rates: tuple[str, ...]  # learning rates at which each level is tried; none: the config's
     compared: list[Program]  # the points of all factors but `ensemble`
     ensemble: list[Program]  # a run of the config's own, whose ensemble is of its seeds alone; none without that factor
     skipped: list[str]  # factors that this dataset or config can't answer, and why
@@ -48,8 +49,19 @@ class Study(NamedTuple):
         return list({program.directory: program for program in (*self.compared, *self.ensemble)}.values())
 
 
-def plan(config: str, overrides: Sequence[str], factors: Sequence[str], seeds: int, root: Path, max_members: int | None = None) -> Study:
+def plan(
+    config: str,
+    overrides: Sequence[str],
+    factors: Sequence[str],
+    seeds: int,
+    root: Path,
+    max_members: int | None = None,
+    rates: Sequence[str] = (),
+) -> Study:
     """Resolve factors against a config and its dataset. A factor that doesn't suit them is skipped, unless it is the only one.
+
+    Args:
+      rates: learning rates at which each level is trained, to be compared at its best by validation error; by default the config's.
 
     Raises:
       UserError: no factor is left, or the config makes no sense.
@@ -69,10 +81,11 @@ def plan(config: str, overrides: Sequence[str], factors: Sequence[str], seeds: i
             unsuited = error
     if unsuited and not plans:
         raise unsuited
-    distinct = {point.name: point for name in plans if name != "ensemble" for point in plans[name].levels.values()}
+    levels = [point for name in plans if name != "ensemble" for point in plans[name].levels.values()]
+    distinct = {point.name: point for level in levels for point in at_rates(level, rates, loaded)}
     compared = points.pack(config, overrides, list(distinct.values()), seeds, root, max_members)
     ensemble = points.pack(config, overrides, [Point(BASE, {})], seeds, root, max_members) if "ensemble" in plans else []
-    return Study(config, tuple(overrides), seeds, plans, compared, ensemble, skipped)
+    return Study(config, tuple(overrides), seeds, plans, tuple(rates), compared, ensemble, skipped)
 
 
 def resolve(factor: str, config: "ConfigDict", shape: Shape) -> Plan:
@@ -84,8 +97,7 @@ def resolve(factor: str, config: "ConfigDict", shape: Shape) -> Plan:
     levels, notes = FACTORS[factor].levels(config, shape)
     plan = Plan({}, list(notes))
     for name, settings in levels.items():
-        differing = _differing(settings, config)
-        point = Point(" ".join(f"{key}={text}" for key, text in differing.items()) or BASE, differing)
+        point = _point(settings, config)
         for other, same in plan.levels.items():
             if same == point:
                 plan.notes.append(f"{name!r} and {other!r} are the same settings here: null by construction, and not compared")
@@ -93,8 +105,13 @@ def resolve(factor: str, config: "ConfigDict", shape: Shape) -> Plan:
     return plan
 
 
-def _differing(settings: Settings, config: "ConfigDict") -> Settings:
-    """The settings that change something, in their canonical spelling."""
+def at_rates(point: Point, rates: Sequence[str], config: "ConfigDict") -> list[Point]:
+    """A point at each of some learning rates; without any, the point itself."""
+    return [_point({**point.settings, "learning_rate": rate}, config) for rate in rates] or [point]
+
+
+def _point(settings: Settings, config: "ConfigDict") -> Point:
+    """The point of the settings that change something, in their canonical spelling."""
     from alexnet_jax.hyper import FIELDS, SWITCHES, base_member
 
     base, fields = base_member(config), config_lib.flat(config)
@@ -106,7 +123,8 @@ def _differing(settings: Settings, config: "ConfigDict") -> Settings:
             return base[name] != float(text)
         return config_lib.convert(text, fields[name], name) != fields[name]  # type: ignore[arg-type]
 
-    return {name: text for name, text in points.canonical(settings, fields).items() if changes(name, text)}
+    differing = {name: text for name, text in points.canonical(settings, fields).items() if changes(name, text)}
+    return Point(" ".join(f"{name}={text}" for name, text in differing.items()) or BASE, differing)
 
 
 def compare(study: Study, margin: float) -> list[dict[str, Any]]:
@@ -133,13 +151,26 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
 
     levels, notes = study.factors[name]
     first = {point.name: level for level, point in reversed(levels.items())}  # of those that are the same point
-    compared = {level: point.name for level, point in levels.items() if first[point.name] == level}
-    rows = comparison.compare({level: outcomes[point] for level, point in compared.items()}, margin)
-    for row, point in zip(rows, compared.values(), strict=True):
-        row |= {"settings": found[point].point.settings, "run": str(found[point].workdir)}
-    warned = [f"{level}, {warning}" for level, point in compared.items() for warning in _warnings(found[point])]
+    config = config_lib.load(study.config, study.overrides)
+    compared: dict[str, str] = {}  # level -> the name of its point, at the best of the rates
+    for level, point in levels.items():
+        if first[point.name] == level:
+            tried = at_rates(point, study.rates, config)
+            compared[level] = best = min((each.name for each in tried), key=lambda each: _validation(found[each]))
+            if study.rates:
+                rate = found[best].point.settings.get("learning_rate", f"{config.optimizer.learning_rate:g}")
+                notes = [*notes, f"{level}: at learning rate {rate}, of {', '.join(study.rates)} the one of lowest validation error"]
+    rows = comparison.compare({level: outcomes[best] for level, best in compared.items()}, margin)
+    for row, best in zip(rows, compared.values(), strict=True):
+        row |= {"settings": found[best].point.settings, "run": str(found[best].workdir)}
+    warned = [f"{level}, {warning}" for level, best in compared.items() for warning in _warnings(found[best])]
     ranges = _lrn_range(study, compared) if name in ("lrn", "order") else []
     return {"levels": rows, "notes": [*notes, *ranges, *warned]}
+
+
+def _validation(result: "Result") -> tuple[int, float]:
+    """What the rates of a level are ranked by: how many seeds diverged, and the mean validation error."""
+    return len(result.diverged), float(result.validation_error.mean())
 
 
 def _outcome(result: "Result") -> "Outcome":
@@ -149,8 +180,10 @@ def _outcome(result: "Result") -> "Outcome":
     from experiments.comparison import Outcome
 
     predictions = run.load_predictions(result.workdir)
-    wrong = predictions["answer"][result.members] != predictions["label"]
-    return Outcome(result.seeds, result.test_error, wrong, np.isin(result.seeds, result.diverged))
+    answers = predictions["answer"][result.members]
+    diverged = np.isin(result.seeds, result.diverged)
+    stalled = (answers == answers[:, :1]).all(1) & ~diverged
+    return Outcome(result.seeds, result.test_error, answers != predictions["label"], diverged, stalled)
 
 
 def _ensemble(study: Study, margin: float) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax import data, hyper
 from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import read_events
 from experiments import ablate, ablation_files, comparison, figures, lrn_range, points, study
 from experiments.factors import FACTORS
+from experiments.results import Result
 
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 CONFIGS = ("configs/digits.py", "configs/fashion_mnist.py")
@@ -111,10 +113,10 @@ def test_lrn_is_a_constant_at_the_unit_scale_alone(digits_dir):
 # Comparisons
 
 
-def outcome(errors, diverged=(), images=100):
+def outcome(errors, diverged=(), stalled=(), images=100):
     """Seed s is wrong on the first `errors[s]` images."""
-    wrong = np.arange(images)[None] < np.array(errors)[:, None]
-    return comparison.Outcome(list(range(len(errors))), wrong.mean(1), wrong, np.isin(range(len(errors)), diverged))
+    wrong, seeds = np.arange(images)[None] < np.array(errors)[:, None], list(range(len(errors)))
+    return comparison.Outcome(seeds, wrong.mean(1), wrong, np.isin(seeds, diverged), np.isin(seeds, stalled))
 
 
 def test_comparison_is_paired_by_seed():
@@ -143,6 +145,17 @@ def test_all_diverged_leaves_nothing_to_say():
     assert math.isnan(level["difference"]["mean"])
 
 
+@pytest.mark.parametrize(
+    ("of_level", "of_reference", "who"),
+    [([1], [], "1 of 3 networks"), ([], [0, 2], "2 of 3 of the reference"), ([1], [0], "1 of 3 networks and 1 of 3 of the reference")],
+)
+def test_networks_that_never_learnt_make_no_comparison(of_level, of_reference, who):
+    levels = {"on": outcome([10, 20, 30], stalled=of_reference), "off": outcome([90, 90, 91], stalled=of_level)}
+    _, level = comparison.compare(levels, 0.5)
+    assert level["verdict"] == {"kind": "open", "words": f"no comparison: {who} never learnt, so try other --rates"}
+    assert level["stalled"] == of_level
+
+
 def test_several_levels_are_corrected_for():
     levels = {"a": outcome([10, 20, 30]), "b": outcome([12, 21, 33]), "c": outcome([15, 26, 34])}
     _, b, c = comparison.compare(levels, 0.5)
@@ -159,6 +172,28 @@ def test_the_ensembles_gain_is_over_images():
     half = 1.9842 * 100 * differences.std(ddof=1) / 10  # t(99) of the table
     assert gain["difference"]["low"] == pytest.approx(-15 - half, abs=0.01)
     assert gain["relative_cut"] == pytest.approx(0.75)
+
+
+def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
+    """By validation error, and a rate at which a seed diverged comes after the others."""
+    config = config_lib.load("configs/digits.py")
+    planned = study.Study(
+        "configs/digits.py", (), 2, {"dropout": study.resolve("dropout", config, GREY)}, ("0.005", "0.02", "0.1"), [], [], []
+    )
+    validation = {"": [[0.2, 0.3], [0.1, 0.2], [0.05, 0.05]], "dropout=0 ": [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]}
+    found, outcomes = {}, {}
+    for settings, errors in validation.items():
+        for rate, each, wrong in zip(("learning_rate=0.005", "", "learning_rate=0.1"), errors, (10, 20, 30), strict=True):
+            name = f"{settings}{rate}".strip() or study.BASE
+            point = points.Point(name, dict(word.split("=") for word in name.split() if "=" in word))
+            diverged = (1,) if wrong == 30 else ()
+            found[name] = Result(point, [0, 1], np.array(each), np.array([wrong, wrong + 1]) / 100, tmp_path, [0, 1], diverged)
+            outcomes[name] = outcome([wrong, wrong + 1], diverged)
+    monkeypatch.setattr(study, "_warnings", lambda result: [])
+    report = study._levels("dropout", planned, found, outcomes, 0.5)
+    assert [level["settings"] for level in report["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
+    assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
+    assert [note.split(", of")[0] for note in report["notes"]] == ["dropout 0.5: at learning rate 0.02", "off: at learning rate 0.005"]
 
 
 def test_the_figure_shows_every_seed_the_mean_and_the_interval():
@@ -208,6 +243,8 @@ def test_the_results_are_written(first):
     assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
     assert any(note.startswith("unit scale: NULL BY CONSTRUCTION") for note in lrn["notes"])
     assert not any("NULL" in note for note in lrn["notes"] if not note.startswith("unit scale"))
+    (end,) = [event for event in read_events(next(first.glob("runs/*/events.jsonl")).parent) if event["event"] == "end"]
+    assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]
     assert found["protocol"]["test"].startswith("360 images (test)")
     rows = list(csv.DictReader((first / "ablation.csv").read_text().splitlines()))
@@ -236,7 +273,7 @@ def test_the_ensemble_of_a_run(first, tmp_path):
     (events,) = first.glob("runs/*/events.jsonl")
     program = points.Program(events.parent, "configs/digits.py", (), (points.Point(study.BASE, {}),), 6)
     plan = study.resolve("ensemble", config_lib.load("configs/digits.py"), GREY)
-    found = study.compare(study.Study("configs/digits.py", (), 6, {"ensemble": plan}, [], [program], []), 0.5)
+    found = study.compare(study.Study("configs/digits.py", (), 6, {"ensemble": plan}, (), [], [program], []), 0.5)
     (ensemble,) = found
     assert [row["members"] for row in ensemble["curve"]] == [1, 2, 3, 4, 5, 6]
     gain = ensemble["ensemble_test_error"] - ensemble["mean_test_error"]
@@ -253,10 +290,11 @@ def test_another_config_needs_another_directory(first, arguments):
 
 
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_path, capsys):
-    ablate.main([*arguments, "--out", str(tmp_path / "dry"), "--dry-run"])
+    ablate.main([*arguments, "--out", str(tmp_path / "dry"), "--dry-run", "--rates", "0.005,.02"])
     shown = capsys.readouterr().out
-    assert "3 points x 2 seeds = 6 members in 1 program" in shown
+    assert "6 points x 2 seeds = 12 members in 1 program" in shown
     assert "unit scale (lrn_alpha=2.04082e-08)" in shown
+    assert "at the learning rates 0.005, .02" in shown
     assert not (tmp_path / "dry").exists()
 
 
@@ -268,6 +306,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),
         (["--seeds", "0"], "seeds=0"),
+        (["--rates", "fast"], "learning_rate=fast: expected a number"),
         (["--margin", "0"], "--margin 0 must be positive"),
         (["--config.ensemble.members=seeds=3"], "the members come from the points"),
         (["--config.model.lrn=off", "--factors", "lrn"], "the config has no LRN"),

@@ -148,7 +148,7 @@ def _submit(programs: Sequence[Program], slurm: Slurm, parallel: int, cluster: s
     try:
         with executor.batch():
             jobs = [executor.submit(Task(program)) for program in programs]
-    except submitit.core.utils.FailedJobError as error:
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from None
     for program, job in zip(programs, jobs, strict=True):
         with writing(program.directory / JOB):

@@ -329,6 +329,14 @@ def test_slurm_gets_one_array_job_with_what_was_asked_for(programs, cluster):
     assert [status(program.directory).state for program in made] == ["finished", "failed", "finished"]
 
 
+def test_what_slurm_refuses_is_told_in_its_words(programs, cluster):
+    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
+    (program,) = programs("finish")
+    with pytest.raises(UserError, match="Slurm refuses the job: sbatch: error: invalid partition specified: gpu"):
+        launch([program], launcher="slurm", slurm=Slurm(partition="gpu"))
+    assert not (program.directory / slurm_lib.JOB).exists()
+
+
 def test_a_single_program_is_a_job_of_its_own(programs, cluster):
     (program,) = programs("finish")
     assert launch([program], launcher="slurm", slurm=Slurm(gpus=0)) == {program.directory: None}

@@ -13,7 +13,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
 from experiments.points import Program
 from experiments.progress import duration
-from experiments.results import progress, status
+from experiments.results import status
 
 SECONDS = 1.0  # for which a matrix product is timed
 
@@ -95,9 +95,7 @@ def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: b
     Returns:
       None where there is nothing to take it from.
     """
-    states = {program.directory: status(program.directory).state for program in programs}
-    done = ("finished",) if retry else ("finished", "failed")
-    rest = sum(costs[directory].flops * (1 - progress(directory)) for directory, state in states.items() if state not in done)
+    rest = sum(costs[p.directory].flops * left(p.directory, costs[p.directory].steps, retry) for p in programs)
     work = seconds = 0.0
     counted = 0
     for program in programs:
@@ -126,6 +124,14 @@ def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: b
     if measured.busy:
         on_top += "; but the machine is busy with other work, without which it would be faster"
     return Estimate(rest / measured.flops, f"{basis}; {on_top}", not measured.busy)
+
+
+def left(directory: Path, steps: int, retry: bool = False) -> float:
+    """The share of a run's steps that is to be done: none of a finished one, unless it shall go on for longer than it did."""
+    found = status(directory)
+    if (found.state == "finished" and found.steps >= steps) or (found.state == "failed" and not retry):
+        return 0.0
+    return 1 - min(1.0, found.step / steps)
 
 
 class Pace(NamedTuple):

@@ -109,8 +109,9 @@ def describe(root: Path, programs: Sequence[Program], costs: Mapping[Path, Cost]
     """The plan in words, with where each program stands."""
     cells = [("program", "points", "members", "steps", "state")]
     for program in programs:
-        steps = f"{costs[program.directory].steps:,}"
-        cells.append((program.directory.name, str(len(program.points)), str(program.members), steps, _state(program.directory)))
+        steps = costs[program.directory].steps
+        state = _state(program.directory, steps)
+        cells.append((program.directory.name, str(len(program.points)), str(program.members), f"{steps:,}", state))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [f"{root}: {_size(programs)}", ""]
     for number, row in enumerate(cells):
@@ -134,8 +135,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _state(directory: Path) -> str:
+def _state(directory: Path, steps: int) -> str:
+    """Where a run stands that shall do so many steps."""
     found = status(directory)
+    if found.state == "finished" and found.steps < steps:
+        return f"finished {found.steps:,} steps, goes on"
     match found.state:
         case "waiting":
             return "to be trained"

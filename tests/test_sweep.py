@@ -222,6 +222,13 @@ def test_the_estimate_goes_by_runs_that_have_ended(programs):
     assert str(found) == "about 2 s, at the pace of the run of this sweep that has ended, 1 GFLOP/s with compilation and evaluation"
 
 
+def test_a_finished_run_that_shall_go_on_longer_counts_with_the_rest(programs, tmp_path):
+    costs = {program.directory: Cost(400, 16e9, "float32") for program in programs}  # 100 steps were done, in 8 s
+    assert estimate(programs, costs, measure=False).seconds == pytest.approx(24)
+    assert re.search(r" 400  finished 100 steps, goes on$", plan.describe(tmp_path, programs, costs), re.M)
+    assert re.search(r" 400  failed .*: out of memory$", plan.describe(tmp_path, programs, costs), re.M)
+
+
 def test_without_such_runs_it_is_a_lower_bound_or_none(programs, monkeypatch):
     costs = {programs[1].directory: Cost(100, 6e12, "bfloat16")}
     asked, pace = [], Pace(1e11, "a product", "2 x gpu", False)

@@ -159,7 +159,9 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
             compared[level] = best = min((each.name for each in tried), key=lambda each: _validation(found[each]))
             if study.rates:
                 rate = found[best].point.settings.get("learning_rate", f"{config.optimizer.learning_rate:g}")
-                notes = [*notes, f"{level}: at learning rate {rate}, of {', '.join(study.rates)} the one of lowest validation error"]
+                note = f"{level}: at learning rate {rate}, of {', '.join(study.rates)} the one of lowest validation error"
+                at_an_end = float(rate) in (min(map(float, study.rates)), max(map(float, study.rates)))
+                notes = [*notes, note + "; it is at an end, so a better one may lie beyond" * at_an_end]
     rows = comparison.compare({level: outcomes[best] for level, best in compared.items()}, margin)
     for row, best in zip(rows, compared.values(), strict=True):
         row |= {"settings": found[best].point.settings, "run": str(found[best].workdir)}

@@ -193,7 +193,10 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
     report = study._levels("dropout", planned, found, outcomes, 0.5)
     assert [level["settings"] for level in report["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
     assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
-    assert [note.split(", of")[0] for note in report["notes"]] == ["dropout 0.5: at learning rate 0.02", "off: at learning rate 0.005"]
+    middle, end = report["notes"]
+    assert middle == "dropout 0.5: at learning rate 0.02, of 0.005, 0.02, 0.1 the one of lowest validation error"
+    assert end.startswith("off: at learning rate 0.005")
+    assert end.endswith("a better one may lie beyond")
 
 
 def test_the_figure_shows_every_seed_the_mean_and_the_interval():

@@ -15,6 +15,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m experiments.reproduce  published claims beside what is measured on a dataset at hand
   python -m experiments.report     run directories -> report.html
   python -m experiments.parity     every variant against an independent PyTorch network
+  python -m experiments.benchmark  speed and memory, each part in turn with its PyTorch peer
 
 Each explains itself with --help. To see it work: python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits"""
 

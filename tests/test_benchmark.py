@@ -36,11 +36,13 @@ def test_sides_take_turns():
     assert min(timings["b"].seconds) >= 0.002
 
 
-def test_a_turn_is_as_long_as_asked():
-    calls = []
-    timing = measure.alternately({"a": lambda: (calls.append(0), time.sleep(0.005))}, rounds=1, turn=0.02)["a"]
-    assert 3 <= len(calls) <= 6  # two to warm up; in the turn four, or fewer where the machine is busy
-    assert timing.seconds[0] < 0.02
+def test_a_turn_is_as_long_as_asked(monkeypatch):
+    """By a clock that a call moves on by 3 seconds: a turn of 10 takes four calls, after the two that warm up."""
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    timing = measure.alternately({"a": lambda: clock.__setitem__(0, clock[0] + 3)}, rounds=2, turn=10)["a"]
+    assert clock[0] == 3 * (2 + 2 * 4)
+    assert timing.seconds == (3.0, 3.0)
 
 
 def test_timing_is_median_and_quartiles():

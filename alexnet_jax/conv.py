@@ -3,7 +3,7 @@
 `vmap` over members with kernels of their own turns a convolution into a grouped one, 3 to 20 times slower on CPUs than the M convolutions
 it stands for. Here its batching rule unrolls into those M convolutions, for the value and for both gradients, bit for bit what a member
 alone computes. `lax.map` over members is no way out: in a loop's body CPU convolutions lose their threads. The program grows with M, so
-more than a few members train in turn (step.py), by one program for a few.
+more than a few members train in turn (turns.py), by one program for a few.
 
 Max-pooling's own gradient (select-and-scatter) is the slowest operation of the network on CPUs, 10 times the cost of what stands here.
 """

@@ -180,11 +180,11 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         )
     batch_size = batch_size or loaded.config.eval.batch_size
     parallel.check_batch_size(batch_size, "--batch-size")
-    source, state = dataset.source(split), parallel.replicate(loaded.state)
+    source = dataset.source(split)
     log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(
-        turns.predictor(log_probs, in_turn, state),
+        turns.predictor(log_probs, in_turn, turns.place(loaded.state, in_turn)),
         data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads),
         len(source),
         loaded.network.member_names,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import data, evaluate, memory, parallel, run, schedule, turns
@@ -107,7 +108,8 @@ class Loop:
 
         restored = self.checkpoints.restore(fresh)
         state, position = restored or (fresh, {"evaluated": 0, "commands": 0})
-        self.state = parallel.replicate(state)
+        self.parts = turns.place(state, self.turns)
+        self.state = _on_host(replace(state, params=(), opt_state=()))  # what the host decides; the networks are in the parts alone
         self.step = int(state.step)
         self.evaluated = position["evaluated"]  # the step of the last whole evaluation
         self.inbox.read = position["commands"]
@@ -135,8 +137,8 @@ class Loop:
         rate_factor = schedule.make_schedule(self.config, self.plan)
         step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, rate_factor, parallel.DEVICES)
         batch = data.blank_batch(self.config.train.batch_size // parallel.process()[1], self.dataset.image_shape)
-        program = turns.TrainProgram(step, self.turns, self.state, parallel.shard(batch))
-        needs = memory.of_program(self.state, self.turns, program.compiled)
+        program = turns.TrainProgram(step, self.turns, self.parts, parallel.shard(batch))
+        needs = memory.of_program(self.parts, self.turns, program.compiled)
         self.log.event("memory", self.step, message=f"{needs}; {memory.size(self.memory)} are free", needed=needs.total, free=self.memory)
         memory.check(needs, self.memory)
         return program
@@ -167,7 +169,7 @@ class Loop:
                 return "stopped"
             if changed or (self.step > first and self.step % self.plan.checkpoint_every == 0):
                 self.save()
-            self.state, metrics = self.train_step(self.state, parallel.shard(next(batches)))
+            self.parts, metrics = self.train_step(self.parts, parallel.shard(next(batches)))
             self.step += 1
             self.meter.add(metrics)
             if self._due(self.plan.log_every):
@@ -202,7 +204,7 @@ class Loop:
         """The final networks on the test split."""
         log_probs = make_log_probs(self.network.model, self.dataset.stats)
         return evaluate.predict_split(
-            turns.predictor(log_probs, self.turns, self.state),
+            turns.predictor(log_probs, self.turns, self.parts),
             self._batches("test"),
             len(self.sources["test"]),
             self.network.member_names,
@@ -213,17 +215,19 @@ class Loop:
         if self.checkpoints.latest_step() == self.step:
             return
         with self.meter.pause():
-            path = self.checkpoints.save(self.state, {"evaluated": self.evaluated, "commands": self.inbox.read})
+            path = self.checkpoints.save(self.turns.join(self.parts), {"evaluated": self.evaluated, "commands": self.inbox.read})
             self.log.event("checkpoint", self.step, path=f"checkpoints/{path.name}")
 
     def _adopt(self, state: TrainState) -> None:
-        """Take a state whose small leaves the host may have changed."""
+        """Take what the host has changed of the hyperparameters and the plateau into the parts on the devices."""
         if state is not self.state:
-            self.state = replace(state, hyper=parallel.replicate(state.hyper), plateau=parallel.replicate(state.plateau))
+            self.state = _on_host(state)
+            changed = parallel.replicate(self.turns.split({"hyper": self.state.hyper, "plateau": self.state.plateau}))
+            self.parts = [replace(part, **leaves) for part, leaves in zip(self.parts, changed, strict=True)]
 
     def _eval_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         shares = parallel.shard(batch)
-        return self.sums(self.predict(self.state, shares["image"]), shares)
+        return self.sums(self.predict(self.parts, shares["image"]), shares)
 
     def _batches(self, role: str) -> Iterator[dict]:
         return data.eval_batches(
@@ -255,3 +259,8 @@ class Loop:
     @property
     def _epoch(self) -> float:
         return self.step / self.plan.steps_per_epoch
+
+
+def _on_host(state: TrainState) -> TrainState:
+    """Copied: on CPUs a view would show memory that the next step reuses."""
+    return jax.tree.map(np.array, state)

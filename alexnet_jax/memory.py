@@ -41,13 +41,14 @@ def of_state(state: TrainState, turns: Turns) -> Needs:
     return Needs(turns, _bytes(state.params), _bytes(state.opt_state), 0)
 
 
-def of_program(state: TrainState, turns: Turns, compiled: Any) -> Needs:
-    """What a compiled train step takes. `compiled` is JAX's, whose `memory_analysis` knows the program's buffers."""
-    plan, needs = compiled.memory_analysis(), of_state(state, turns)
+def of_program(parts: list[TrainState], turns: Turns, compiled: Any) -> Needs:
+    """What a compiled train step takes beside all parts. `compiled` is JAX's, whose `memory_analysis` knows the program's buffers."""
+    needs = Needs(turns, sum(_bytes(part.params) for part in parts), sum(_bytes(part.opt_state) for part in parts), 0)
+    plan = compiled.memory_analysis()
     if plan is None:  # a backend that doesn't tell
         return needs
     program = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-    return needs._replace(activations=max(0, program - needs.state))
+    return needs._replace(activations=max(0, program - needs.state // len(parts)))
 
 
 def check(needs: Needs, available: int) -> None:

@@ -78,14 +78,14 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
 
 
-def over_devices_train(turn: Callable) -> Any:
-    """pmap of `(state, batch, start) -> (state, metrics)`: the state is replicated and its buffers are reused, the batch is sharded."""
-    return jax.pmap(turn, axis_name=DEVICES, in_axes=(None, 0, None), out_axes=None, donate_argnums=0)
+def over_devices_train(train_step: Callable) -> Any:
+    """pmap of `(state, batch) -> (state, metrics)`: the state is replicated and its buffers are reused, the batch is sharded."""
+    return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
-def over_devices_predict(turn: Callable) -> Callable:
-    """pmap of `(state, images, start) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
-    return jax.pmap(turn, axis_name=DEVICES, in_axes=(None, 0, None), out_axes=1)
+def over_devices_predict(log_probs: Callable) -> Callable:
+    """pmap of `(state, images) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
+    return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, 0), out_axes=1)
 
 
 def over_devices_sum(sums: Callable) -> Callable:

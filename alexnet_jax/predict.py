@@ -78,7 +78,7 @@ class Predictor:
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
-        self._log_probs = turns.predictor(make_log_probs(model, loaded.stats, ten_crop), in_turn, parallel.replicate(state))
+        self._log_probs = turns.predictor(make_log_probs(model, loaded.stats, ten_crop), in_turn, turns.place(state, in_turn))
 
     def prepare(self, file: Path) -> np.ndarray:
         """A picture as the run's dataset would hold it, uint8 (size, size, C); grey, where that is grey, by luminance.

@@ -51,9 +51,10 @@ class Trained:
             self.traces += 1
             return inner(state, batch)
 
-        self.state = parallel.replicate(init_state(model, optimizer, members_of(f"seeds={members}"), 1))
+        in_turn = turns.plan(members, 0)
+        (self.state,) = turns.place(init_state(model, optimizer, members_of(f"seeds={members}"), 1), in_turn)
         shares = parallel.shard(data.blank_batch(BATCH, (STORED, STORED, 1)))
-        self.program = turns.TrainProgram(train_step, turns.plan(members, 0), self.state, shares)
+        self.program = turns.TrainProgram(train_step, in_turn, [self.state], shares)
         self.batch = jax.device_put(shares, self.program.compiled.input_shardings[0][1])
 
 
@@ -108,9 +109,9 @@ def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained)
     batches = [jax.tree.map(lambda leaf, i=i: leaf + np.asarray(i, leaf.dtype), trained.batch) for i in range(3)]
     with jax.transfer_guard("disallow"):
         for change, batch in zip(ready, batches, strict=True):
-            trained.state, metrics = trained.program(trained.state.replace(hyper=change), batch)
+            (trained.state,), metrics = trained.program([trained.state.replace(hyper=change)], batch)
         with pytest.raises(Exception, match=r"[Dd]isallowed"):
-            trained.program(trained.state, jax.tree.map(np.asarray, trained.batch))
+            trained.program([trained.state], jax.tree.map(np.asarray, trained.batch))
     assert trained.traces == 1
     np.testing.assert_allclose(metrics["learning_rate"], [0.0, 0.1], rtol=1e-6)
     assert not re.findall(r"callback|infeed|outfeed|\bsend\(|\brecv\(", trained.program.compiled.as_text())
@@ -124,7 +125,7 @@ def test_the_seed_networks_step_computes_nothing_twice(members):
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
     state = jax.eval_shape(lambda: init_state(model, optimizer, members_of(f"seeds={members}"), 3))
     batch = parallel.shard(data.blank_batch(128, (256, 256, 3)))
-    text = parallel.over_devices_train(lambda state, batch, start: step(state, batch)).lower(state, batch, np.int32(0)).as_text()
+    text = parallel.over_devices_train(step).lower(state, batch).as_text()
     assert text.count("stablehlo.convolution") == members * CONVOLUTIONS
     assert text.count("stablehlo.dot_general") == PRODUCTS + 1  # and PCA colour's
     assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) == {"1"}

@@ -16,7 +16,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-BRIEF = ["--config.train.epochs=0.1", "--config.model.width=0.04", "--config.train.batch_size=8", "--config.eval.batch_size=32"]
+BRIEF = [
+    "--config.train.epochs=0.1",
+    "--config.train.batch_size=8",
+    "--config.train.members_per_program=1",  # a program of seven takes three times as long to compile
+    "--config.model.width=0.04",
+    "--config.eval.batch_size=32",
+]
 
 
 @pytest.fixture(scope="module")

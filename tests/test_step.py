@@ -44,12 +44,13 @@ def batch(step, size=16):
 def train(model, state, steps=3, size=16, at_once=0):
     """The state and the metrics after some steps on all four devices."""
     train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
-    state, metrics = parallel.replicate(state), []
-    program = turns.TrainProgram(train_step, turns.plan(state.hyper.members, at_once), state, parallel.shard(batch(0, size)))
+    in_turn, metrics = turns.plan(state.hyper.members, at_once), []
+    parts = turns.place(state, in_turn)
+    program = turns.TrainProgram(train_step, in_turn, parts, parallel.shard(batch(0, size)))
     for i in range(steps):
-        state, values = program(state, parallel.shard(batch(i, size)))
+        parts, values = program(parts, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
-    return jax.tree.map(np.asarray, state), metrics
+    return jax.tree.map(np.asarray, in_turn.join(parts)), metrics
 
 
 def member(tree, index):
@@ -131,12 +132,12 @@ def test_one_trace_whatever_the_rate():
         traces.append(1)
         return inner(state, batch)
 
-    state = parallel.replicate(state_of(model, "seeds=2"))
-    program = turns.TrainProgram(counted, turns.plan(2, 0), state, parallel.shard(batch(0)))
+    parts = turns.place(state_of(model, "seeds=2"), turns.plan(2, 0))
+    program = turns.TrainProgram(counted, turns.plan(2, 0), parts, parallel.shard(batch(0)))
     for i in range(4):
-        state, _ = program(state, parallel.shard(batch(i)))
+        (state,), _ = program(parts, parallel.shard(batch(i)))
         scaled = state.plateau.replace(scale=np.float32([0.1**i, 1]))
-        state = state.replace(plateau=parallel.replicate(scaled))
+        parts = [state.replace(plateau=parallel.replicate(scaled))]
     assert len(traces) == 1
 
 
@@ -158,9 +159,8 @@ def test_sums_of_what_the_mask_admits(at_once):
     state = state_of(model, "seeds=3")
     masked = {**batch(0), "mask": np.arange(16) < 13}
     shares = parallel.shard(masked)
-    on_devices = turns.over_devices_predict(make_log_probs(model, STATS), turns.plan(3, at_once))(
-        parallel.replicate(state), shares["image"]
-    )
+    in_turn = turns.plan(3, at_once)
+    on_devices = turns.over_devices_predict(make_log_probs(model, STATS), in_turn)(turns.place(state, in_turn), shares["image"])
     sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))(on_devices, shares)
     log_probs = np.asarray(make_log_probs(model, STATS)(state, masked["image"]))[:, :13]
     label = masked["label"][:13]

@@ -4,26 +4,27 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import turns
-from tests.test_step import member, network, state_of, train
+from alexnet_jax import parallel, turns
+from tests.test_step import network, state_of, train
 
 
 @pytest.mark.parametrize(
-    ("members", "per_program", "starts", "overlap"),
-    [
-        (1, 0, [0], 0),
-        (7, 0, [0], 0),
-        (9, 0, [0, 4], 1),
-        (7, 3, [0, 3, 4], 2),
-        (6, 2, [0, 2, 4], 0),
-        (64, 0, range(0, 64, 8), 0),
-        (3, 50, [0], 0),
-    ],
+    ("members", "per_program", "counts"),
+    [(1, 0, [1]), (7, 3, [3, 3, 1]), (6, 2, [2, 2, 2]), (3, 50, [3]), (5, 3, [3, 2])],
 )
-def test_turns_are_as_even_as_can_be(members, per_program, starts, overlap):
+def test_turns_are_as_even_as_can_be_and_hold_every_member_once(members, per_program, counts):
     plan = turns.plan(members, per_program)
-    assert plan.starts == list(starts)
-    assert plan.overlap == overlap
+    assert plan.counts == counts
+    tree = {"a": np.arange(members), "step": np.int32(3)}
+    parts = plan.split(tree)
+    assert {len(part["a"]) for part in parts} == {plan.size}
+    assert np.array_equal(plan.join(parts)["a"], tree["a"])
+    assert plan.join(parts)["step"] == 3
+
+
+def test_by_default_a_program_is_small():
+    assert turns.plan(parallel.MEMBERS_PER_PROGRAM, 0).counts == [parallel.MEMBERS_PER_PROGRAM]
+    assert max(turns.plan(64, 0).counts) <= parallel.MEMBERS_PER_PROGRAM
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
@@ -38,12 +39,3 @@ def test_members_in_turn_are_members_at_once(at_once):
     for step, turn_step in zip(metrics, turn_metrics, strict=True):
         for name, values in step.items():
             np.testing.assert_allclose(turn_step[name], values, rtol=1e-5)
-
-
-def test_a_done_member_has_no_turn():
-    model = network()
-    state = state_of(model, "seeds=3")
-    done = state.replace(plateau=state.plateau.replace(done=np.array([False, True, False])))
-    after, _ = train(model, done, at_once=2)
-    assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 1), member(state.params, 1)))
-    assert not np.array_equal(after.params["fc8"]["kernel"][2], state.params["fc8"]["kernel"][2])

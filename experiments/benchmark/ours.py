@@ -76,24 +76,26 @@ class TrainStep:
     def __init__(self, variant: str, model: AlexNet, spec: str, batch: dict[str, np.ndarray], at_once: int = 0) -> None:
         channels = CHANNELS[variant]
         step = make_train_step(model, OPTIMIZER, pixel_stats(channels), lambda step: 1.0, parallel.DEVICES)
-        self.state = parallel.replicate(init_state(model, OPTIMIZER, members(spec), channels))
+        state = init_state(model, OPTIMIZER, members(spec), channels)
+        shares, self._turns = parallel.shard(batch), turns.plan(state.hyper.members, at_once)
+        self._parts = turns.place(state, self._turns)
         started = time.perf_counter()
-        shares, in_turn = parallel.shard(batch), turns.plan(self.state.hyper.members, at_once)
-        self._program = turns.TrainProgram(step, in_turn, self.state, shares)
+        self._program = turns.TrainProgram(step, self._turns, self._parts, shares)
         self.compile_seconds = time.perf_counter() - started  # tracing included
         self.batch = jax.device_put(shares, self._program.compiled.input_shardings[0][1])
-        self.images = len(batch["index"]) * self.state.hyper.members  # images x members of a call
+        self.images = len(batch["index"]) * state.hyper.members  # images x members of a call
 
     def __call__(self) -> None:
-        self.state, metrics = self._program(self.state, self.batch)
-        jax.block_until_ready((self.state, metrics))
+        self._parts, metrics = self._program(self._parts, self.batch)
+        jax.block_until_ready((self._parts, metrics))
 
     def with_members(self, spec: str) -> "TrainStep":
         """The same program with other hyperparameters, which are data, and with a state of its own."""
         other = object.__new__(TrainStep)
         other.__dict__.update(self.__dict__)
-        copy = jax.tree.map(lambda leaf: leaf.copy(), self.state)
-        other.state = copy.replace(hyper=parallel.replicate(members(spec)))
+        copies = jax.tree.map(lambda leaf: leaf.copy(), self._parts)
+        changed = parallel.replicate(self._turns.split(members(spec)))
+        other._parts = [part.replace(hyper=leaves) for part, leaves in zip(copies, changed, strict=True)]
         return other
 
 
@@ -102,8 +104,9 @@ class Evaluation:
 
     def __init__(self, variant: str, model: AlexNet, spec: str, images: np.ndarray, ten_crop: bool = False) -> None:
         stats = pixel_stats(CHANNELS[variant])
-        state = parallel.replicate(init_state(model, OPTIMIZER, members(spec), CHANNELS[variant]))
-        self._predict = turns.predictor(make_log_probs(model, stats, ten_crop), turns.plan(state.hyper.members, 0), state)
+        state = init_state(model, OPTIMIZER, members(spec), CHANNELS[variant])
+        in_turn = turns.plan(state.hyper.members, 0)
+        self._predict = turns.predictor(make_log_probs(model, stats, ten_crop), in_turn, turns.place(state, in_turn))
         self._images = images
 
     def __call__(self) -> np.ndarray:

@@ -77,8 +77,8 @@ class _Idle(turns.TrainProgram):
 
     metrics: ClassVar = {name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")}
 
-    def __call__(self, state, batch):
-        return state, self.metrics
+    def __call__(self, parts, batch):
+        return parts, self.metrics
 
 
 def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
@@ -87,13 +87,14 @@ def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
     network = run_lib.build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
     batches = data.train_batches(dataset.source("train"), batch_size=config.train.batch_size, seed=0, position=0, threads=1)
-    batch, held = parallel.shard(next(batches)), {"state": parallel.replicate(network.init_state())}
-    program = turns.TrainProgram(step, turns.plan(1, 0), held["state"], batch)
+    one = turns.plan(1, 0)
+    batch, held = parallel.shard(next(batches)), {"parts": turns.place(network.init_state(), one)}
+    program = turns.TrainProgram(step, one, held["parts"], batch)
 
     def steps() -> None:
         for _ in range(STEPS):
-            held["state"], metrics = program(held["state"], batch)
-        jax.block_until_ready((held["state"], metrics))
+            held["parts"], metrics = program(held["parts"], batch)
+        jax.block_until_ready((held["parts"], metrics))
 
     steps()
     return lambda stretches: [measure.seconds_of(steps) / STEPS for _ in range(stretches)]

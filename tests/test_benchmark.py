@@ -160,11 +160,11 @@ def test_augmentation_can_be_switched_on_without_another_program(step):
     off, on = step.with_members("augment=off, seeds=1"), step.with_members("seeds=1")
     off()
     on()
-    assert not jax.tree.all(jax.tree.map(np.array_equal, off.state.params, on.state.params))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, off.parts[0].params, on.parts[0].params))
     on = off.with_members("augment=off, seeds=1")  # goes on from the same state
     off()
     on()
-    assert jax.tree.all(jax.tree.map(np.array_equal, off.state.params, on.state.params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, off.parts[0].params, on.parts[0].params))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
@@ -178,7 +178,7 @@ def test_pytorchs_training_step_is_ours(layout, step):
     names = {(layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer in oihw.LAYERS for leaf in ("kernel", "bias")}
 
     def weights():
-        params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), step.state.params)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), step.parts[0].params)
         return oihw.to_oihw(params, names, ours.network("small").arch.map_sizes[-1])
 
     before = weights()

@@ -78,24 +78,24 @@ class TrainStep:
         step = make_train_step(model, OPTIMIZER, pixel_stats(channels), lambda step: 1.0, parallel.DEVICES)
         state = init_state(model, OPTIMIZER, members(spec), channels)
         shares, self._turns = parallel.shard(batch), turns.plan(state.hyper.members, at_once)
-        self._parts = turns.place(state, self._turns)
+        self.parts = turns.place(state, self._turns)
         started = time.perf_counter()
-        self._program = turns.TrainProgram(step, self._turns, self._parts, shares)
+        self._program = turns.TrainProgram(step, self._turns, self.parts, shares)
         self.compile_seconds = time.perf_counter() - started  # tracing included
         self.batch = jax.device_put(shares, self._program.compiled.input_shardings[0][1])
         self.images = len(batch["index"]) * state.hyper.members  # images x members of a call
 
     def __call__(self) -> None:
-        self._parts, metrics = self._program(self._parts, self.batch)
-        jax.block_until_ready((self._parts, metrics))
+        self.parts, metrics = self._program(self.parts, self.batch)
+        jax.block_until_ready((self.parts, metrics))
 
     def with_members(self, spec: str) -> "TrainStep":
         """The same program with other hyperparameters, which are data, and with a state of its own."""
         other = object.__new__(TrainStep)
         other.__dict__.update(self.__dict__)
-        copies = jax.tree.map(lambda leaf: leaf.copy(), self._parts)
+        copies = jax.tree.map(lambda leaf: leaf.copy(), self.parts)
         changed = parallel.replicate(self._turns.split(members(spec)))
-        other._parts = [part.replace(hyper=leaves) for part, leaves in zip(copies, changed, strict=True)]
+        other.parts = [part.replace(hyper=leaves) for part, leaves in zip(copies, changed, strict=True)]
         return other
 
 

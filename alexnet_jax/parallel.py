@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
-# Members of one program, where a config leaves that open. A program of more is no faster, since convolutions unroll over members
-# (conv.py), and takes longer to compile: on two CPU cores 8 of the small network took 8 s, 32 took 33 s.
+# Members of one program, where a config leaves that open. Programs of 2, 4 and 8 run alike on CPUs, one of 32 is slower and takes longer to
+# compile, 19 s instead of 8 (docs/performance.md); small networks want some at once, since an operation's start costs time too.
 MEMBERS_PER_PROGRAM = 8
 
 

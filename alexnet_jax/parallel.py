@@ -5,6 +5,7 @@ State is replicated over devices, a batch is cut evenly among them, gradients an
 
 import importlib.util
 import os
+import platform
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +48,27 @@ def process() -> tuple[int, int]:
 
 
 def describe() -> list[str]:
-    """The devices of all processes, for the record: `4 x gpu NVIDIA H100`, a line for each kind."""
-    kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    """The devices of all processes, for the record: `4 x gpu NVIDIA H100`, `1 x cpu AMD EPYC (2 cores)`, a line for each kind."""
+    kinds = Counter(
+        f"{device.platform} {f'{cpu_model()} ({cores()} cores)' if device.platform == 'cpu' else device.device_kind}"
+        for device in jax.devices()
+    )
     return [f"{count} x {kind}" for kind, count in kinds.items()]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The CPU's name, as its maker or the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 def check_batch_size(batch_size: int, field: str) -> None:

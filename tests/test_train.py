@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, loop, run
+from alexnet_jax import data, evaluate, loop, parallel, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.loop import train
 from alexnet_jax.runlog import read_events
@@ -132,7 +132,7 @@ def test_run_directory_is_as_contracted(reference):
     assert record["config"]["train"]["batch_size"] == 40
     assert record["dataset"]["classes"] == list("0123456789")
     assert record["versions"]["jax"] == jax.__version__
-    assert record["devices"] == ["4 x cpu cpu"]
+    assert record["devices"] == [f"4 x cpu {parallel.cpu_model()} ({parallel.cores()} cores)"]
     assert list((directory / "tensorboard").iterdir())
     assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == [48, 50]
     event = events_of(directory, "train")[0]
@@ -266,7 +266,7 @@ def test_devices_do_not_change_the_run(digits_dir, tmp_path):
         environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         process = subprocess.run([*command, *overrides], env=environment, capture_output=True, text=True, check=False)
         assert process.returncode == 0, process.stderr
-        assert json.loads((workdir / "config.json").read_text())["devices"] == [f"{devices} x cpu cpu"]
+        assert json.loads((workdir / "config.json").read_text())["devices"][0].startswith(f"{devices} x cpu ")
         losses[devices] = np.array([event["loss"] for event in events_of(workdir, "train")])
         assert losses[devices].shape == (10, 2)
     np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)

@@ -46,16 +46,17 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
     settings = settings_lib.from_arguments(args)
 
+    from alexnet_jax import parallel
     from experiments.benchmark import measure, ours
 
     ours.start()
     if measure.has_torch():
         from experiments import torch_train
 
-        torch_train.start(measure.cores())
+        torch_train.start(parallel.cores())
     machine = measure.machine()
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{machine['cpu']}, {machine['cores']} cores; {', '.join(machine['devices'])}\n{versions}\n{machine['threads']}")
+    print(f"{', '.join(machine['devices'])}\n{versions}\n{machine['threads']}")
     if not measure.has_torch():
         print('no peer: PyTorch is not installed; it comes with: pip install -e ".[peers]"')
     for part in args.parts or PARTS:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from alexnet_jax import data, prepare, records
+from alexnet_jax import data, parallel, prepare, records
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -52,7 +52,7 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count
     load = functools.partial(make_image, shape)
     splits = {"train": range(count), "validation": range(1)}
     plan = records.Plan(("even", "odd"), shape, splits, load, encoding, "random", "made in this size")
-    records.write(plan, prepare.dataset_dir(folder, name), workers=measure.cores() if encoding == "jpeg" else 1)
+    records.write(plan, prepare.dataset_dir(folder, name), workers=parallel.cores() if encoding == "jpeg" else 1)
     section = new_config().data
     section.update({"dir": str(folder), "name": name, "prepare": ""})
     return data.load(section)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "torch", "torchvision")
@@ -99,11 +98,6 @@ class _Progress:
 progress = _Progress()
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache  # the load is that of the minute before the first part, not of the parts themselves
 def machine() -> dict[str, Any]:
     """What a time depends on, for the record (JSON)."""
@@ -112,8 +106,8 @@ def machine() -> dict[str, Any]:
     from alexnet_jax import parallel
 
     record: dict[str, Any] = {
-        "cpu": _cpu_model(),
-        "cores": cores(),
+        "cpu": parallel.cpu_model(),
+        "cores": parallel.cores(),
         "system": platform.platform(),
         "devices": parallel.describe(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
@@ -144,15 +138,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
 
 
 def in_child(function: Callable, *args: Any, limit: float | None = None) -> Any:

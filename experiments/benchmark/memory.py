@@ -42,10 +42,11 @@ def peak_of_ours(variant: str, width: float, batch: int) -> tuple[int, int | Non
 
 def peak_of_torch(variant: str, width: float, batch: int) -> tuple[int, int | None]:
     """As `peak_of_ours`."""
+    from alexnet_jax import parallel
     from experiments import torch_train
     from experiments.benchmark import ours
 
-    torch_train.start(measure.cores())
+    torch_train.start(parallel.cores())
     step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant])
     for _ in range(STEPS):
         step()

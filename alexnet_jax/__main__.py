@@ -14,6 +14,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m experiments.ablate     what one factor does to the test error, over paired seeds, with intervals
   python -m experiments.reproduce  published claims beside what is measured on a dataset at hand
   python -m experiments.report     run directories -> report.html
+  python -m experiments.publish    results of runs and ablations -> README.md and docs/results.md
   python -m experiments.parity     every variant against an independent PyTorch network
   python -m experiments.benchmark  speed and memory, each part in turn with its PyTorch peer
 

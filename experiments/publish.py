@@ -1,0 +1,163 @@
+"""Results in README.md and docs/results.md, written from the files of the runs, so that they can't drift.
+
+    python -m experiments.publish fashion_ensemble=runs/fashion_ensemble     a run, with what alexnet_jax.evaluate found of it
+    python -m experiments.publish lrn=ablations/lrn                          an ablation
+    python -m experiments.publish                                            write the pages again from what is kept
+
+What is published of a directory is kept in docs/results/NAME.json, its figures in docs/figures/. A page shows it between the lines
+`<!-- result NAME -->` and `<!-- end of result -->`. A test holds that the pages say what the files do.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import UserError, run_cli
+
+PAGES = (Path("README.md"), Path("docs/results.md"))
+KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
+BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S)
+
+
+def keep(name: str, directory: Path, root: Path = Path()) -> None:
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run or an ablation.
+
+    Raises:
+      UserError: it is neither, or the run hasn't finished.
+    """
+    from alexnet_jax.runlog import plain, writing
+
+    if not re.fullmatch(r"\w+", name):
+        raise UserError(f"{name!r} is no name of a result: letters, digits and _")
+    ablation = directory / "ablation.json"
+    if ablation.exists():
+        record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
+    else:
+        record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
+    target = root / KEPT / f"{name}.json"
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(plain(record), indent=1) + "\n")
+        for figure in ("ablation", "curves", "ensemble"):
+            if (figures / f"{figure}.png").exists():
+                (root / FIGURES).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(figures / f"{figure}.png", root / FIGURES / f"{name}-{figure}.png")
+
+
+def run_record(workdir: Path) -> dict[str, Any]:
+    """What is published of a run: its command and machine, its pace, the test at its end, and every evaluation that lies beside it."""
+    from alexnet_jax import run
+    from alexnet_jax.runlog import read_events
+
+    record, events = run.read_config(workdir), read_events(workdir)
+    ends = [event for event in events if event["event"] == "end" and event.get("test")]
+    if not ends:
+        raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
+    speeds = [event["member_images_per_second"] for event in events if event["event"] == "train"]
+    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
+    return {
+        "command": record["command"],
+        "devices": record["devices"],
+        "versions": {name: record["versions"][name] for name in ("python", "jax")},
+        "dataset": record["dataset"]["name"],
+        "epochs": record["config"]["train"]["epochs"],
+        "members": next(event["member_names"] for event in events if event["event"] == "start"),
+        "images_trained": ends[-1]["step"] * record["config"]["train"]["batch_size"] * len(ends[-1]["test"]["top1_error"]),
+        "member_images_per_second": statistics.median(speeds),
+        "test": ends[-1]["test"],
+        "evaluations": [{name: value for name, value in found.items() if name != "runs"} for found in evaluations],
+    }
+
+
+def render(root: Path = Path()) -> list[Path]:
+    """Write every block of the pages anew; returns the pages that have changed.
+
+    Raises:
+      UserError: a page shows a result that isn't kept.
+    """
+    changed = []
+    for page in PAGES:
+        before = (root / page).read_text(encoding="utf-8")
+        pieces = BLOCK.split(before)  # text, begin, name, end, text, ...
+        for i in range(1, len(pieces), 4):
+            pieces[i + 1] = _block(pieces[i + 1], page, root)
+        if (after := "".join(pieces)) != before:
+            (root / page).write_text(after, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def _block(name: str, page: Path, root: Path) -> str:
+    path = root / KEPT / f"{name}.json"
+    if not path.exists():
+        raise UserError(f"{page} shows the result {name}, but there is no {path}; make it with: python -m experiments.publish {name}=DIR")
+    record = json.loads(path.read_text())
+    figures = FIGURES.relative_to(page.parent) if page.parent != Path() else FIGURES
+    forms: dict[str, Callable[[dict[str, Any], str], str]] = {"run": run_text, "ablation": ablation_text}
+    return forms[record["kind"]](record, f"{figures}/{name}")
+
+
+def run_text(record: dict[str, Any], figures: str) -> str:
+    """A run: its command, how long it computes, and each member's errors by every protocol."""
+    columns = [(_protocol(found), found) for found in record["evaluations"]] or [("centre crop", record["test"])]
+    first = columns[0][1]
+    rows = [(f"test, {first['count']:,} images", *(heading for heading, _ in columns))]
+    rows += [(name, *(_percent(found["top1_error"][m]) for _, found in columns)) for m, name in enumerate(record["members"])]
+    if len(record["members"]) > 1:
+        rows.append(("mean ± std", *(f"{100 * f['mean_top1_error']:.2f} ± {100 * f['std_top1_error']:.2f} %" for _, f in columns)))
+        rows.append(("ensemble", *(_percent(found["ensemble_top1_error"]) for _, found in columns)))
+        rows.append(("relative cut", *(f"{100 * found['relative_cut']:.1f} %" for _, found in columns)))
+    seconds = record["images_trained"] / record["member_images_per_second"]
+    pace = (
+        f"{record['member_images_per_second']:,.0f} images x members a second (median of the run), {seconds / 60:.0f} minutes of training"
+    )
+    where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
+    return f"\n```text\n{record['command']}\n```\n\n{_aligned(rows)}\n\n{where}: {pace}.\n\n"
+
+
+def ablation_text(record: dict[str, Any], figures: str) -> str:
+    """An ablation's page, one heading deeper and without its title."""
+    from experiments import ablation_files
+
+    body = ablation_files.markdown(record).split("\n", 1)[1]
+    body = re.sub(r"^#", "##", body, flags=re.M)
+    return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
+
+
+def _protocol(found: dict[str, Any]) -> str:
+    return "ten views" if "ten" in found["protocol"]["views"] else "centre crop"
+
+
+def _percent(error: float) -> str:
+    return f"{100 * error:.2f} %"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "   ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and docs/results.md.")
+    parser.add_argument("results", nargs="*", metavar="NAME=DIR", help="a finished run, or an ablation; none: write the pages again")
+    args = parser.parse_args(argv)
+    for result in args.results:
+        name, equals, directory = result.partition("=")
+        if not equals or not Path(directory).is_dir():
+            raise UserError(f"{result!r} is not NAME=DIR of a directory that is there")
+        keep(name, Path(directory))
+    changed = render()
+    print(f"changed: {', '.join(map(str, changed))}" if changed else "the pages say what the files do")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,99 @@
+"""Results on the pages are those of the files."""
+
+import json
+import shutil
+
+import pytest
+
+from alexnet_jax.errors import UserError
+from experiments import publish
+
+TEST = {
+    "count": 200,
+    "top1_error": [0.1, 0.08],
+    "mean_top1_error": 0.09,
+    "std_top1_error": 0.0141,
+    "ensemble_top1_error": 0.07,
+    "relative_cut": 0.222,
+}
+PAGE = "# Page\n<!-- result two -->\nold\n<!-- end of result -->\nmore\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of two members, with an evaluation of ten views beside it."""
+    directory = tmp_path / "run"
+    (directory / "figures").mkdir(parents=True)
+    (directory / "figures" / "curves.png").write_bytes(b"picture")
+    config = {
+        "command": "python -m alexnet_jax.train --config x",
+        "devices": ["1 x cpu Fast (2 cores)"],
+        "versions": {"python": "3.11", "jax": "0.10"},
+        "dataset": {"name": "digits"},
+        "config": {"train": {"epochs": 2.0, "batch_size": 50}},
+    }
+    events = [
+        {"event": "start", "step": 0, "member_names": ["seed=0", "seed=1"]},
+        *({"event": "train", "step": step, "member_images_per_second": 10.0 * step} for step in (1, 2, 3)),
+        {"event": "end", "step": 12, "test": TEST},
+    ]
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    ten = {**TEST, "ensemble_top1_error": 0.06, "protocol": {"views": "ten crops of 28 from 28 pixels"}, "runs": ["/somewhere"]}
+    (directory / "evaluation-test-ten-crop.json").write_text(json.dumps(ten))
+    root = tmp_path / "root"
+    (root / "docs").mkdir(parents=True)
+    (root / "README.md").write_text(PAGE)
+    (root / "docs" / "results.md").write_text(PAGE)
+    return directory, root
+
+
+def test_a_run_is_kept_and_shown(run):
+    directory, root = run
+    publish.keep("two", directory, root)
+    assert publish.render(root) == list(publish.PAGES)
+    page = (root / "README.md").read_text()
+    assert page.startswith("# Page\n<!-- result two -->\n")
+    assert page.endswith("<!-- end of result -->\nmore\n")
+    assert "old" not in page
+    assert "    test, 200 images       ten views\n" in page
+    assert "    ensemble                  6.00 %\n" in page
+    assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
+    assert (root / "docs/figures/two-curves.png").read_bytes() == b"picture"
+    assert "/somewhere" not in (root / "docs/results/two.json").read_text()
+    assert publish.render(root) == []
+
+
+def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
+    directory, root = run
+    (directory / "ablation.json").write_text("{}")
+    (directory / "ablation.png").write_bytes(b"effects")
+    monkeypatch.setattr("experiments.ablation_files.markdown", lambda found: "# Ablation\n\n![x](ablation.svg)\n## Question\n")
+    publish.keep("two", directory, root)
+    publish.render(root)
+    assert "![x](figures/two-ablation.png)\n### Question\n" in (root / "docs/results.md").read_text()
+    assert "![x](docs/figures/two-ablation.png)" in (root / "README.md").read_text()
+    assert (root / "docs/figures/two-ablation.png").read_bytes() == b"effects"
+
+
+def test_what_cannot_be_published(run, tmp_path):
+    directory, root = run
+    with pytest.raises(UserError, match=r"README.md shows the result two, but there is no .*two=DIR"):
+        publish.render(root)
+    with pytest.raises(UserError, match="no name of a result"):
+        publish.keep("a b", directory, root)
+    events = (directory / "events.jsonl").read_text().splitlines()[:-1]
+    unfinished = shutil.copytree(directory, tmp_path / "unfinished")
+    (unfinished / "events.jsonl").write_text("\n".join(events) + "\n")
+    with pytest.raises(UserError, match="hasn't finished"):
+        publish.keep("two", unfinished, root)
+    with pytest.raises(UserError, match="is not NAME=DIR"):
+        publish.main(["nothing"])
+
+
+def test_the_pages_say_what_the_files_do(tmp_path):
+    """Of this repository: rendering its pages again changes nothing."""
+    for name in ("README.md", "docs"):
+        source = publish.Path(__file__).parent.parent / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
+    assert publish.render(tmp_path) == []

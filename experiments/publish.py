@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +103,22 @@ def _block(name: str, page: Path, root: Path) -> str:
 
 
 def run_text(record: dict[str, Any], figures: str) -> str:
-    """A run: its command, how long it computes, and each member's errors by every protocol."""
-    columns = [(_protocol(found), found) for found in record["evaluations"]] or [("centre crop", record["test"])]
-    first = columns[0][1]
-    rows = [(f"test, {first['count']:,} images", *(heading for heading, _ in columns))]
-    rows += [(name, *(_percent(found["top1_error"][m]) for _, found in columns)) for m, name in enumerate(record["members"])]
-    if len(record["members"]) > 1:
-        rows.append(("mean ± std", *(f"{100 * f['mean_top1_error']:.2f} ± {100 * f['std_top1_error']:.2f} %" for _, f in columns)))
-        rows.append(("ensemble", *(_percent(found["ensemble_top1_error"]) for _, found in columns)))
-        rows.append(("relative cut", *(f"{100 * found['relative_cut']:.1f} %" for _, found in columns)))
+    """A run: its command, each member's top-1 error by every protocol, and how fast it trained."""
+    found = [(_protocol(found), found) for found in record["evaluations"]] or [("centre crop", record["test"])]
+    names = record["members"]
+    heading = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+    rows: list[tuple[str, ...]] = [(f"test, {found[0][1]['count']:,} images", heading, "mean ± std", "ensemble", "relative cut")]
+    for protocol, test in found:
+        each = "  ".join(f"{100 * error:.2f}" for error in test["top1_error"])
+        spread = f"{100 * test['mean_top1_error']:.2f} ± {100 * test['std_top1_error']:.2f} %"
+        rows.append((protocol, f"{each} %", spread, f"{100 * test['ensemble_top1_error']:.2f} %", f"{100 * test['relative_cut']:.1f} %"))
+    columns = len(rows[0]) if len(names) > 1 else 2  # one network has no spread and is no ensemble
     seconds = record["images_trained"] / record["member_images_per_second"]
     pace = (
         f"{record['member_images_per_second']:,.0f} images x members a second (median of the run), {seconds / 60:.0f} minutes of training"
     )
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
-    return f"\n```text\n{record['command']}\n```\n\n{_aligned(rows)}\n\n{where}: {pace}.\n\n"
+    return f"\n```text\n{record['command']}\n```\n\n{_aligned([row[:columns] for row in rows])}\n\n{where}: {pace}.\n\n"
 
 
 def ablation_text(record: dict[str, Any], figures: str) -> str:
@@ -133,11 +134,7 @@ def _protocol(found: dict[str, Any]) -> str:
     return "ten views" if "ten" in found["protocol"]["views"] else "centre crop"
 
 
-def _percent(error: float) -> str:
-    return f"{100 * error:.2f} %"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "   ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))])

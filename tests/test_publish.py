@@ -56,8 +56,8 @@ def test_a_run_is_kept_and_shown(run):
     assert page.startswith("# Page\n<!-- result two -->\n")
     assert page.endswith("<!-- end of result -->\nmore\n")
     assert "old" not in page
-    assert "    test, 200 images       ten views\n" in page
-    assert "    ensemble                  6.00 %\n" in page
+    assert "    test, 200 images   seed=0 ... seed=1      mean ± std   ensemble   relative cut\n" in page
+    assert "    ten views              10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %\n" in page
     assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
     assert (root / "docs/figures/two-curves.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()

@@ -81,6 +81,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         StopSignal() as stop,
     ):
         loop = Loop(setup, Outside(log, checkpoints, inbox, stop), fresh)
+        del fresh  # where members train in turn the loop has copies
         for note in notes:
             log.event("warning", loop.step, message=note)
         reason = loop.run()

@@ -43,8 +43,9 @@ class Turns(NamedTuple):
             return parts[0]
 
         def joined(*leaves):
-            counted = [leaf[:count] for leaf, count in zip(leaves, self.counts, strict=True)] if jnp.ndim(leaves[0]) else leaves
-            return jnp.concatenate(counted) if jnp.ndim(leaves[0]) else leaves[0]
+            if not jnp.ndim(leaves[0]):
+                return leaves[0]
+            return jnp.concatenate([leaf[:count] for leaf, count in zip(leaves, self.counts, strict=True)])
 
         return jax.tree.map(joined, *parts)
 

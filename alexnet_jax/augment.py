@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 
 from alexnet_jax.hyper import Hyper
@@ -68,31 +69,48 @@ def _warp(key, image, hyper, size):
         return jnp.round((2 * draw - 1) * hyper.shift * size)
 
     centre = (size - 1) / 2
-    grid = jnp.arange(size, dtype=jnp.float32) - centre
-    x = jnp.where(flip < hyper.flip, -grid, grid)[None, :]
-    y = grid[:, None]
     angle = jnp.deg2rad((2 * rotation - 1) * hyper.rotation)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    rows = cos * y + sin * x + (centre + offset(margin_y, crop_y) + shift(shift_y))
-    columns = cos * x - sin * y + (centre + offset(margin_x, crop_x) + shift(shift_x))
+    cos, sin, mirror = jnp.cos(angle), jnp.sin(angle), jnp.where(flip < hyper.flip, -1.0, 1.0)
+    to_image = jnp.array(
+        [
+            [cos, mirror * sin, centre + offset(margin_y, crop_y) + shift(shift_y)],
+            [-sin, mirror * cos, centre + offset(margin_x, crop_x) + shift(shift_x)],
+        ]
+    )
+    grid = jnp.arange(size, dtype=jnp.float32) - centre
+    y, x = jnp.meshgrid(grid, grid, indexing="ij")
+    pixels = jnp.stack([y, x, jnp.ones_like(x)]).reshape(3, -1)
+    # Full precision, on any device: whole numbers stay whole. As a product, the coordinates are made once, and not within every gather.
+    rows, columns = jnp.matmul(to_image, pixels, precision=lax.Precision.HIGHEST).reshape(2, size, size)
     return _bilinear(image, rows, columns)
 
 
 def _bilinear(image, rows, columns):
     """Sample the image at float coordinates (size, size); exact where they are whole numbers."""
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
     top, left = jnp.floor(rows), jnp.floor(columns)
     down, across = (rows - top)[..., None], (columns - left)[..., None]
-    pixels = jnp.asarray(image).reshape(height * width, channels)
+    index = top.astype(jnp.uint32) * width + left.astype(jnp.uint32)  # not below 0: spares a test for it
+    squares = _squares(image).at[index].get(mode="promise_in_bounds")
 
-    def at(y, x):
-        index = jnp.minimum(y, height - 1).astype(jnp.int32) * width + jnp.minimum(x, width - 1).astype(jnp.int32)
-        return pixels.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
+    def corner(byte):
+        return (squares >> 8 * byte & 255).astype(jnp.float32)
 
-    upper = (1 - across) * at(top, left) + across * at(top, left + 1)
-    lower = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
+    upper = (1 - across) * corner(0) + across * corner(1)
+    lower = (1 - across) * corner(2) + across * corner(3)
     return (1 - down) * upper + down * lower
+
+
+def _squares(image):
+    """Each pixel with its right, lower and lower right neighbours as the bytes of one integer, (height * width, channels).
+
+    So a sample takes one gather instead of four: they are what resampling costs. Beyond the border stand the border's pixels; their
+    weight is 0.
+    """
+    pixels = jnp.asarray(image).astype(jnp.int32)
+    pairs = pixels | jnp.concatenate([pixels[:, 1:], pixels[:, -1:]], axis=1) << 8
+    return (pairs | jnp.concatenate([pairs[1:], pairs[-1:]]) << 16).reshape(-1, image.shape[-1])
 
 
 def _whiten(view, strength, stats):

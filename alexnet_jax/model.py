@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from alexnet_jax.conv import FORMS, conv, max_pool
+from alexnet_jax.dense import dense
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.lrn import CONVENTIONS, lrn
@@ -268,7 +269,7 @@ class AlexNet(nn.Module):
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        return dense(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
     def _pool_and_norm(self, x, hyper):
         arch = self.arch

@@ -3,7 +3,6 @@
 State is replicated over devices, a batch is cut evenly among them, gradients and sums are averaged or added over the axis `DEVICES`.
 """
 
-import importlib.util
 import os
 import platform
 from collections import Counter
@@ -16,6 +15,7 @@ import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from alexnet_jax import cpu
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
@@ -29,13 +29,7 @@ def start() -> None:
 
     The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR moves it.
     """
-    accelerator = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin"))
-    if not accelerator:
-        # XLA's CPU backend: convolutions in its default fusions (YNNPACK) run at half the speed of oneDNN's and Eigen's.
-        flag = "--xla_cpu_experimental_ynn_fusion_type="
-        flags = os.environ.get("XLA_FLAGS", "")
-        if flag not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+    cpu.set_flags()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -65,6 +65,28 @@ def test_flip():
     assert all(np.array_equal(view, crop(2, 2)[:, ::-1]) for view in views(20, flip=1.0))
 
 
+def test_every_pixel_is_the_bilinear_sample_at_its_place():
+    """Against double precision. A coordinate that is rounded one way for a sample's place and the other way for its weight would show."""
+    image = np.random.default_rng(1).integers(0, 256, (256, 256, 1)).astype(np.uint8)
+    size, count, degrees = 227, 64, 10.0
+    stats = PixelStats(np.zeros(1, np.float32), np.float32(60), np.ones(1, np.float32), np.ones((1, 1), np.float32))
+    drawn = views(count, image, size, stats, rotation=degrees)
+    grid = np.arange(size) - (size - 1) / 2
+    y, x = np.meshgrid(grid, grid, indexing="ij")
+    padded = np.pad(image[..., 0].astype(float), ((0, 1), (0, 1)), mode="edge")
+    for key, view in zip(jax.random.split(jax.random.key(0), count), drawn, strict=True):
+        draw = float(jax.random.uniform(jax.random.split(key)[0], (6,))[3])
+        angle = np.deg2rad((2 * draw - 1) * degrees)
+        rows, columns = (
+            np.clip(place + 127, 0, 255) for place in (np.cos(angle) * y + np.sin(angle) * x, np.cos(angle) * x - np.sin(angle) * y)
+        )
+        top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+        down, across = rows - top, columns - left
+        upper = (1 - across) * padded[top, left] + across * padded[top, left + 1]
+        lower = (1 - across) * padded[top + 1, left] + across * padded[top + 1, left + 1]
+        np.testing.assert_allclose(view[..., 0], (1 - down) * upper + down * lower, atol=0.05)
+
+
 def test_shift_moves_whole_pixels_and_repeats_the_border():
     drawn = views(300, size=16, shift=0.125)  # up to 2 pixels
     padded = np.pad(IMAGE, ((2, 2), (2, 2), (0, 0)), mode="edge").astype(np.float32)

@@ -1,0 +1,58 @@
+"""The dense product against the plain one."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.dense import dense
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def plain(x, kernel):
+    return x @ kernel
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("members", [None, 3])
+def test_values_and_gradients_are_the_plain_products(members, dtype):
+    lead = () if members is None else (members,)
+    x, kernel, gradient = (random(*lead, *shape).astype(dtype) for shape in ((5, 7), (7, 4), (5, 4)))
+
+    def both(function):
+        function = function if members is None else jax.vmap(function)
+        value, backward = jax.vjp(function, x, kernel)
+        return value, *backward(gradient)
+
+    for ours, theirs in zip(jax.jit(lambda: both(dense))(), jax.jit(lambda: both(plain))(), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours.astype(float), theirs.astype(float), rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_cpus_read_the_kernel_along_its_rows(members):
+    lead = () if members is None else (members,)
+    x, kernel, gradient = (jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in ((8, 64), (64, 32), (8, 32)))
+
+    def gradients(function, x, kernel, gradient):
+        return jax.vjp(function if members is None else jax.vmap(function), x, kernel)[1](gradient)
+
+    def compiled(function):
+        return jax.jit(lambda *arrays: gradients(function, *arrays)).trace(x, kernel, gradient).lower(lowering_platforms=("cpu",)).compile()
+
+    assert contiguous_axis(compiled(plain)) == 64
+    assert contiguous_axis(compiled(dense)) == 8
+
+
+def contiguous_axis(program):
+    """The length of the axis along which the input's gradient is written: the batch, if the kernel is read along its rows."""
+    results = re.findall(r"= f32\[([\d,]+)\]\{(\d),\S* dot\(", program.as_text())
+    (axis,) = (int(shape.split(",")[int(minor)]) for shape, minor in results if not shape.endswith("64,32"))
+    return axis

@@ -67,24 +67,29 @@ def test_flip():
 
 def test_every_pixel_is_the_bilinear_sample_at_its_place():
     """Against double precision. A coordinate that is rounded one way for a sample's place and the other way for its weight would show."""
-    image = np.random.default_rng(1).integers(0, 256, (256, 256, 1)).astype(np.uint8)
-    size, count, degrees = 227, 64, 10.0
-    stats = PixelStats(np.zeros(1, np.float32), np.float32(60), np.ones(1, np.float32), np.ones((1, 1), np.float32))
-    drawn = views(count, image, size, stats, rotation=degrees)
+    size, count, margin = 227, 32, 256 - 227
+    images = np.random.default_rng(0).integers(0, 256, (count, 256, 256, 3)).astype(np.uint8)
+    keys = jax.random.split(jax.random.key(0), count)
+    member = Hyper(**{**OFF, "crop": 1.0, "rotation": 10.0, "shift": 0.05})
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key, image: augment(key, image, member, STATS, size)))(keys, images))
     grid = np.arange(size) - (size - 1) / 2
     y, x = np.meshgrid(grid, grid, indexing="ij")
-    padded = np.pad(image[..., 0].astype(float), ((0, 1), (0, 1)), mode="edge")
-    for key, view in zip(jax.random.split(jax.random.key(0), count), drawn, strict=True):
-        draw = float(jax.random.uniform(jax.random.split(key)[0], (6,))[3])
-        angle = np.deg2rad((2 * draw - 1) * degrees)
-        rows, columns = (
-            np.clip(place + 127, 0, 255) for place in (np.cos(angle) * y + np.sin(angle) * x, np.cos(angle) * x - np.sin(angle) * y)
-        )
+    for key, image, view in zip(keys, images, drawn, strict=True):
+        padded = np.pad(image.astype(float), ((0, 1), (0, 1), (0, 0)), mode="edge")
+        crop_y, crop_x, _, rotation, shift_y, shift_x = np.asarray(jax.random.uniform(jax.random.split(key)[0], (6,)))
+        angle = np.deg2rad((2 * float(rotation) - 1) * 10)
+
+        def place(turned, crop, shift):
+            start = np.floor(crop * np.float32(margin + 1)) + np.round((2 * shift - 1) * np.float32(0.05) * size)
+            return np.clip(turned + (size - 1) / 2 + start, 0, 255)
+
+        rows = place(np.cos(angle) * y + np.sin(angle) * x, crop_y, shift_y)
+        columns = place(np.cos(angle) * x - np.sin(angle) * y, crop_x, shift_x)
         top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
-        down, across = rows - top, columns - left
+        down, across = (rows - top)[..., None], (columns - left)[..., None]
         upper = (1 - across) * padded[top, left] + across * padded[top, left + 1]
         lower = (1 - across) * padded[top + 1, left] + across * padded[top + 1, left + 1]
-        np.testing.assert_allclose(view[..., 0], (1 - down) * upper + down * lower, atol=0.05)
+        np.testing.assert_allclose(view + STATS.mean, (1 - down) * upper + down * lower, atol=0.05)
 
 
 def test_shift_moves_whole_pixels_and_repeats_the_border():

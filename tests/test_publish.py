@@ -15,6 +15,7 @@ TEST = {
     "std_top1_error": 0.0141,
     "ensemble_top1_error": 0.07,
     "relative_cut": 0.222,
+    "disagreement": 0.05,
 }
 PAGE = "# Page\n<!-- result two -->\nold\n<!-- end of result -->\nmore\n"
 
@@ -56,8 +57,9 @@ def test_a_run_is_kept_and_shown(run):
     assert page.startswith("# Page\n<!-- result two -->\n")
     assert page.endswith("<!-- end of result -->\nmore\n")
     assert "old" not in page
-    assert "    test, 200 images   seed=0 ... seed=1      mean ± std   ensemble   relative cut\n" in page
-    assert "    ten views              10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %\n" in page
+    assert "    test, 200 images   seed=0 ... seed=1      mean ± std   ensemble   relative cut   disagree\n" in page
+    assert "    ten views              10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
+    assert "top-5 error by 9.9% and 15.4%.\n" in page
     assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
     assert (root / "docs/figures/two-curves.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()

@@ -9,15 +9,20 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 # Convolutions in YNNPACK, where XLA's default fusions put them, run at half the speed of Eigen's.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
+# One CPU taken for several devices, as the tests do.
+_SEVERAL = "--xla_force_host_platform_device_count"
 
 
-def set_flags() -> None:
-    """Add to XLA_FLAGS, before the first computation, unless there is an accelerator or the user has had a say."""
+def prepare() -> None:
+    """Set flags, before the first computation, unless there is an accelerator or the user has had a say."""
     if any(importlib.util.find_spec(name) for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")):
         return
     flags = os.environ.get("XLA_FLAGS", "")
     if _NO_YNNPACK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNNPACK}".strip()
+    if _SEVERAL in flags:
+        # Programs of one step that wait for each other's sums hold all threads when the next step's have begun, and nothing goes on.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def row_major(x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ def start() -> None:
 
     The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR moves it.
     """
-    cpu.set_flags()
+    cpu.prepare()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))

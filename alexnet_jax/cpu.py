@@ -9,8 +9,6 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 # Convolutions in YNNPACK, where XLA's default fusions put them, run at half the speed of Eigen's.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
-# One CPU taken for several devices, as the tests do.
-_SEVERAL = "--xla_force_host_platform_device_count"
 
 
 def prepare() -> None:
@@ -20,9 +18,6 @@ def prepare() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _NO_YNNPACK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNNPACK}".strip()
-    if _SEVERAL in flags:
-        # Programs of one step that wait for each other's sums hold all threads when the next step's have begun, and nothing goes on.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def row_major(x: jax.Array) -> jax.Array:

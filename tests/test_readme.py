@@ -61,7 +61,7 @@ def brief(command):
         command = recipe_of("train", ".venv/.installed")[-1].replace(".venv/bin/", "")
     words = shlex.split(command)
     assert words[0] == "python"
-    training = "alexnet_jax.train" in words
+    training = words[2] in ("alexnet_jax.train", "experiments.sweep", "experiments.ablate", "experiments.reproduce")
     return [sys.executable, *words[1:], *(BRIEF if training else [])]
 
 

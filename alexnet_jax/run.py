@@ -10,7 +10,6 @@ tensorboard/  figures/  report.html
 import json
 import os
 import platform
-import sys
 import zipfile
 from functools import partial
 from importlib import metadata
@@ -29,7 +28,7 @@ from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, architecture, contradictions
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.runlog import writing
+from alexnet_jax.runlog import command, writing
 from alexnet_jax.step import MakeOptimizer, TrainState, init_state
 
 CONFIG = "config.json"
@@ -111,7 +110,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": dataset.describe(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": command(),
     }
     if path.exists():
         found = read_config(workdir)

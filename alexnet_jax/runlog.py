@@ -18,6 +18,7 @@ JSON has no NaN: NaN and the infinities are written as null, and null is read ba
 import json
 import math
 import os
+import shlex
 import socket
 import statistics
 import sys
@@ -217,6 +218,11 @@ def _members(values: Sequence[float], form: str) -> str:
     finite = [value for value in values if math.isfinite(value)]
     lost = f", {len(values) - len(finite)} nan" if len(finite) < len(values) else ""
     return f"{statistics.fmean(finite):{form}} ({min(finite):{form}}..{max(finite):{form}}{lost})"
+
+
+def command() -> str:
+    """This process's command line, to be typed again."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def plain(value: Any) -> Any:

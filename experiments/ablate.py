@@ -12,7 +12,6 @@ skips what has finished. experiments/statistics.py says what the numbers mean.
 import argparse
 import difflib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,11 +165,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def report(study: "Study", margin: float, out: Path) -> dict[str, Any]:
     """Compare a study's finished runs; print the table, write it and the figures below `out`, and return what ablation.json holds."""
+    from alexnet_jax.runlog import command
     from experiments import ablation_files
     from experiments import study as studies
 
     found = {
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": command(),
         "protocol": protocol(study),
         "margin": margin,
         "skipped": study.skipped,

@@ -18,7 +18,6 @@ differ, and writes all of it beside the runs.
 
 import argparse
 import difflib
-import sys
 from pathlib import Path
 
 from alexnet_jax import config as config_lib
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TARGETS)}"
         raise UserError(f"unknown target {args.target!r}; {hint}")
 
-    from alexnet_jax.runlog import writing
+    from alexnet_jax.runlog import command, writing
     from experiments import ablate, claims, setting
     from experiments.figure1 import figure1
 
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = figure1(asked) if args.target == "figure1" else getattr(claims, args.target)(asked)
     if lines is None:
         return  # a dry run
-    text, path = "\n".join([" ".join(["python", *sys.orig_argv[1:]]), "", *lines]), asked.root / args.target / "result.txt"
+    text, path = "\n".join([command(), "", *lines]), asked.root / args.target / "result.txt"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import plain
+from alexnet_jax.runlog import command, plain
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 
@@ -24,7 +24,7 @@ class Table:
         self._record: dict[str, Any] = {
             "part": part,
             "title": title,
-            "command": " ".join(["python", *sys.orig_argv[1:]]),
+            "command": command(),
             "settings": dataclasses.asdict(settings),
             "machine": measure.machine(),
             "notes": [],

@@ -73,7 +73,8 @@ def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelS
 
     def train_member(state: TrainState, batch: Batch):
         (loss, error), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state.hyper, batch)
-        loss, error, gradients = lax.pmean((loss, error, gradients), device_axis)
+        if lax.axis_size(device_axis) > 1:  # XLA would copy every gradient for the mean of one
+            loss, error, gradients = lax.pmean((loss, error, gradients), device_axis)
         learning_rate = state.hyper.learning_rate * state.plateau.scale * rate_factor(state.step)
         optimizer = make_optimizer(learning_rate, state.hyper.momentum, state.hyper.weight_decay)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

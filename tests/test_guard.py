@@ -129,3 +129,15 @@ def test_the_seed_networks_step_computes_nothing_twice(members):
     assert text.count("stablehlo.convolution") == members * CONVOLUTIONS
     assert text.count("stablehlo.dot_general") == PRODUCTS + 2  # and PCA colour's, and the coordinates of the augmentation's
     assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) == {"1"}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_gradients_are_averaged_where_there_are_several_devices(devices):
+    """XLA would copy them for the mean of one, which costs the seed network a tenth of its step and as much memory as its weights."""
+    model, optimizer = AlexNet(architecture(model_config("small")), 10), partial(make_optimizer, rule="paper")
+    stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
+    step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, members_of("seeds=1"), 1))
+    batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), data.blank_batch(BATCH, (STORED, STORED, 1)))
+    program = jax.pmap(step, axis_name=parallel.DEVICES, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:devices])
+    assert ("all_reduce" in program.lower(state, batch).as_text()) == (devices > 1)

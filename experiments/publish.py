@@ -41,11 +41,13 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
+        if len(record["members"]) > 1 and not (figures / "ensemble.png").exists():
+            raise UserError(f"{directory} has no figure of its ensembles; make it with: python -m experiments.report {directory}")
     target = root / KEPT / f"{name}.json"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(plain(record), indent=1) + "\n")
-        for figure in ("ablation", "curves", "ensemble"):
+        for figure in ("ablation", "ensemble"):
             if (figures / f"{figure}.png").exists():
                 (root / FIGURES).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(figures / f"{figure}.png", root / FIGURES / f"{name}-{figure}.png")
@@ -123,7 +125,9 @@ def run_text(record: dict[str, Any], figures: str) -> str:
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
     command = " \\\n    ".join(textwrap.wrap(record["command"], 120, break_long_words=False, break_on_hyphens=False))
     lines = [f"```text\n{command}\n```", _aligned(rows), f"{where}: {pace}."]
-    return "\n" + "\n\n".join([*lines, _published()] if several else lines) + "\n\n"
+    if several:
+        lines += [_published(), f"![Test error by the number of networks averaged]({figures}-ensemble.png)"]
+    return "\n" + "\n\n".join(lines) + "\n\n"
 
 
 def _gain(test: dict[str, Any]) -> tuple[str, ...]:

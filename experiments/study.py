@@ -203,15 +203,15 @@ def _ensemble(study: Study, margin: float) -> dict[str, Any]:
 
 
 def _warnings(result: "Result") -> list[str]:
-    """What a point's runs warned of, such as networks that did not learn: they count all the same."""
+    """What a point's runs warned of and when, such as networks that did not learn by then: they count all the same."""
     from alexnet_jax.runlog import read_events
 
     seeds = dict(zip(result.members, result.seeds, strict=True))
-    told: dict[str, list[int]] = {}
+    told: dict[tuple[int, str], list[int]] = {}
     for event in read_events(result.workdir):
         if event["event"] == "warning" and event.get("member") in seeds:
-            told.setdefault(event["message"], []).append(seeds[event["member"]])
-    return [f"warned of seed {', '.join(map(str, those))} in training: {message}" for message, those in told.items()]
+            told.setdefault((event["step"], event["message"]), []).append(seeds[event["member"]])
+    return [f"warned of seed {', '.join(map(str, those))} at step {step:,}: {message}" for (step, message), those in told.items()]
 
 
 def _lrn_range(study: Study, levels: dict[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ def run(tmp_path):
     """A finished run of two members, with an evaluation of ten views beside it."""
     directory = tmp_path / "run"
     (directory / "figures").mkdir(parents=True)
-    (directory / "figures" / "curves.png").write_bytes(b"picture")
+    (directory / "figures" / "ensemble.png").write_bytes(b"picture")
     config = {
         "command": "python -m alexnet_jax.train --config x",
         "devices": ["1 x cpu Fast (2 cores)"],
@@ -61,7 +61,7 @@ def test_a_run_is_kept_and_shown(run):
     assert "    ten views              10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
     assert "top-5 error by 9.9% and 15.4%.\n" in page
     assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
-    assert (root / "docs/figures/two-curves.png").read_bytes() == b"picture"
+    assert (root / "docs/figures/two-ensemble.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()
     assert publish.render(root) == []
 
@@ -87,6 +87,10 @@ def test_what_cannot_be_published(run, tmp_path):
     events = (directory / "events.jsonl").read_text().splitlines()[:-1]
     unfinished = shutil.copytree(directory, tmp_path / "unfinished")
     (unfinished / "events.jsonl").write_text("\n".join(events) + "\n")
+    figure = (directory / "figures" / "ensemble.png").rename(tmp_path / "ensemble.png")
+    with pytest.raises(UserError, match=r"no figure of its ensembles; make it with: python -m experiments.report .*run"):
+        publish.keep("two", directory, root)
+    figure.rename(directory / "figures" / "ensemble.png")
     with pytest.raises(UserError, match="hasn't finished"):
         publish.keep("two", unfinished, root)
     with pytest.raises(UserError, match="is not NAME=DIR"):

@@ -245,7 +245,7 @@ class Loop:
             if not math.isfinite(loss):
                 self._warn(member, "diverged", f"the loss is {loss}: the member has diverged; lower its learning rate")
             elif self._epoch >= 1 and abs(loss - chance) < 5e-3 * chance:
-                advice = "not learning; change model.init, the rate or model.pixel_scale"
+                advice = "not learning yet; if it stays so, change model.init, the rate or model.pixel_scale"
                 self._warn(member, "stalled", f"the loss is still ln(classes) = {chance:.3f}: {advice}")
 
     def _warn(self, member: int, kind: str, message: str) -> None:

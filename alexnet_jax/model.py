@@ -1,4 +1,4 @@
-"""AlexNet as a Flax module, and its variants as one table of differences from the seed document's network.
+"""AlexNet as a Flax module, and its variants as one table of differences from the source document's network.
 
     python -m alexnet_jax.model owt             its layers: shapes, parameters, multiply-accumulates
     python -m alexnet_jax.model seed caffenet   what differs between two
@@ -43,7 +43,7 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What shapes the program; the defaults are the seed document's network, 62,378,344 parameters for 1000 classes.
+    """What shapes the program; the defaults are the source document's network, 62,378,344 parameters for 1000 classes.
 
     Raises:
       UserError: an unknown choice, or a combination that makes no network.
@@ -154,9 +154,9 @@ _CAFFE = {
     "pixel_mean": (122.67891, 116.66877, 104.00699),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    # The seed document's: one tower, conv - ReLU - pool - LRN.
+    # The source document's: one tower, conv - ReLU - pool - LRN.
     "seed": {},
-    # BVLC's CaffeNet: the seed document's order, in two towers.
+    # BVLC's CaffeNet: the source document's order, in two towers.
     "caffenet": _CAFFE,
     # bvlc_alexnet: LRN before the pool; bias 0.1, since 1 gave a flat loss.
     "caffe": {**_CAFFE, "lrn_order": "before_pool", "positive_bias": 0.1},

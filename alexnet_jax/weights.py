@@ -24,7 +24,7 @@ def as_seed(weights: Weights) -> Weights:
     """The same function as a network of one tower: grouped kernels become block-diagonal full ones.
 
     Raises:
-      UserError: the seed document's network differs in more than its groups, LRN's constants and the mean.
+      UserError: the source document's network differs in more than its groups, LRN's constants and the mean.
     """
     from alexnet_jax.model import contradictions, model_config
 
@@ -33,10 +33,10 @@ def as_seed(weights: Weights) -> Weights:
     config = config.copy_and_resolve_references().unlock()
     config.model.groups = 1
     different = contradictions(config.model, model_config("seed"))
-    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the seed document's network may have too
+    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the source document's network may have too
     different = {field: both for field, both in different.items() if field not in constants}
     if different:
-        raise UserError(f"--as seed: the seed document's network can't be this one, which has {words(different)}")
+        raise UserError(f"--as seed: the source document's network can't be this one, which has {words(different)}")
     full = {name: {**params[name], "kernel": oihw.ungroup(params[name]["kernel"], groups)} for name in ("conv2", "conv4", "conv5")}
     return Weights(config.lock(), dataset, {**params, **full})
 
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = commands.add_parser("import", help="make a run directory of a file")
     reader.add_argument("--from", dest="format", required=True, choices=READERS)
     reader.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory to make")
-    reader.add_argument("--as", dest="as_seed", choices=["seed"], help="rewrite CaffeNet's two towers as the seed document's one")
+    reader.add_argument("--as", dest="as_seed", choices=["seed"], help="rewrite CaffeNet's two towers as the source document's one")
     reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line (default: class 0, class 1, ...)")
     writer = commands.add_parser("export", help="write a member of a run into a file")
     writer.add_argument("--to", dest="format", required=True, choices=WRITERS)

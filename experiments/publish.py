@@ -144,8 +144,9 @@ def _published() -> str:
     """The relative cuts of the paper's ensembles."""
     one, five, seven = (published.ENSEMBLES[size] for size in (1, 5, 7))
     return (
-        f"The paper's ensembles cut top-1 error by {1 - five.top1 / one.top1:.1%} (five networks) and {1 - seven.top1 / one.top1:.1%}\n"
-        f"(seven, two of them trained on more images), top-5 error by {1 - five.top5 / one.top5:.1%} and {1 - seven.top5 / one.top5:.1%}."
+        f"On ImageNet, the paper's ensembles cut top-1 error by {1 - five.top1 / one.top1:.1%} (five networks) and\n"
+        f"{1 - seven.top1 / one.top1:.1%} (seven, two of them trained on more images), top-5 error by {1 - five.top5 / one.top5:.1%} and "
+        f"{1 - seven.top5 / one.top5:.1%}."
     )
 
 
@@ -159,7 +160,12 @@ def ablation_text(record: dict[str, Any], figures: str) -> str:
 
 
 def _protocol(found: dict[str, Any]) -> str:
-    return "ten views" if "ten" in found["protocol"]["views"] else "centre crop"
+    views = found["protocol"]["views"]
+    if "ten" not in views:
+        return "centre crop"
+    return (
+        "with mirror image" if re.search(r"of (\d+) from \1 pixels", views) else "ten views"
+    )  # without a margin they are the same five times
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

@@ -22,7 +22,7 @@ PAGE = "# Page\n<!-- result two -->\nold\n<!-- end of result -->\nmore\n"
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of two members, with an evaluation of ten views beside it."""
+    """A finished run of two members, with an evaluation with mirror images beside it."""
     directory = tmp_path / "run"
     (directory / "figures").mkdir(parents=True)
     (directory / "figures" / "ensemble.png").write_bytes(b"picture")
@@ -57,13 +57,20 @@ def test_a_run_is_kept_and_shown(run):
     assert page.startswith("# Page\n<!-- result two -->\n")
     assert page.endswith("<!-- end of result -->\nmore\n")
     assert "old" not in page
-    assert "    test, 200 images   seed=0 ... seed=1      mean ± std   ensemble   relative cut   disagree\n" in page
-    assert "    ten views              10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
+    assert "    test, 200 images    seed=0 ... seed=1      mean ± std   ensemble   relative cut   disagree\n" in page
+    assert "    with mirror image       10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
     assert "top-5 error by 9.9% and 15.4%.\n" in page
     assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
     assert (root / "docs/figures/two-ensemble.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()
     assert publish.render(root) == []
+
+
+def test_ten_views_are_called_what_they_are():
+    label = lambda views: publish._protocol({"protocol": {"views": views}})  # noqa: E731
+    assert label("ten crops of 227 from 256 pixels") == "ten views"
+    assert label("ten crops of 28 from 28 pixels") == "with mirror image"
+    assert label("centre crop of 28 from 28 pixels") == "centre crop"
 
 
 def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):

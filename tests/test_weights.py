@@ -216,7 +216,7 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
 
 def test_bvlc_alexnet_is_no_seed_network(caffe_file, tmp_path):
     message = refusal(["import", "--from", "caffe", caffe_file("caffe")[0], "--workdir", tmp_path / "x", "--as", "seed"])
-    assert message == "--as seed: the seed document's network can't be this one, which has lrn_order before_pool and not after_pool"
+    assert message == "--as seed: the source document's network can't be this one, which has lrn_order before_pool and not after_pool"
     assert not (tmp_path / "x").exists()
 
 

@@ -34,7 +34,7 @@ def network(variant: str, width: float = 1.0, **changes: Any) -> AlexNet:
 
 
 def members(spec: str) -> hyper.Hyper:
-    """The hyperparameters of a members spec on top of the seed document's."""
+    """The hyperparameters of a members spec on top of the source document's."""
     base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
     return hyper.stack(hyper.parse_members(spec, {**base, "seed": 0})[0])
 

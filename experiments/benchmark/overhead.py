@@ -55,7 +55,7 @@ def run(settings: Settings, out: Path) -> None:
 
 
 def _config(folder: str, batch: int) -> ConfigDict:
-    epochs = (STRETCHES + 1) * STEPS * batch / 1258  # of the digits' training images; the first stretch compiles
+    epochs = (STRETCHES + 1) * STEPS * batch / 1257  # of the digits' training images; the first stretch compiles
     changes = {"data.dir": folder, "train.batch_size": batch, "train.epochs": epochs, "train.log_every_steps": STEPS}
     changes |= {"eval.every_epochs": 1000, "train.checkpoint_every_epochs": 1000}
     return config_lib.load(f"{ROOT / 'configs/digits.py'}:members=1", [f"{name}={value}" for name, value in changes.items()])

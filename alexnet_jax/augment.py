@@ -80,7 +80,8 @@ def _warp(key, image, hyper, size):
     grid = jnp.arange(size, dtype=jnp.float32) - centre
     y, x = jnp.meshgrid(grid, grid, indexing="ij")
     pixels = jnp.stack([y, x, jnp.ones_like(x)]).reshape(3, -1)
-    # Full precision, on any device: whole numbers stay whole. As a product, the coordinates are made once, and not within every gather.
+    # Full precision, on any device: whole numbers stay whole. A product, because plain sums are computed anew for the gather's places and
+    # for its weights, and not always to the same last bit.
     rows, columns = jnp.matmul(to_image, pixels, precision=lax.Precision.HIGHEST).reshape(2, size, size)
     return _bilinear(image, rows, columns)
 
@@ -91,7 +92,7 @@ def _bilinear(image, rows, columns):
     rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
     top, left = jnp.floor(rows), jnp.floor(columns)
     down, across = (rows - top)[..., None], (columns - left)[..., None]
-    index = top.astype(jnp.uint32) * width + left.astype(jnp.uint32)  # not below 0: spares a test for it
+    index = top.astype(jnp.uint32) * width + left.astype(jnp.uint32)  # unsigned: spares JAX's test for negative ones
     squares = _squares(image).at[index].get(mode="promise_in_bounds")
 
     def corner(byte):

@@ -1,4 +1,4 @@
-"""Devices and processes: the only file that knows they exist.
+"""Devices and processes: how many there are, and what lies on which.
 
 State is replicated over devices, a batch is cut evenly among them, gradients and sums are averaged or added over the axis `DEVICES`.
 """
@@ -119,7 +119,7 @@ def memory() -> int:
     return min(known) if known else psutil.virtual_memory().available // jax.local_device_count()
 
 
-def wait(results: Any) -> Any:
+def wait_on_virtual_devices(results: Any) -> Any:
     """The results, ready where one CPU stands for several devices, as in the tests: its threads are too few for two programs at once.
 
     Each device's share of a sum over devices holds a thread until all have come; those of two programs can wait for each other for ever.

@@ -76,7 +76,7 @@ class TrainProgram:
         self.compiled = parallel.over_devices_train(train_step).lower(parts[0], batch).compile()
 
     def __call__(self, parts: list[TrainState], batch: dict[str, Any]) -> tuple[list[TrainState], dict[str, Any]]:
-        stepped, metrics = zip(*(parallel.wait(self.compiled(part, batch)) for part in parts), strict=True)
+        stepped, metrics = zip(*(parallel.wait_on_virtual_devices(self.compiled(part, batch)) for part in parts), strict=True)
         return list(stepped), self._turns.join(metrics)
 
 

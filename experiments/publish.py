@@ -11,6 +11,7 @@ What is published of a directory is kept in docs/results/NAME.json, its figures 
 import argparse
 import json
 import re
+import shlex
 import shutil
 import statistics
 import textwrap
@@ -30,7 +31,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run or an ablation.
 
     Raises:
-      UserError: it is neither, or the run hasn't finished.
+      UserError: it is neither, the run hasn't finished, or an ensemble has no figure yet.
     """
     from alexnet_jax.runlog import plain, writing
 
@@ -54,7 +55,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 
 
 def run_record(workdir: Path) -> dict[str, Any]:
-    """What is published of a run: its command and machine, its pace, the test at its end, and every evaluation that lies beside it."""
+    """What is published of a run: its command and machine, its pace, the test at its end, and its other evaluations of that split."""
     from alexnet_jax import run
     from alexnet_jax.runlog import read_events
 
@@ -63,18 +64,20 @@ def run_record(workdir: Path) -> dict[str, Any]:
     if not ends:
         raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
     speeds = [event["member_images_per_second"] for event in events if event["event"] == "train"]
+    members = next(event["member_names"] for event in events if event["event"] == "start")
     evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
+    mine = [found for found in evaluations if found["protocol"]["split"] == ends[-1]["test"]["split"] and found["members"] == members]
     return {
         "command": record["command"],
         "devices": record["devices"],
         "versions": {name: record["versions"][name] for name in ("python", "jax")},
         "dataset": record["dataset"]["name"],
         "epochs": record["config"]["train"]["epochs"],
-        "members": next(event["member_names"] for event in events if event["event"] == "start"),
+        "members": members,
         "images_trained": ends[-1]["step"] * record["config"]["train"]["batch_size"] * len(ends[-1]["test"]["top1_error"]),
         "member_images_per_second": statistics.median(speeds),
         "test": ends[-1]["test"],
-        "evaluations": [{name: value for name, value in found.items() if name != "runs"} for found in evaluations],
+        "evaluations": [{name: value for name, value in found.items() if name != "runs"} for found in mine],
     }
 
 
@@ -123,11 +126,18 @@ def run_text(record: dict[str, Any], figures: str) -> str:
         f"{record['member_images_per_second']:,.0f} images x members a second (median of the run), {seconds / 60:.0f} minutes of training"
     )
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
-    command = " \\\n    ".join(textwrap.wrap(record["command"], 120, break_long_words=False, break_on_hyphens=False))
+    command = _wrapped(record["command"])
     lines = [f"```text\n{command}\n```", _aligned(rows), f"{where}: {pace}."]
     if several:
         lines += [_published(), f"![Test error by the number of networks averaged]({figures}-ensemble.png)"]
     return "\n" + "\n\n".join(lines) + "\n\n"
+
+
+def _wrapped(command: str) -> str:
+    """A command in lines for the shell, broken between its words alone."""
+    words = " ".join(shlex.quote(word).replace(" ", "\0") for word in shlex.split(command))
+    lines = textwrap.wrap(words, 120, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines).replace("\0", " ")
 
 
 def _gain(test: dict[str, Any]) -> tuple[str, ...]:
@@ -143,10 +153,10 @@ def _gain(test: dict[str, Any]) -> tuple[str, ...]:
 def _published() -> str:
     """The relative cuts of the paper's ensembles."""
     one, five, seven = (published.ENSEMBLES[size] for size in (1, 5, 7))
+    top1, top5 = ([f"{100 * (1 - getattr(some, top) / getattr(one, top)):.1f}" for some in (five, seven)] for top in ("top1", "top5"))
     return (
-        f"On ImageNet, the paper's ensembles cut top-1 error by {1 - five.top1 / one.top1:.1%} (five networks) and\n"
-        f"{1 - seven.top1 / one.top1:.1%} (seven, two of them trained on more images), top-5 error by {1 - five.top5 / one.top5:.1%} and "
-        f"{1 - seven.top5 / one.top5:.1%}."
+        f"On ImageNet, the paper's ensembles cut top-1 error by {top1[0]} % (five networks) and {top1[1]} % (seven, two of them\n"
+        f"trained on more images), top-5 error by {top5[0]} % and {top5[1]} %."
     )
 
 

@@ -207,11 +207,11 @@ def _warnings(result: "Result") -> list[str]:
     from alexnet_jax.runlog import read_events
 
     seeds = dict(zip(result.members, result.seeds, strict=True))
-    told: dict[tuple[int, str], list[int]] = {}
+    told: dict[str, list[str]] = {}
     for event in read_events(result.workdir):
         if event["event"] == "warning" and event.get("member") in seeds:
-            told.setdefault((event["step"], event["message"]), []).append(seeds[event["member"]])
-    return [f"warned of seed {', '.join(map(str, those))} at step {step:,}: {message}" for (step, message), those in told.items()]
+            told.setdefault(event["message"], []).append(f"{seeds[event['member']]} at step {event['step']:,}")
+    return [f"warned of seed {', '.join(those)}: {message}" for message, those in told.items()]
 
 
 def _lrn_range(study: Study, levels: dict[str, str]) -> list[str]:

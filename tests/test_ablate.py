@@ -323,3 +323,13 @@ def test_refuses(arguments, tmp_path, words, message):
 
 def test_a_bar_in_a_name_does_not_break_the_table():
     assert ablation_files._table([("a|b", "c")]) == ["| a\\|b | c |", "| --- | --- |"]
+
+
+def test_warnings_say_whom_and_when(tmp_path):
+    warnings = [(20, 4, "slow"), (20, 5, "slow"), (30, 4, "odd"), (40, 6, "slow"), (50, 9, "another point's")]
+    lines = [json.dumps({"event": "warning", "step": step, "member": member, "message": words}) for step, member, words in warnings]
+    (tmp_path / "events.jsonl").write_text(
+        "\n".join([*lines, json.dumps({"event": "warning", "step": 60, "message": "of no member"})]) + "\n"
+    )
+    result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), tmp_path, members=[4, 5, 6])
+    assert study._warnings(result) == ["warned of seed 0 at step 20, 1 at step 20, 2 at step 40: slow", "warned of seed 0 at step 30: odd"]

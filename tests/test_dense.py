@@ -36,19 +36,19 @@ def test_values_and_gradients_are_the_plain_products(members, dtype):
         np.testing.assert_allclose(ours.astype(float), theirs.astype(float), rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-5)
 
 
+def gradients(function, members, platform):
+    """The lowered gradients of a product of (8, 64) and (64, 32)."""
+    lead = () if members is None else (members,)
+    arrays = [jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in ((8, 64), (64, 32), (8, 32))]
+    function = function if members is None else jax.vmap(function)
+    traced = jax.jit(lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)).trace(*arrays)
+    return traced.lower(lowering_platforms=(platform,))
+
+
 @pytest.mark.parametrize("members", [None, 3])
 def test_cpus_read_the_kernel_along_its_rows(members):
-    lead = () if members is None else (members,)
-    x, kernel, gradient = (jax.ShapeDtypeStruct((*lead, *shape), jnp.float32) for shape in ((8, 64), (64, 32), (8, 32)))
-
-    def gradients(function, x, kernel, gradient):
-        return jax.vjp(function if members is None else jax.vmap(function), x, kernel)[1](gradient)
-
-    def compiled(function):
-        return jax.jit(lambda *arrays: gradients(function, *arrays)).trace(x, kernel, gradient).lower(lowering_platforms=("cpu",)).compile()
-
-    assert contiguous_axis(compiled(plain)) == 64
-    assert contiguous_axis(compiled(dense)) == 8
+    assert contiguous_axis(gradients(plain, members, "cpu").compile()) == 64
+    assert contiguous_axis(gradients(dense, members, "cpu").compile()) == 8
 
 
 def contiguous_axis(program):
@@ -56,3 +56,8 @@ def contiguous_axis(program):
     results = re.findall(r"= f32\[([\d,]+)\]\{(\d),\S* dot\(", program.as_text())
     (axis,) = (int(shape.split(",")[int(minor)]) for shape, minor in results if not shape.endswith("64,32"))
     return axis
+
+
+@pytest.mark.parametrize(("platform", "constrained"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_the_layout_is_for_cpus_alone(platform, constrained):
+    assert ("LayoutConstraint" in gradients(dense, None, platform).as_text()) == constrained

@@ -133,7 +133,7 @@ def test_the_seed_networks_step_computes_nothing_twice(members):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_gradients_are_averaged_where_there_are_several_devices(devices):
-    """XLA would copy them for the mean of one, which costs the seed network a tenth of its step and as much memory as its weights."""
+    """XLA would copy them for the mean of one, which costs as much memory as the weights, and time: docs/performance.md."""
     model, optimizer = AlexNet(architecture(model_config("small")), 10), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)

@@ -1,6 +1,7 @@
 """Results on the pages are those of the files."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -9,6 +10,8 @@ from alexnet_jax.errors import UserError
 from experiments import publish
 
 TEST = {
+    "split": "test",
+    "members": ["seed=0", "seed=1"],
     "count": 200,
     "top1_error": [0.1, 0.08],
     "mean_top1_error": 0.09,
@@ -40,7 +43,12 @@ def run(tmp_path):
     ]
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    ten = {**TEST, "ensemble_top1_error": 0.06, "protocol": {"views": "ten crops of 28 from 28 pixels"}, "runs": ["/somewhere"]}
+    ten = {
+        **TEST,
+        "ensemble_top1_error": 0.06,
+        "protocol": {"split": "test", "views": "ten crops of 28 from 28 pixels"},
+        "runs": ["/somewhere"],
+    }
     (directory / "evaluation-test-ten-crop.json").write_text(json.dumps(ten))
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
@@ -59,7 +67,7 @@ def test_a_run_is_kept_and_shown(run):
     assert "old" not in page
     assert "    test, 200 images    seed=0 ... seed=1      mean ± std   ensemble   relative cut   disagree\n" in page
     assert "    with mirror image       10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
-    assert "top-5 error by 9.9% and 15.4%.\n" in page
+    assert "top-5 error by 9.9 % and 15.4 %.\n" in page
     assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
     assert (root / "docs/figures/two-ensemble.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()
@@ -71,6 +79,23 @@ def test_ten_views_are_called_what_they_are():
     assert label("ten crops of 227 from 256 pixels") == "ten views"
     assert label("ten crops of 28 from 28 pixels") == "with mirror image"
     assert label("centre crop of 28 from 28 pixels") == "centre crop"
+
+
+def test_a_command_is_broken_between_its_words():
+    command = (
+        "python -m alexnet_jax.train '--config.ensemble.members=learning_rate=[.005,.02], lrn=[on,off], seeds=2' " + "--config.x=1 " * 9
+    )
+    published = publish._wrapped(command)
+    assert "\n" in published
+    assert shlex.split(published.replace("\\\n", " ")) == shlex.split(command)
+
+
+def test_only_the_runs_own_evaluations_of_its_test_are_published(run):
+    directory, _ = run
+    found = json.loads((directory / "evaluation-test-ten-crop.json").read_text())
+    (directory / "evaluation-validation.json").write_text(json.dumps({**found, "protocol": {**found["protocol"], "split": "validation"}}))
+    (directory / "evaluation-both.json").write_text(json.dumps({**found, "members": ["a seed=0", "b seed=0"]}))
+    assert publish.run_record(directory)["evaluations"] == [{name: value for name, value in found.items() if name != "runs"}]
 
 
 def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):

@@ -1,9 +1,9 @@
 """Convolution and max-pooling that stay fast under a member axis.
 
 `vmap` over members with kernels of their own turns a convolution into a grouped one: a training step of the small network then takes 1.4
-times as long as those of its members one by one on a CPU, of the full one 1.1 times (docs/performance.md). Here its batching rule unrolls
-into those M convolutions, for the value and for both gradients, bit for bit what a member alone computes. `lax.map` over members is no
-way out: in a loop's body CPU convolutions lose their threads. The program grows with M, so more than a few members train in turn
+times as long as those of its seven members one by one on a CPU, of the full one 1.1 times (docs/performance.md). Here its batching rule
+unrolls into those M convolutions, for the value and for both gradients, bit for bit what a member alone computes. `lax.map` over members is
+no way out: in a loop's body CPU convolutions lose their threads. The program grows with M, so more than a few members train in turn
 (turns.py), by one program for a few.
 
 Max-pooling's own gradient (select-and-scatter) is the slowest operation of the network on CPUs, 10 times the cost of what stands here.

@@ -19,8 +19,9 @@ from alexnet_jax import cpu
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
-# Members of one program, where a config leaves that open. Programs of 2, 4 and 8 run alike on CPUs, one of 32 is slower and takes longer to
-# compile, 19 s instead of 8 (docs/performance.md); small networks want some at once, since an operation's start costs time too.
+# Members of one program, where a config leaves that open. On CPUs programs of 7, of 8 in turn and of 32 run alike, but to compile one takes
+# the longer the more it has (docs/performance.md), and its activations the more memory; small networks want some at once, since an
+# operation's start costs time too.
 MEMBERS_PER_PROGRAM = 8
 
 

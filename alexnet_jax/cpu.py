@@ -7,7 +7,7 @@ import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-# Convolutions in YNNPACK, where XLA's default fusions put them, make a step slower by a third and more than Eigen's.
+# XLA's default puts convolutions into YNNPACK, where they are slower than in Eigen: compare with this flag at INDIVIDUAL_CONVOLUTION.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
 

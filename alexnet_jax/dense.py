@@ -19,8 +19,8 @@ def _dense_forward(x, kernel):
 
 def _dense_backward(residuals, gradient):
     x, kernel = residuals
-    # For gradient @ kernel.T Eigen would read the kernel, the larger factor, across its rows: five times slower for fc6
-    # (docs/performance.md). Without a layout to keep, XLA turns the product round to that again.
+    # For gradient @ kernel.T Eigen would read the kernel, the larger factor, across its rows, several times slower than along them. Without
+    # a layout to keep, XLA turns the product round to that again.
     input_gradient = row_major(kernel @ gradient.T).T
     return input_gradient, lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))  # x.T @ gradient, but x isn't transposed first
 

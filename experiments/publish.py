@@ -111,19 +111,17 @@ def _block(name: str, page: Path, root: Path) -> str:
 
 def run_text(record: dict[str, Any], figures: str) -> str:
     """A run: its command, each member's top-1 error by every protocol, its pace; what an ensemble gains, beside the paper's."""
-    found = sorted(((_protocol(found), found) for found in record["evaluations"]), key=lambda pair: pair[0]) or [
-        ("centre crop", record["test"])
-    ]
+    tests = {_protocol(found): found for found in record["evaluations"]} or {"centre crop": record["test"]}
     names = record["members"]
     several = len(names) > 1
-    rows: list[tuple[str, ...]] = [(f"test, {found[0][1]['count']:,} images", f"{names[0]} ... {names[-1]}" if several else names[0])]
-    rows += [(protocol, f"{'  '.join(f'{100 * error:.2f}' for error in test['top1_error'])} %") for protocol, test in found]
+    rows: list[tuple[str, ...]] = [(f"test, {record['test']['count']:,} images", f"{names[0]} ... {names[-1]}" if several else names[0])]
+    rows += [(protocol, f"{'  '.join(f'{100 * error:.2f}' for error in tests[protocol]['top1_error'])} %") for protocol in sorted(tests)]
     if several:  # one network has no spread and is no ensemble
-        gains = [("mean ± std", "ensemble", "relative cut", "disagree"), *(_gain(test) for _, test in found)]
+        gains = [("mean ± std", "ensemble", "relative cut", "disagree"), *(_gain(tests[protocol]) for protocol in sorted(tests))]
         rows = [(*row, *gain) for row, gain in zip(rows, gains, strict=True)]
     seconds = record["images_trained"] / record["member_images_per_second"]
     pace = (
-        f"{record['member_images_per_second']:,.0f} images x members a second (median of the run), {seconds / 60:.0f} minutes of training"
+        f"{record['member_images_per_second']:,.0f} images x members a second (median of the run), {seconds / 60:.0f} minutes at that pace"
     )
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
     command = _wrapped(record["command"])
@@ -173,9 +171,8 @@ def _protocol(found: dict[str, Any]) -> str:
     views = found["protocol"]["views"]
     if "ten" not in views:
         return "centre crop"
-    return (
-        "with mirror image" if re.search(r"of (\d+) from \1 pixels", views) else "ten views"
-    )  # without a margin they are the same five times
+    # Where the stored image has no margin, the ten are two, five times each.
+    return "with mirror image" if re.search(r"of (\d+) from \1 pixels", views) else "ten views"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

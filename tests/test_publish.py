@@ -68,7 +68,7 @@ def test_a_run_is_kept_and_shown(run):
     assert "    test, 200 images    seed=0 ... seed=1      mean ± std   ensemble   relative cut   disagree\n" in page
     assert "    with mirror image       10.00  8.00 %   9.00 ± 1.41 %     6.00 %         22.2 %      5.0 %\n" in page
     assert "top-5 error by 9.9 % and 15.4 %.\n" in page
-    assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes of training." in page
+    assert "1 x cpu Fast (2 cores), JAX 0.10, one run: 20 images x members a second (median of the run), 1 minutes at that pace." in page
     assert (root / "docs/figures/two-ensemble.png").read_bytes() == b"picture"
     assert "/somewhere" not in (root / "docs/results/two.json").read_text()
     assert publish.render(root) == []

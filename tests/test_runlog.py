@@ -5,7 +5,9 @@ import json
 import math
 import re
 import resource
+import shlex
 import struct
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog, describe, read_events
+from alexnet_jax.runlog import RunLog, command, describe, read_events
 
 START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 100, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 640}
 
@@ -324,3 +326,15 @@ def test_more_than_four_members_are_a_mean_and_a_range(losses, text):
 )
 def test_describe(event, text):
     assert describe(event) == text
+
+
+def test_a_command_can_be_typed_again(monkeypatch):
+    typed = [
+        "/usr/bin/python3",
+        "-m",
+        "alexnet_jax.train",
+        "--config.ensemble.members=lrn=[on,off], seeds=2",
+        "--config.data.train_split=train[:9]",
+    ]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    assert shlex.split(command()) == ["python", *typed[1:]]

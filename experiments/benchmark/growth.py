@@ -6,13 +6,13 @@ from unittest import mock
 
 from alexnet_jax import data
 from experiments.benchmark import growth_figure, measure, ours
+from experiments.benchmark.growth_figure import BATCHES, MEMBERS, MEMORY, RECORDS
 from experiments.benchmark.input import BATCHES as STRETCH
 from experiments.benchmark.input import make_dataset, stretch
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {"what": "<28", "size": "9,d", "ms/batch": "10,.2f", "quartiles": ">17", "images/s": "10,.0f", "compile s": "10.1f"}
-RECORDS, MEMORY, MEMBERS, BATCHES = "input from the records", "input from memory", "members, small", "images a batch, small"
 BATCH = 128
 GROWTH = (0.1, 1, 10, 50)  # of --images
 MEMBER_COUNTS, BATCH_SIZES = (1, 2, 4, 7, 16), (16, 32, 64, 128, 256, 512)

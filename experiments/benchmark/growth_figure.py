@@ -10,6 +10,8 @@ from experiments.benchmark.measure import Timing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# What grows.
+RECORDS, MEMORY, MEMBERS, BATCHES = "input from the records", "input from memory", "members, small", "images a batch, small"
 Points = list[tuple[int, Timing]]  # (what grows, seconds of a batch)
 
 
@@ -22,8 +24,6 @@ def write(points: dict[str, Points], batch: int, out: Path) -> list[Path]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import LogLocator
-
-    from experiments.benchmark.growth import BATCHES, MEMBERS, MEMORY, RECORDS
 
     figure = Figure(figsize=(WIDTH, 8.6), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     dataset, members, batches = figure.subplots(3, 1)

@@ -1,6 +1,9 @@
 """Mistakes of the user, and Ctrl-C: reported in one line, without a traceback."""
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -10,6 +13,7 @@ class UserError(Exception):
 
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code; a `UserError` becomes one line on stderr and exit code 1, Ctrl-C one line and 130."""
+    sys.unraisablehook = _interrupt_again
     try:
         code = main()
     except UserError as error:
@@ -21,3 +25,13 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # `... | head`
         code = 1
     sys.exit(code or 0)
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python drops the exceptions of finalisers and of callbacks, such as the one that JAX hangs on garbage collection; a Ctrl-C that comes
+    in one would be lost. It comes again, a moment later: at once it would end in the same callback.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)

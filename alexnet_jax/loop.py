@@ -23,6 +23,9 @@ from alexnet_jax.runlog import RunLog
 from alexnet_jax.schedule import Plan
 from alexnet_jax.step import TrainState, make_log_probs, make_sums, make_train_step
 
+# Steps, and an epoch too, before a loss at chance is worth a warning: on few images healthy networks need some epochs to take off.
+STALLED_AFTER = 100
+
 
 class Setup(NamedTuple):
     """What a config and a dataset make of a run, before its directory is touched."""
@@ -244,8 +247,8 @@ class Loop:
         for member, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
                 self._warn(member, "diverged", f"the loss is {loss}: the member has diverged; lower its learning rate")
-            elif self._epoch >= 1 and abs(loss - chance) < 5e-3 * chance:
-                advice = "not learning yet; if it stays so, change model.init, the rate or model.pixel_scale"
+            elif self._epoch >= 1 and self.step >= STALLED_AFTER and abs(loss - chance) < 5e-3 * chance:
+                advice = "not learning; change model.init, the rate or model.pixel_scale"
                 self._warn(member, "stalled", f"the loss is still ln(classes) = {chance:.3f}: {advice}")
 
     def _warn(self, member: int, kind: str, message: str) -> None:

@@ -1,8 +1,9 @@
 """Results in README.md and docs/results.md, written from the files of the runs, so that they can't drift.
 
-    python -m experiments.publish fashion_ensemble=runs/fashion_ensemble     a run, with what alexnet_jax.evaluate found of it
-    python -m experiments.publish lrn=ablations/lrn                          an ablation
-    python -m experiments.publish                                            write the pages again from what is kept
+    python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, with what alexnet_jax.evaluate found of it
+    python -m experiments.publish lrn=ablations/lrn                                    an ablation
+    python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
+    python -m experiments.publish                                                      write the pages again from what is kept
 
 What is published of a directory is kept in docs/results/NAME.json, its figures in docs/figures/. A page shows it between the lines
 `<!-- result NAME -->` and `<!-- end of result -->`. A test holds that the pages say what the files do.
@@ -28,17 +29,20 @@ BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
-    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run or an ablation.
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run, an ablation or a claim.
 
     Raises:
-      UserError: it is neither, the run hasn't finished, or an ensemble has no figure yet.
+      UserError: it is none of them, the run hasn't finished, or an ensemble has no figure yet.
     """
     from alexnet_jax.runlog import plain, writing
 
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{name!r} is no name of a result: letters, digits and _")
-    ablation = directory / "ablation.json"
-    if ablation.exists():
+    ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
+    if claim.exists():
+        figures, shown = directory, sorted(path.stem for path in directory.glob("*.png"))
+        record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
+    elif ablation.exists():
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
@@ -48,7 +52,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(plain(record), indent=1) + "\n")
-        for figure in ("ablation", "ensemble"):
+        for figure in shown:
             if (figures / f"{figure}.png").exists():
                 (root / FIGURES).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(figures / f"{figure}.png", root / FIGURES / f"{name}-{figure}.png")
@@ -105,7 +109,7 @@ def _block(name: str, page: Path, root: Path) -> str:
         raise UserError(f"{page} shows the result {name}, but there is no {path}; make it with: python -m experiments.publish {name}=DIR")
     record = json.loads(path.read_text())
     figures = FIGURES.relative_to(page.parent) if page.parent != Path() else FIGURES
-    forms: dict[str, Callable[[dict[str, Any], str], str]] = {"run": run_text, "ablation": ablation_text}
+    forms: dict[str, Callable[[dict[str, Any], str], str]] = {"run": run_text, "ablation": ablation_text, "claim": claim_text}
     return forms[record["kind"]](record, f"{figures}/{name}")
 
 
@@ -167,6 +171,13 @@ def ablation_text(record: dict[str, Any], figures: str) -> str:
     return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
 
 
+def claim_text(record: dict[str, Any], figures: str) -> str:
+    """A claim: what experiments.reproduce wrote, its command first, and its figures."""
+    command, text = record["text"].split("\n", 1)
+    pictures = "".join(f"![{name}]({figures}-{name}.png)\n\n" for name in record["figures"])
+    return f"\n```text\n{_wrapped(command)}\n{text.rstrip()}\n```\n\n{pictures}"
+
+
 def _protocol(found: dict[str, Any]) -> str:
     views = found["protocol"]["views"]
     if "ten" not in views:
@@ -186,7 +197,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and docs/results.md.")
-    parser.add_argument("results", nargs="*", metavar="NAME=DIR", help="a finished run, or an ablation; none: write the pages again")
+    parser.add_argument(
+        "results", nargs="*", metavar="NAME=DIR", help="a finished run, an ablation or a claim; none: write the pages again"
+    )
     args = parser.parse_args(argv)
     for result in args.results:
         name, equals, directory = result.partition("=")

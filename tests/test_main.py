@@ -1,4 +1,4 @@
-"""The list of commands, and that each is there and explains itself quickly."""
+"""The list of commands, that each is there and explains itself quickly, and that Ctrl-C ends them at any moment."""
 
 import re
 import subprocess
@@ -25,3 +25,23 @@ def test_help_is_complete_and_needs_no_jax(module):
     assert len(process.stdout) > 200
     assert " jax\n" not in process.stderr, "--help imports jax"
     assert time.perf_counter() - started < 10
+
+
+def test_an_interrupt_that_python_drops_comes_again():
+    script = """
+import gc, time
+from alexnet_jax.errors import run_cli
+
+def interrupted_collection(phase, info):
+    gc.callbacks.remove(interrupted_collection)
+    raise KeyboardInterrupt
+
+def main():
+    gc.callbacks.append(interrupted_collection)
+    gc.collect()
+    time.sleep(30)
+
+run_cli(main)
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    assert (process.returncode, process.stderr) == (130, "interrupted\n")

@@ -110,6 +110,21 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
     assert (root / "docs/figures/two-ablation.png").read_bytes() == b"effects"
 
 
+def test_a_claim_is_shown_as_it_was_printed(run, tmp_path):
+    claim = tmp_path / "figure1"
+    claim.mkdir()
+    (claim / "result.txt").write_text("python -m experiments.reproduce figure1\n\nmeasured: in 2.0 times fewer epochs\n")
+    (claim / "figure1.png").write_bytes(b"picture")
+    root = run[1]
+    (root / "README.md").write_text("")
+    publish.keep("two", claim, root)
+    publish.render(root)
+    page = (root / "docs" / "results.md").read_text()
+    assert "```text\npython -m experiments.reproduce figure1\n\nmeasured: in 2.0 times fewer epochs\n```\n" in page
+    assert "![figure1](figures/two-figure1.png)" in page
+    assert (root / "docs" / "figures" / "two-figure1.png").read_bytes() == b"picture"
+
+
 def test_what_cannot_be_published(run, tmp_path):
     directory, root = run
     with pytest.raises(UserError, match=r"README.md shows the result two, but there is no .*two=DIR"):

@@ -65,7 +65,7 @@ def check(needs: Needs, available: int) -> None:
         raise UserError(f"{found}; give the run fewer members, or narrower ones (model.width)")
     fit = int(for_activations / (needs.activations / needs.turns.size)) if needs.activations else 0
     if fit < 1:
-        raise UserError(f"{found}; not even one member's activations fit: lower train.batch_size")
+        raise UserError(f"{found}; not even one member's activations fit: lower train.batch_size, or set --config.train.remat=True")
     raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.size - 1)}")
 
 

@@ -14,6 +14,8 @@ if __name__ == "__main__":  # ahead of the imports, which take a second that --h
 
 import dataclasses
 import math
+import operator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +29,7 @@ from alexnet_jax.dense import dense
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.lrn import CONVENTIONS, lrn
+from alexnet_jax.remat import remat
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 INITS = ("paper", "caffe", "scaled")
@@ -223,6 +226,7 @@ class AlexNet(nn.Module):
 
     arch: Architecture
     classes: int
+    remat: bool = False  # train in less memory, for more time: see remat.py
 
     @nn.compact
     def __call__(
@@ -240,32 +244,54 @@ class AlexNet(nn.Module):
         """
         arch = self.arch
         activation = ACTIVATIONS[arch.activation]
-        conv1, conv2, conv3, conv4, conv5 = arch.channels
+        channels1, channels2, channels3, channels4, channels5 = arch.channels
+        stage = partial(self._stage, lean=self.remat and dropout_keys is not None)
         arch.check_channels(images.shape[-1])
 
         # Shapes beside the layers are the seed network's.
         x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
-        x = activation(self._conv("conv1", x, conv1, arch.stem_kernel, arch.stem_stride, arch.stem_padding))  # 55 x 55 x 96
-        x = self._pool_and_norm(x, hyper)  # 27 x 27 x 96
-        x = activation(self._conv("conv2", x, conv2, 5, 1, (2, 2), arch.groups, arch.positive_bias))  # 27 x 27 x 256
-        x = self._pool_and_norm(x, hyper)  # 13 x 13 x 256
-        x = activation(self._conv("conv3", x, conv3, 3, 1, (1, 1)))  # 13 x 13 x 384
-        x = activation(self._conv("conv4", x, conv4, 3, 1, (1, 1), arch.groups, arch.positive_bias))  # 13 x 13 x 384
-        x = activation(self._conv("conv5", x, conv5, 3, 1, (1, 1), arch.groups, arch.positive_bias))  # 13 x 13 x 256
-        x = max_pool(x, arch.pool_size, arch.pool_stride)  # 6 x 6 x 256
+        conv1 = self._conv("conv1", x.shape[-1], channels1, arch.stem_kernel, arch.stem_stride, arch.stem_padding)  # 55 x 55 x 96
+        x = stage(x, hyper, [conv1], norm=True)  # 27 x 27 x 96
+        conv2 = self._conv("conv2", channels1, channels2, 5, 1, (2, 2), arch.groups, arch.positive_bias)  # 27 x 27 x 256
+        x = stage(x, hyper, [conv2], norm=True)  # 13 x 13 x 256
+        conv3 = self._conv("conv3", channels2, channels3, 3, 1, (1, 1))  # 13 x 13 x 384
+        conv4 = self._conv("conv4", channels3, channels4, 3, 1, (1, 1), arch.groups, arch.positive_bias)  # 13 x 13 x 384
+        conv5 = self._conv("conv5", channels4, channels5, 3, 1, (1, 1), arch.groups, arch.positive_bias)  # 13 x 13 x 256
+        x = stage(x, hyper, [conv3, conv4, conv5], norm=False)  # 6 x 6 x 256
         x = x.reshape(x.shape[0], -1)  # 9216
 
         for layer, name in enumerate(("fc6", "fc7")):
             if arch.dropout_place == "before":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
-            x = activation(self._dense(name, x, arch.units, arch.positive_bias))  # 4096
+            x = self._output(name, activation(self._dense(name, x, arch.units, arch.positive_bias)))  # 4096
             if arch.dropout_place == "after":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
-        return self._dense("fc8", x, self.classes).astype(jnp.float32)
+        return self._output("fc8", self._dense("fc8", x, self.classes)).astype(jnp.float32)
 
-    def _conv(self, name, x, filters, size, stride, padding, groups=1, bias=0.0):
-        kernel, bias = _Affine((size, size, x.shape[-1] // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
-        return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
+    def _stage(self, x, hyper, convolutions, norm, lean):
+        """Convolutions, each with its activation, then the pool and, if asked for, LRN; a lean one keeps for its gradient only `x`."""
+        activation = ACTIVATIONS[self.arch.activation]
+
+        def stage(x, parameters, hyper):
+            for (name, _, convolve), own in zip(convolutions, parameters, strict=True):
+                x = self._output(name, activation(convolve(x, *own)))
+            return self._pool_and_norm(x, hyper) if norm else max_pool(x, self.arch.pool_size, self.arch.pool_stride)
+
+        return (remat(stage) if lean else stage)(x, [parameters for _, parameters, _ in convolutions], hyper)
+
+    def _conv(self, name, channels, filters, size, stride, padding, groups=1, bias=0.0):
+        """A convolution's name, its parameters, and the function of its input and of them."""
+        parameters = _Affine((size, size, channels // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
+
+        def convolve(x, kernel, bias):
+            return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
+
+        return name, parameters, convolve
+
+    def _output(self, layer, x):
+        """A layer's output, which is kept where `apply` is asked for intermediates."""
+        self.sow("intermediates", "layers", {layer: x}, reduce_fn=operator.or_, init_fn=dict)
+        return x
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
@@ -280,7 +306,7 @@ class AlexNet(nn.Module):
             # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
             alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
             normalised = lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
-            self.sow("intermediates", "lrn", (x, normalised))  # to be measured; kept only where `apply` is asked for intermediates
+            self.sow("intermediates", "lrn", (x, normalised))  # to be measured
             return normalised
 
         if arch.lrn_order == "before_pool":

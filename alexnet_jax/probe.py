@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.augment import augment, evaluation_view
-from alexnet_jax.model import ACTIVATIONS, AlexNet
+from alexnet_jax.model import AlexNet
 from alexnet_jax.run import Run
 from alexnet_jax.step import AUGMENT
 
@@ -35,17 +34,8 @@ def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> 
 
     `{"conv1": (B, height, width, filters), ..., "fc8": (B, classes)}`
     """
-    outputs: dict[str, jax.Array] = {}
-
-    def keep(method: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        result = method(*args, **kwargs)
-        if context.method_name in ("_conv", "_dense"):
-            outputs[args[0]] = result if args[0] == LAST else ACTIVATIONS[model.arch.activation](result)
-        return result
-
-    with nn.intercept_methods(keep):
-        model.apply({"params": params}, views, hyper)
-    return outputs
+    _, kept = model.apply({"params": params}, views, hyper, mutable="intermediates")
+    return kept["intermediates"]["layers"]  # type: ignore[index]
 
 
 def layer_statistics(run: Run, members: list[int], images: np.ndarray) -> LayerStatistics:

@@ -39,6 +39,7 @@ RESUMABLE = (
     "train.log_every_steps",
     "train.checkpoint_every_epochs",
     "train.members_per_program",
+    "train.remat",
     "data.dir",
     "data.threads",
     "data.prepare",
@@ -95,7 +96,7 @@ def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Net
     except ValueError as error:
         raise UserError(str(error)) from None
     members, names = hyper.from_config(config)
-    return Network(AlexNet(arch, classes), optimizer, members, names, image_shape[2])
+    return Network(AlexNet(arch, classes, config.train.remat), optimizer, members, names, image_shape[2])
 
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:

@@ -66,6 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.init_from = ""  # fine-tuning: a run or imported weights to start from; where classes differ, with a new last layer
     config.train.batch_size = 128  # of all devices together
     config.train.members_per_program = 0  # that train at once, the others after them at each step; 0: up to 8
+    config.train.remat = False  # compute activations again for the gradient instead of keeping them: less memory, a third more work
     config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 0.5

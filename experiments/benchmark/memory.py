@@ -17,7 +17,7 @@ def run(settings: Settings, out: Path) -> None:
     title = "Peak memory of the training process, and of the device where that has its own"
     table = Table("memory", title, COLUMNS, settings, out)
     for variant in settings.networks:
-        sides = {"ours": peak_of_ours}
+        sides = {"ours": peak_of_ours, "ours, train.remat": peak_of_lean}
         if measure.has_torch():
             sides["PyTorch eager"] = peak_of_torch
         for side, peak in sides.items():
@@ -26,18 +26,23 @@ def run(settings: Settings, out: Path) -> None:
             table.row(network=variant, batch=batch, side=side, process_MiB=process / 2**20, device_MiB=device and device / 2**20)
 
 
-def peak_of_ours(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) -> tuple[int, int | None]:
     """Bytes of the process and of the first device after some training steps, compilation included."""
     import jax
 
     from experiments.benchmark import ours
 
     ours.start()
-    step = ours.TrainStep(variant, ours.network(variant, width), "seeds=1", ours.random_batch(variant, batch))
+    step = ours.TrainStep(variant, ours.network(variant, width).clone(remat=remat), "seeds=1", ours.random_batch(variant, batch))
     for _ in range(STEPS):
         step()
     statistics = jax.local_devices()[0].memory_stats()
     return peak_bytes(), statistics and statistics.get("peak_bytes_in_use")
+
+
+def peak_of_lean(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+    """As `peak_of_ours`, with what the gradient needs computed again."""
+    return peak_of_ours(variant, width, batch, remat=True)
 
 
 def peak_of_torch(variant: str, width: float, batch: int) -> tuple[int, int | None]:

@@ -65,7 +65,12 @@ def _compare(
     measure.progress(f"{name}: compiling ours")
     off = ours.TrainStep(variant, model, f"augment=off, seeds={members}", data)
     on = off.with_members(f"{ours.AUGMENTED[variant]}seeds={members}")
-    sides: dict[str, measure.Side] = {f"{name}, ours, augmentation off": off, f"{name}, ours, augmentation on": on}
+    lean = ours.TrainStep(variant, model.clone(remat=True), f"{ours.AUGMENTED[variant]}seeds={members}", data)
+    sides: dict[str, measure.Side] = {
+        f"{name}, ours, augmentation off": off,
+        f"{name}, ours, augmentation on": on,
+        f"{name}, ours, on, train.remat": lean,
+    }
     sides |= {f"{name}, PyTorch {side}": step for side, step in peers(settings, variant, batch, members, lrn).items()}
     timings = measure.alternately(sides, settings.rounds, settings.turn)
     images, flops = off.images, ours.step_flops(model, ours.CHANNELS[variant])

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from alexnet_jax.cpu import HUGE_PAGES
 from alexnet_jax.runlog import EVENTS, read_events, writing
 from experiments.points import Program
 from experiments.results import FAILURE, LOG
@@ -54,7 +55,7 @@ class Task:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._environment},
+                env={**HUGE_PAGES, **os.environ, **self._environment},
                 start_new_session=True,
             )
 

@@ -55,6 +55,18 @@ def programs(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.parametrize(("mine", "seen"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0")])
+def test_trainings_get_huge_pages_unless_the_user_says_otherwise(programs, monkeypatch, mine, seen):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if mine:
+        monkeypatch.setenv("GLIBC_TUNABLES", mine)
+    monkeypatch.setattr(task_lib, "command", lambda _: [sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"])
+    task = Task(programs("a")[0])
+    task.start()
+    assert task.process.wait() == 0
+    assert (task.program.directory / LOG).read_text() == f"{seen}\n"
+
+
 def starts(program):
     return sum(event["event"] == "start" for event in read_events(program.directory))
 

@@ -85,7 +85,8 @@ class Checkpoints:
             )
         except Exception as error:  # orbax, tensorstore and json each have their own
             where = self.directory / str(step)
-            raise UserError(f"checkpoint {where} can't be restored ({_reason(error)}); delete it to go on from an earlier one") from error
+            advice = "if it is damaged, move it away to go on from an earlier one"
+            raise UserError(f"checkpoint {where} can't be restored ({_reason(error)}); {advice}") from error
         _check_shapes(restored.state, template, self.directory / str(step))
         return restored.state, restored.position
 

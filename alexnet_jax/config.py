@@ -84,7 +84,10 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         raise UserError(f"config file {path} can't be read: {error}") from None
     if not hasattr(module, "get_config"):
         raise UserError(f"config file {path} has no get_config(arg)")
-    config = module.get_config(arg)
+    try:
+        config = module.get_config(arg)
+    except (AttributeError, KeyError, TypeError, ValueError, NameError) as error:
+        raise UserError(f"config file {path}: {error.args[0] if error.args else error}") from None
     for override in overrides:
         name, _, text = override.partition("=")
         _set(config, name, text)

@@ -11,7 +11,6 @@ isn't running takes up its commands when it goes on.
 """
 
 import argparse
-import difflib
 import fcntl
 import getpass
 import json
@@ -62,12 +61,18 @@ class Inbox:
         self._size = -1
 
     def __enter__(self) -> "Inbox":
-        self._lock = open(self._workdir / LOCK, "w")
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self._workdir / LOCK, "w")
+        except OSError as error:
+            raise UserError(f"cannot write in {self._workdir}: {error.strerror}; make room or choose another --workdir") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when its holder dies
         except BlockingIOError:
             self._lock.close()
             raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
+        except OSError:  # a file system without locks: nobody can tell that this run is running
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,7 +137,11 @@ def send(workdir: Path, command: str, **fields: Any) -> dict[str, Any]:
     Raises:
       UserError: it can't be written.
     """
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in containers
+        user = str(os.getuid())
+    who = f"{user}@{socket.gethostname()}"
     sent = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"id": uuid.uuid4().hex, "sent": sent, "by": who, "command": command} | fields
     try:
@@ -170,8 +179,9 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"{workdir} has no member {args.member}; its members are 0 to {members - 1}")
         fields["member"] = args.member
     if args.command == "drop":
-        if not 0 < args.factor < 1:
-            raise UserError(f"--factor {args.factor:g} is no drop; it must lie between 0 and 1")
+        from alexnet_jax import plateau
+
+        plateau.check_factor(args.factor)
         fields["factor"] = args.factor
     if args.command == "set":
         fields |= _assignment(args.assignment)
@@ -183,10 +193,7 @@ def _assignment(text: str) -> dict[str, Any]:
     from alexnet_jax import hyper
 
     name, _, value = text.partition("=")
-    settable = [field for field in hyper.FIELDS if field != "seed"]
-    if name not in settable:
-        near = difflib.get_close_matches(name, settable, 1)
-        raise UserError(f"can't set {name!r}{f'; did you mean {near[0]}?' if near else ''} Can be set: {', '.join(settable)}")
+    hyper.check_settable(name)
     try:
         number = float(value)
     except ValueError:

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,9 +163,17 @@ def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, 
             subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(SUBSETS)]
         averages = (probs[list(subset)].mean(0) for subset in subsets)
         top1, top5 = zip(*([top_k_error(labels, scores, k) for k in (1, 5)] for scores in averages), strict=True)
-        errors = {"top1_error": float(np.mean(top1)), "top5_error": float(np.mean(top5)), "std": float(np.std(top1))}
+        errors = {
+            "top1_error": float(np.mean(top1)),
+            "top5_error": float(np.mean(top5)),
+            "std": float(np.std(top1, ddof=1)) if len(top1) > 1 else 0.0,
+        }
         rows.append({"members": size, "subsets": len(subsets), **errors})
     return rows
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
@@ -178,13 +187,20 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         raise UserError(
             f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others"
         )
-    batch_size = batch_size or loaded.config.eval.batch_size
-    parallel.check_batch_size(batch_size, "--batch-size")
+    stored = tuple(run.read_config(workdir)["dataset"]["image_shape"])
+    if dataset.image_shape != stored:
+        raise UserError(
+            f"{workdir} was trained on images of {_by(stored)}, the dataset {dataset.name} now has {_by(dataset.image_shape)}; "
+            "prepare it again as it was, or under another --name"
+        )
+    if batch_size is not None:
+        parallel.check_batch_size(batch_size, "--batch-size")
+    batch_size = batch_size or parallel.even(loaded.config.eval.batch_size)
     source = dataset.source(split)
     log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(
-        turns.predictor(log_probs, in_turn, turns.place(loaded.state, in_turn)),
+        turns.predictor(log_probs, in_turn, turns.place(replace(loaded.state, opt_state=()), in_turn)),  # as large as the networks
         data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads),
         len(source),
         loaded.network.member_names,

@@ -24,17 +24,17 @@ from alexnet_jax.step import TrainState
 class Hand:
     """Moves the learning rates of a run and tells its log."""
 
-    def __init__(self, settings: ConfigDict) -> None:
+    def __init__(self, settings: ConfigDict, members: int) -> None:
         """The hand that a config's plateau section describes; its `log` is given to it when the run begins.
 
         Raises:
-          UserError: an unknown mode, or a run to replay that is none.
+          UserError: an unknown mode, or a run to replay that is none, or one of another number of members; all follow the only one.
         """
         self._settings = settings
         self._mode, _, source = settings.mode.partition(":")
         if self._mode not in plateau.MODES or (self._mode == "replay") != bool(source):
             raise UserError(f"plateau.mode is {settings.mode!r}; known: auto, suggest, manual, replay:RUN")
-        self._replayed = [event for event in read_events(Path(source)) if event["event"] == "drop"] if source else []
+        self._replayed = _drops(source, members) if source else []
         self.log: RunLog
 
     def after_evaluation(self, state: TrainState, step: int, accuracy: np.ndarray) -> TrainState:
@@ -63,7 +63,7 @@ class Hand:
         """Repeat the drops that the run which is replayed made at this step."""
         for event in self._replayed:
             if event["step"] == step:
-                members = np.arange(state.hyper.members) == event["member"]
+                members = np.isin(np.arange(state.hyper.members), event["members"])
                 dropped = plateau.drop(state.plateau, members, factor=event["factor"], cooldown=0)
                 state = self._moved(state, dropped, step, "replay", event["factor"])
         return state
@@ -87,11 +87,13 @@ class Hand:
         match command["command"]:
             case "drop":
                 factor = float(command["factor"])
+                plateau.check_factor(factor)
                 dropped = plateau.drop(state.plateau, members, factor=factor, cooldown=self._settings.cooldown)
                 state = self._moved(state, dropped, step, "control", factor)
                 return state, f"learning rate of {of} is now {', '.join(f'{rate:.3g}' for rate in np.unique(rates(state)[members]))}"
             case "set":
                 name, value = command["name"], float(command["value"])
+                hyper.check_settable(name)
                 hyper.check_range(name, value)
                 leaf = np.where(members, np.float32(value), np.asarray(getattr(state.hyper, name)))
                 state = replace(state, hyper=replace(state.hyper, **{name: leaf}))
@@ -111,6 +113,17 @@ class Hand:
         for member in dropped:
             self.log.event("drop", step, member=int(member), learning_rate=rates(state)[member], factor=factor, reason=reason)
         return state
+
+
+def _drops(source: str, members: int) -> list[dict[str, Any]]:
+    """The drops of a run that is to be replayed, each with the `members` of this run that follow it."""
+    events = read_events(Path(source))
+    found = next((event["members"] for event in events if event["event"] == "start"), 0)
+    if found not in (1, members):
+        raise UserError(f"plateau.mode=replay:{source}: that run has {found} members, this one {members}: it must have as many, or one")
+    everyone = list(range(members))
+    drops = [event for event in events if event["event"] == "drop"]
+    return [event | {"members": everyone if found == 1 else [event["member"]]} for event in drops]
 
 
 def rates(state: TrainState) -> np.ndarray:

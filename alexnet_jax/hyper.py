@@ -142,6 +142,18 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
     return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
 
 
+def check_settable(field: str) -> None:
+    """Refuse what isn't a hyperparameter, or can't change while a run trains.
+
+    Raises:
+      UserError: naming the nearest one.
+    """
+    settable = [known for known in FIELDS if known != "seed"]
+    if field not in settable:
+        near = difflib.get_close_matches(field, settable, 1)
+        raise UserError(f"can't set {field!r}{f'; did you mean {near[0]}?' if near else ''} Can be set: {', '.join(settable)}")
+
+
 def check_range(field: str, value: float) -> None:
     """Refuse a value that makes no sense.
 

@@ -16,6 +16,7 @@ from alexnet_jax import data, evaluate, memory, parallel, run, schedule, turns
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.control import Inbox, StopSignal
 from alexnet_jax.data import Dataset
+from alexnet_jax.errors import UserError
 from alexnet_jax.hand import Hand
 from alexnet_jax.meter import Meter
 from alexnet_jax.run import Network
@@ -56,14 +57,13 @@ def prepare(config: ConfigDict) -> Setup:
       UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory.
     """
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
-    parallel.check_batch_size(config.eval.batch_size, "eval.batch_size")
     dataset = data.load(config.data, config.model.pixel_mean)
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ("train", "validation", "test")}
     plan = schedule.make_plan(config, len(sources["train"]))
     network = run.build(config, dataset.image_shape, len(dataset.classes))
     in_turn, free = turns.plan(network.hyper.members, config.train.members_per_program), parallel.memory()
     memory.check(memory.of_state(jax.eval_shape(network.init_state), in_turn), free)
-    return Setup(config, dataset, sources, plan, network, in_turn, Hand(config.plateau), free)
+    return Setup(config, dataset, sources, plan, network, in_turn, Hand(config.plateau, network.hyper.members), free)
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
@@ -74,28 +74,26 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """
     setup = prepare(config)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
-    run.write_config(workdir, config, setup.dataset)
-
-    started = time.perf_counter()
-    with (
-        Inbox(workdir) as inbox,
-        RunLog(workdir, setup.plan.total) as log,
-        Checkpoints(workdir) as checkpoints,
-        StopSignal() as stop,
-    ):
-        loop = Loop(setup, Outside(log, checkpoints, inbox, stop), fresh)
-        del fresh  # where members train in turn the loop has copies
-        for note in notes:
-            log.event("warning", loop.step, message=note)
-        reason = loop.run()
-        loop.save()
-        checkpoints.wait()
-        test = None
-        if reason != "stopped":
-            predictions = loop.test()
-            run.save_predictions(workdir, evaluate.answers(predictions))
-            test = {"split": config.data.test_split, **evaluate.summarise(predictions)}
-        log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
+    with Inbox(workdir) as inbox:  # from here on the directory is this process's
+        if (saved := run.saved_step(workdir)) > setup.plan.total:
+            epochs = f"train.epochs={config.train.epochs:g} ends at step {setup.plan.total:,}"
+            raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
+        run.write_config(workdir, config, setup.dataset)
+        with RunLog(workdir, setup.plan.total) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
+            started = time.perf_counter()
+            loop = Loop(setup, Outside(log, checkpoints, inbox, stop), fresh)
+            del fresh  # the loop has it on the devices
+            for note in notes:
+                log.event("warning", loop.step, message=note)
+            reason = loop.run()
+            loop.save()
+            checkpoints.wait()
+            test = None
+            if reason != "stopped":
+                predictions = loop.test()
+                run.save_predictions(workdir, evaluate.answers(predictions))
+                test = {"split": config.data.test_split, **evaluate.summarise(predictions)}
+            log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test
 
 
@@ -119,7 +117,7 @@ class Loop:
         self.inbox.read = position["commands"]
         self.hand.log = self.log
         if restored:
-            self.log.event("resume", self.step)
+            self.log.event("resume", self.step, evaluated=self.evaluated)
         self.log.event(
             "start",
             self.step,
@@ -219,7 +217,8 @@ class Loop:
         if self.checkpoints.latest_step() == self.step:
             return
         with self.meter.pause():
-            path = self.checkpoints.save(self.turns.join(self.parts), {"evaluated": self.evaluated, "commands": self.inbox.read})
+            parts = [_on_host(part) for part in self.parts]  # joined on the devices they would take the state's memory twice
+            path = self.checkpoints.save(self.turns.join(parts), {"evaluated": self.evaluated, "commands": self.inbox.read})
             self.log.event("checkpoint", self.step, path=f"checkpoints/{path.name}")
 
     def _adopt(self, state: TrainState) -> None:
@@ -235,7 +234,10 @@ class Loop:
 
     def _batches(self, role: str) -> Iterator[dict]:
         return data.eval_batches(
-            self.sources[role], batch_size=self.config.eval.batch_size, threads=self.config.data.threads, process=parallel.process()
+            self.sources[role],
+            batch_size=parallel.even(self.config.eval.batch_size),
+            threads=self.config.data.threads,
+            process=parallel.process(),
         )
 
     def _log_training(self) -> None:

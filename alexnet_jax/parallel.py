@@ -76,9 +76,8 @@ def check_batch_size(batch_size: int, field: str) -> None:
 
 
 def even(batch_size: int) -> int:
-    """The next batch size that the devices of this process share evenly."""
-    devices = jax.local_device_count()
-    return -(-batch_size // devices) * devices
+    """The next batch size that all devices share evenly."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
 def replicate(tree: Any) -> Any:

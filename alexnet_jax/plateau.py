@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from alexnet_jax.errors import UserError
+
 MODES = ("auto", "suggest", "manual", "replay")
 
 
@@ -41,6 +43,12 @@ def init(members: int) -> Plateau:
         scale=np.ones(members, np.float32),
         done=np.zeros(members, bool),
     )
+
+
+def check_factor(factor: float) -> None:
+    """Raise `UserError` unless it lowers a rate."""
+    if not 0 < factor < 1:
+        raise UserError(f"factor {factor:g} is no drop; it must lie between 0 and 1")
 
 
 def observe(state: Plateau, accuracy: Float[Array | np.ndarray, " members"], *, patience: int, min_delta: float) -> tuple[Plateau, Members]:

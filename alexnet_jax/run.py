@@ -114,13 +114,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "command": command(),
     }
     if path.exists():
-        found = read_config(workdir)
-        different = config_lib.differences(config_lib.from_json(found["config"]), config)
-        for name, (before, after) in different.items():
-            if name not in RESUMABLE:
-                raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another --workdir, or the old value")
-        if found["dataset"] != record["dataset"]:
-            raise UserError(f"{workdir} holds a run on another version of dataset {found['dataset']['name']}; use another --workdir")
+        check_same(workdir, config, dataset)
     temporary = path.with_suffix(".tmp")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -128,6 +122,32 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --workdir") from None
+
+
+def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Refuse a config or a dataset with which a run that has begun can't go on.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    check_config(workdir, config)
+    found = read_config(workdir)["dataset"]
+    if found != dataset.describe():
+        raise UserError(f"{workdir} holds a run on another version of dataset {found['name']}; use another directory")
+
+
+def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """The differences with which a run may be resumed, `{field: (value, new value)}`.
+
+    Raises:
+      UserError: there is another one.
+    """
+    different = config_lib.differences(config_lib.from_json(read_config(workdir)["config"]), config)
+    for name, (before, after) in different.items():
+        bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # whose rate is 0 at the end of these epochs
+        if name not in RESUMABLE or bound:
+            raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another directory, or the old value")
+    return different
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
@@ -138,11 +158,16 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     """
     path = Path(workdir) / CONFIG
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; pass a directory that alexnet_jax.train made") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error})") from None
+    if not isinstance(record, dict) or "config" not in record:
+        raise UserError(f"{workdir} is not a run directory: its {CONFIG} is no run's; pass a directory that alexnet_jax.train made")
+    return record
 
 
 def load(workdir: str | Path) -> Run:
@@ -197,7 +222,13 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved something, to go on from."""
-    return any(path.name.isdecimal() for path in (workdir / "checkpoints").glob("*"))  # others are saves that a kill tore
+    return saved_step(workdir) >= 0
+
+
+def saved_step(workdir: Path) -> int:
+    """The step of a run's newest checkpoint, -1 where there is none."""
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdecimal()), default=-1)  # others are saves that a kill tore
 
 
 def unnamed(classes: int) -> tuple[str, ...]:
@@ -213,17 +244,21 @@ def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
 def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
     """The state of a run that has not begun: its parameters are drawn, or taken from the run that `train.init_from` names.
 
-    Member m takes over member m's, or all take over the only member's; a last layer for other classes is drawn. A run that has begun,
-    which goes on from its own checkpoint, has no more need of the other one.
+    Member m takes over member m's, or all take over the only member's; a last layer for other classes is drawn. A run that has begun goes
+    on from its own checkpoint: all that it needs is the shapes.
 
     Returns:
-      The state, and what its user should know: a last layer that is new, a network that computes something else from the same parameters.
+      The state, numpy leaves or their shapes, and what its user should know: a last layer that is new, a network that computes something
+      else from the same parameters.
 
     Raises:
       UserError: not a run, one with another number of members, or a network whose tensors have other shapes.
     """
-    state, source = network.init_state(), config.train.init_from
-    if not source or has_checkpoint(workdir):
+    if has_checkpoint(workdir):
+        return jax.eval_shape(network.init_state), []
+    # On the host, so that a device holds the state once where members train in turn, in parts of their own.
+    state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
+    if not source:
         return state, []
     loaded, notes = load(source), []
     members, found = network.hyper.members, loaded.network.hyper.members

@@ -146,7 +146,8 @@ def read_events(workdir: str | Path) -> list[dict]:
     """The events of a run directory as one history, in the order of the file; null is NaN.
 
     Where a run went back to step s, at a resume or as a process started anew at s, the train, eval, drop and checkpoint events of later
-    steps that it had written before are dropped, so that no curve doubles back. Lines torn by a kill are skipped.
+    steps that it had written before are dropped, so that no curve doubles back; where it evaluates s itself again, that evaluation too.
+    Lines torn by a kill are skipped.
 
     Raises:
       UserError: there is no events.jsonl.
@@ -165,9 +166,15 @@ def read_events(workdir: str | Path) -> list[dict]:
         except ValueError:
             continue
         if event["event"] in ("start", "resume"):
-            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "checkpoint") or e["step"] <= event["step"]]
+            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "checkpoint") or _stands(e, event)]
         events.append(event)
     return events
+
+
+def _stands(event: dict, back: dict) -> bool:
+    """Whether what was written still holds after the run went back."""
+    evaluation = event["event"] == "eval" or event.get("reason") == "plateau"
+    return event["step"] <= (back.get("evaluated", back["step"]) if evaluation else back["step"])
 
 
 def describe(event: dict) -> str:

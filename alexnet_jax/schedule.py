@@ -3,6 +3,7 @@
 The plateau (plateau.py) and the hand (control.py) lower rates by what they see; a schedule by the step. They multiply.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,23 @@ from ml_collections import ConfigDict
 from alexnet_jax.errors import UserError
 
 SCHEDULES = ("constant", "fixed", "poly")
+POSITIVE = (
+    "train.batch_size",
+    "train.epochs",
+    "train.log_every_steps",
+    "train.checkpoint_every_epochs",
+    "eval.every_epochs",
+    "eval.batch_size",
+    "plateau.patience",
+)
+NOT_NEGATIVE = (
+    "train.members_per_program",
+    "optimizer.warmup_epochs",
+    "optimizer.poly_power",
+    "plateau.min_delta",
+    "plateau.max_drops",
+    "plateau.cooldown",
+)
 
 
 class Plan(NamedTuple):
@@ -30,19 +48,24 @@ def make_plan(config: ConfigDict, examples: int) -> Plan:
     """The plan of a config for a training split of so many examples.
 
     Raises:
-      UserError: an interval that isn't positive, or an unknown schedule.
+      UserError: a number that makes no sense, or an unknown schedule.
     """
+    for field in (*POSITIVE, *NOT_NEGATIVE):
+        section, name = field.split(".")
+        value = config[section][name]
+        if not 0 <= value < math.inf or (value == 0 and field in POSITIVE):
+            raise UserError(f"{field} is {value}; it must be {'positive' if field in POSITIVE else '0 or more'}, and finite")
+    if not 0 < config.plateau.factor < 1:
+        raise UserError(f"plateau.factor is {config.plateau.factor:g}; it must lie between 0 and 1")
+    if not all(0 < epoch < math.inf for epoch in config.optimizer.drop_epochs):
+        raise UserError(f"optimizer.drop_epochs is {config.optimizer.drop_epochs}; each must be positive, and finite")
+    if config.optimizer.schedule not in SCHEDULES:
+        raise UserError(f"optimizer.schedule is {config.optimizer.schedule!r}; known: {', '.join(SCHEDULES)}")
     per_epoch = examples / config.train.batch_size
 
     def steps(epochs: float) -> int:
         return max(1, round(epochs * per_epoch))
 
-    for field in ("train.epochs", "train.log_every_steps", "train.checkpoint_every_epochs", "eval.every_epochs"):
-        section, name = field.split(".")
-        if config[section][name] <= 0:
-            raise UserError(f"{field} is {config[section][name]}; it must be positive")
-    if config.optimizer.schedule not in SCHEDULES:
-        raise UserError(f"optimizer.schedule is {config.optimizer.schedule!r}; known: {', '.join(SCHEDULES)}")
     return Plan(
         steps_per_epoch=per_epoch,
         total=steps(config.train.epochs),

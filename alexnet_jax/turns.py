@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alexnet_jax import parallel
 from alexnet_jax.step import TrainState
@@ -32,8 +33,8 @@ class Turns(NamedTuple):
             return [tree]
 
         def part(first):
-            which = jnp.minimum(jnp.arange(first, first + self.size), self.members - 1)
-            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[which] if jnp.ndim(leaf) else leaf, tree)
+            which = np.minimum(np.arange(first, first + self.size), self.members - 1)
+            return jax.tree.map(lambda leaf: leaf[which] if np.ndim(leaf) else leaf, tree)
 
         return [part(first) for first in range(0, self.members, self.size)]
 
@@ -43,9 +44,10 @@ class Turns(NamedTuple):
             return parts[0]
 
         def joined(*leaves):
-            if not jnp.ndim(leaves[0]):
+            if not np.ndim(leaves[0]):
                 return leaves[0]
-            return jnp.concatenate([leaf[:count] for leaf, count in zip(leaves, self.counts, strict=True)])
+            where = np if isinstance(leaves[0], np.ndarray) else jnp
+            return where.concatenate([leaf[:count] for leaf, count in zip(leaves, self.counts, strict=True)])
 
         return jax.tree.map(joined, *parts)
 

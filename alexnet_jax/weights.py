@@ -75,7 +75,7 @@ def write_run(workdir: Path, weights: Weights) -> None:
 
 
 def read_run(workdir: Path, member: int) -> Weights:
-    """A member of a run as a network of its own: the config says its hyperparameters.
+    """A member of a run as a network of its own: the config says its hyperparameters, those that were set while it trained too.
 
     Raises:
       UserError: not a run, or no such member.
@@ -88,7 +88,7 @@ def read_run(workdir: Path, member: int) -> Weights:
     names = loaded.network.member_names
     if not 0 <= member < len(names):
         raise UserError(f"{workdir} has no member {member}; its members: {', '.join(f'{i} ({name})' for i, name in enumerate(names))}")
-    row = {field: values[member].item() for field, values in vars(loaded.network.hyper).items()}
+    row = {field: values[member].item() for field, values in vars(loaded.state.hyper).items()}
     config = loaded.config.copy_and_resolve_references().unlock()
     config.ensemble.members = ", ".join(f"{field}={value!r}" for field, value in row.items())
     config.augment.whitening = row["whitening"]

@@ -73,4 +73,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.eval.batch_size = 512  # of all devices together
     config.eval.every_epochs = 1.0
-    return config
+    return config.lock()  # so that a config which starts from this one can't misspell a field

@@ -19,7 +19,7 @@ READING = (
     "Differences are points of percent, negative is better, with the 95 % interval of the paired t-test over seeds: what other seeds would "
     "show on these test images. p is that test's, by Holm's correction for the number of levels. McNemar counts the predictions that only "
     "the level, and only the reference, got wrong, all seeds pooled: what other test images would show of these networks, too sure of "
-    "itself where seeds share the images. ± is the standard deviation over seeds.",
+    "itself where seeds share the images; its p is Holm's too. ± is the standard deviation over seeds.",
     "A verdict of no effect needs an interval within the margin of {margin:g} points.",
 )
 HEADING = ("level", "test error", "difference", "p (Holm)", "McNemar", "verdict")
@@ -108,17 +108,20 @@ def _level_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _ensemble_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("networks", "test error", "subsets")]
-    return rows + [
-        (str(row["members"]), f"{100 * row['top1_error']:.2f} ± {100 * row['std']:.2f} %", str(row["subsets"])) for row in factor["curve"]
-    ]
+    rows: list[tuple[str, ...]] = [("networks", "test error, ± over subsets", "subsets")]
+    for row in factor["curve"]:
+        spread = f" ± {100 * row['std']:.2f}" if row["subsets"] > 1 else ""
+        rows.append((str(row["members"]), f"{100 * row['top1_error']:.2f}{spread} %", str(row["subsets"])))
+    return rows
 
 
 def _ensemble_words(factor: dict[str, Any]) -> list[str]:
     if "curve" not in factor:
         return []
     cut = factor["relative_cut"]
-    gain = f"{factor['verdict']['words']}; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
+    gain = factor["verdict"]["words"]
+    if math.isfinite(cut) and not gain.startswith("no comparison"):
+        gain += f"; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
     return [f"All {factor['members']} networks against one, over test images: {gain}."]
 
 

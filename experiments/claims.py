@@ -98,7 +98,12 @@ def augmentation(setting: Setting) -> list[str] | None:
     config, images = setting.loaded, setting.images
     few = min(FEW_IMAGES, -(-images // FEW))
     longer = images / few
-    split = f"data.train_split={config.data.train_split.partition('[')[0]}[:{few}]"
+    name, _, cut = config.data.train_split.partition("[")
+    if cut and not cut.startswith(":"):
+        raise UserError(
+            f"data.train_split={config.data.train_split}: the first {few} images are taken of it, so it must begin at the first"
+        )
+    split = f"data.train_split={name}[:{few}]"
     steps = {"train.epochs": config.train.epochs, "eval.every_epochs": config.eval.every_epochs}
     steps["train.checkpoint_every_epochs"] = config.train.checkpoint_every_epochs
     subset = setting._replace(

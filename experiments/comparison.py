@@ -12,6 +12,8 @@ import numpy as np
 from experiments import statistics
 from experiments.statistics import Difference
 
+ALL_DIVERGED = statistics.Verdict("open", "no comparison: every network diverged")
+
 
 class Outcome(NamedTuple):
     """What the S seeds of a setting answered on N test images."""
@@ -61,7 +63,7 @@ def _describe(name: str, outcome: Outcome) -> dict[str, Any]:
 def _never_learnt(level: int, reference: int, seeds: int) -> statistics.Verdict:
     """Between networks of which some never learnt, a difference tells of the learning rate or the initialisation, not of the factor."""
     who = " and ".join([f"{level} of {seeds} networks"] * (level > 0) + [f"{reference} of {seeds} of the reference"] * (reference > 0))
-    return statistics.Verdict("open", f"no comparison: {who} never learnt, so try other --rates")
+    return statistics.Verdict("open", f"no comparison: {who} never learnt, so try other learning rates")
 
 
 def _compare(name: str, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
@@ -86,14 +88,19 @@ def ensemble_gain(outcome: Outcome, ensemble_wrong: np.ndarray, curve: list[dict
       curve: of the run's test: a row per ensemble size, with the mean over subsets of its members.
     """
     members = outcome.wrong[~outcome.diverged]
-    difference = statistics.paired_difference(ensemble_wrong, members.mean(0))
-    single = float(members.mean())
+    if not len(members):
+        difference, verdict, single = Difference(math.nan, math.nan, math.nan, math.nan, 0), ALL_DIVERGED, 0.0
+    else:
+        difference, single = statistics.paired_difference(ensemble_wrong, members.mean(0)), float(members.mean())
+        verdict = statistics.verdict(Difference(*difference), margin, over="images")
+    if stalled := int(outcome.stalled.sum()):
+        verdict = _never_learnt(stalled, 0, len(outcome.seeds))
     return {
         **_describe("members", outcome),
         "members": len(members),
         "curve": curve,
         "ensemble_test_error": float(ensemble_wrong.mean()),
-        "relative_cut": 1 - float(ensemble_wrong.mean()) / single if single else 0.0,
+        "relative_cut": 1 - float(ensemble_wrong.mean()) / single if single else math.nan,
         "difference": difference._asdict(),
-        "verdict": statistics.verdict(Difference(*difference), margin, over="images")._asdict(),
+        "verdict": verdict._asdict(),
     }

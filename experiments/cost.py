@@ -46,7 +46,9 @@ def check(programs: Sequence[Program]) -> list[Cost]:
             datasets[where] = data.load(config.data)
         dataset = datasets[where]
         network = run.build(config, dataset.image_shape, len(dataset.classes))
-        Hand(config.plateau)
+        Hand(config.plateau, network.hyper.members)
+        if (program.directory / run.CONFIG).exists():
+            run.check_same(program.directory, config, dataset)
         if not network.model.arch.lrn:
             _without_lrn(program)
         sizes = {role: len(dataset.source(config.data[f"{role}_split"])) for role in ("train", "validation", "test")}

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
 from experiments import ablate, figures, points, published
 from experiments.points import Point, Program
@@ -18,6 +19,9 @@ Curve = tuple[np.ndarray, np.ndarray]  # epochs (events,), training errors (even
 
 def figure1(setting: Setting) -> list[str] | None:
     """Its lines for the terminal, and the figure; None after a dry run."""
+    for override in setting.args.overrides:
+        if override.startswith(("augment.", "model.activation=", "optimizer.learning_rate=")):
+            raise UserError(f"figure1 sets {override.partition('=')[0]} itself: no augmentation, ReLU and tanh, each at several rates")
     every = max(1, round(setting.images / setting.loaded.train.batch_size / LOGGED))
     tried = {
         activation: [

@@ -169,20 +169,21 @@ def _is_submitted(program: Program) -> bool:
 
 
 def _is_what_was_asked(program: Program) -> bool:
-    """Whether the directory's run has the program's config; False where the program trains longer.
+    """Whether the directory's finished run has the program's config; False where the program trains longer.
 
     Raises:
-      UserError: it is a run of another config.
+      UserError: it is a run of another config, or of more epochs.
     """
     from alexnet_jax import config as config_lib
     from alexnet_jax import run
 
-    found = config_lib.from_json(run.read_config(program.directory)["config"])
-    different = config_lib.differences(found, config_lib.load(program.config, program.overrides))
-    for name, (before, after) in different.items():
-        if name not in run.RESUMABLE:
-            raise UserError(f"{program.directory} holds a run with {name}={before}, now it is {after}; use another directory")
-    return "train.epochs" not in different
+    different = run.check_config(program.directory, config_lib.load(program.config, program.overrides))
+    if "train.epochs" not in different:
+        return True
+    before, after = different["train.epochs"]
+    if after < before:
+        raise UserError(f"{program.directory} holds a run of {before:g} epochs, now it is {after:g}; use another directory")
+    return False
 
 
 @contextmanager

@@ -39,7 +39,8 @@ class Progress:
 
     def update(self, directory: Path, done: float) -> None:
         """A program has done this share of its steps."""
-        self._first.setdefault(directory, done)
+        # A finished run that trains longer shows the end of its old log until it has begun.
+        self._first[directory] = min(self._first.get(directory, done), done)
         self._done[directory] = done
         if self._bar is not None:
             self._show()

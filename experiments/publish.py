@@ -69,7 +69,9 @@ def run_record(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
     speeds = [event["member_images_per_second"] for event in events if event["event"] == "train"]
     members = next(event["member_names"] for event in events if event["event"] == "start")
-    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
+    finished = workdir / run.PREDICTIONS  # older evaluations are of networks that trained on
+    since = finished.stat().st_mtime if finished.exists() else 0.0
+    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json")) if path.stat().st_mtime >= since]
     mine = [found for found in evaluations if found["protocol"]["split"] == ends[-1]["test"]["split"] and found["members"] == members]
     return {
         "command": record["command"],
@@ -115,10 +117,12 @@ def _block(name: str, page: Path, root: Path) -> str:
 
 def run_text(record: dict[str, Any], figures: str) -> str:
     """A run: its command, each member's top-1 error by every protocol, its pace; what an ensemble gains, beside the paper's."""
-    tests = {_protocol(found): found for found in record["evaluations"]} or {"centre crop": record["test"]}
+    tests = {"centre crop": record["test"]} | {_protocol(found): found for found in record["evaluations"]}
     names = record["members"]
     several = len(names) > 1
-    rows: list[tuple[str, ...]] = [(f"test, {record['test']['count']:,} images", f"{names[0]} ... {names[-1]}" if several else names[0])]
+    rows: list[tuple[str, ...]] = [
+        (f"{record['test']['split']}, {record['test']['count']:,} images", f"{names[0]} ... {names[-1]}" if several else names[0])
+    ]
     rows += [(protocol, f"{'  '.join(f'{100 * error:.2f}' for error in tests[protocol]['top1_error'])} %") for protocol in sorted(tests)]
     if several:  # one network has no spread and is no ensemble
         gains = [("mean ± std", "ensemble", "relative cut", "disagree"), *(_gain(tests[protocol]) for protocol in sorted(tests))]
@@ -201,12 +205,18 @@ def main(argv: list[str] | None = None) -> None:
         "results", nargs="*", metavar="NAME=DIR", help="a finished run, an ablation or a claim; none: write the pages again"
     )
     args = parser.parse_args(argv)
+    names = []
     for result in args.results:
         name, equals, directory = result.partition("=")
         if not equals or not Path(directory).is_dir():
             raise UserError(f"{result!r} is not NAME=DIR of a directory that is there")
         keep(name, Path(directory))
+        names.append(name)
     changed = render()
+    shown = {name for page in PAGES for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    for name in names:
+        if name not in shown:
+            print(f"no page shows {name}; where it shall stand, write:\n<!-- result {name} -->\n<!-- end of result -->")
     print(f"changed: {', '.join(map(str, changed))}" if changed else "the pages say what the files do")
 
 

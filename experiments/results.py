@@ -32,7 +32,7 @@ class Status(NamedTuple):
     """How far a run is."""
 
     state: str  # waiting | running | interrupted | failed | finished
-    step: int = 0
+    step: int = 0  # of an interrupted one: where it goes on
     steps: int = 0  # 0 before it has begun
     error: str = ""  # of a failed one
 
@@ -53,11 +53,12 @@ def status(directory: Path) -> Status:
         return Status("finished", step, steps)
     if (directory / FAILURE).exists():
         return Status("failed", step, steps, (directory / FAILURE).read_text(encoding="utf-8").strip())
-    return Status("interrupted", step, steps) if start else Status("waiting")
+    saved = max((event["step"] for event in events if event["event"] == "checkpoint"), default=0)
+    return Status("interrupted", saved, steps) if start else Status("waiting")
 
 
 def progress(directory: Path) -> float:
-    """The share of its steps that a run has done, from the ends of its log, which may be long."""
+    """The share of its steps that a run has done, from its log."""
     try:
         lines = (directory / EVENTS).read_bytes().split(b"\n")[:-1]
     except OSError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from experiments import points, study
+from experiments.factors import CHARACTERS
 from experiments.points import Point, Program
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ class Setting(NamedTuple):
     @property
     def baseline(self) -> Program:
         """The config as it is, with all seeds in one run."""
-        (program,) = points.pack(self.config, self.overrides, [Point(study.BASE, {})], self.seeds, self.root / "runs")
+        (program,) = points.pack(
+            self.config, self.overrides, [Point(study.BASE, {})], self.seeds, self.root / "runs", self.args.max_members
+        )
         return program
 
 
@@ -94,7 +97,8 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
     found = data.load(imagenet.data)
     large = min(found.image_shape[:2]) >= imagenet.model.input_size
     split = "test" if "test" in found.split_sizes else "validation"
-    return f"configs/{'imagenet' if large else 'fashion_mnist'}.py", (f"data.name={dataset}", f"data.test_split={split}")
+    own = [f"data.name={dataset}", f"data.test_split={split}", *(["augment.flip=0"] if dataset in CHARACTERS else [])]
+    return f"configs/{'imagenet' if large else 'fashion_mnist'}.py", tuple(own)
 
 
 def differences(setting: Setting, *notes: str) -> list[str]:

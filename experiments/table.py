@@ -47,6 +47,9 @@ class Row(NamedTuple):
         return (self.result.validation_error if split == "validation" else self.result.test_error)[kept]
 
 
+ORDER = "Sorted by whether a network diverged, then by validation error"
+
+
 def rows(programs: Sequence[Program]) -> list[Row]:
     """A row for each point: by validation error those whose seeds all stayed finite, then those of which some diverged, then the rest."""
     found = [Row(result.point, result, _diverged(result), result.workdir) for result in collect(programs)]
@@ -73,9 +76,9 @@ def caption(programs: Sequence[Program]) -> str:
     spread = "± is the standard deviation over seeds, diverged ones left out."
     split = same_split(programs)
     if split:
-        return f"Sorted by validation error. Here the test images are the same split, {split}: the test error says nothing more. {spread}"
+        return f"{ORDER}. Here the test images are the same split, {split}: the test error says nothing more. {spread}"
     return (
-        "Sorted by validation error, which is the one to choose by; the test error then says what the chosen point is worth, "
+        f"{ORDER}, which is the one to choose by; the test error then says what the chosen point is worth, "
         f"and would no longer do so had it been used to choose. {spread}"
     )
 
@@ -89,8 +92,10 @@ def headline(table: Sequence[Row]) -> str:
     over = "one seed" if seeds == 1 else f"{seeds} seeds"
     rest = sum(row.result is None for row in table)
     so_far = f", of the {len(table) - rest} of {len(table)} points that have finished" if rest else ""
+    better = any(row.result and row.spread("validation")[0] < best.spread("validation")[0] for row in table)
+    finite = ", where no network diverged" if better else ""
     return (
-        f"Lowest validation error{so_far}: {best.point.name}, {_percent(best, 'validation')} over {over}; "
+        f"Lowest validation error{so_far}{finite}: {best.point.name}, {_percent(best, 'validation')} over {over}; "
         f"its test error is {_percent(best, 'test')}."
     )
 

@@ -1,15 +1,17 @@
 """One program's training process: started, stopped, and its error kept. Used in this process and, pickled, in a Slurm job."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from alexnet_jax.cpu import HUGE_PAGES
-from alexnet_jax.runlog import EVENTS, read_events, writing
+from alexnet_jax.runlog import EVENTS, writing
 from experiments.points import Program
 from experiments.results import FAILURE, LOG
 
@@ -50,6 +52,7 @@ class Task:
             log = open(directory / LOG, "ab")  # noqa: SIM115
         with log:
             self._log_start = log.tell()
+            self._history = len(_bytes(directory / EVENTS))  # what earlier processes left
             self.process = subprocess.Popen(
                 [*_HEEDLESS, *self.argv],
                 stdin=subprocess.DEVNULL,
@@ -109,11 +112,13 @@ class Task:
         return DelayedSubmission(Task(self.program, self._environment))
 
     def _was_stopped(self) -> bool:
-        """Whether the run's log says that it was stopped, as by alexnet_jax.control."""
-        if not (self.program.directory / EVENTS).exists():
-            return False
-        ends = [event for event in read_events(self.program.directory) if event["event"] in ("start", "resume", "end")]
-        return bool(ends) and ends[-1].get("reason") == "stopped"
+        """Whether the run's log says that this process was stopped, as by alexnet_jax.control."""
+        told = _bytes(self.program.directory / EVENTS)[self._history :].splitlines()
+        return any(line.startswith(b'{"event": "end"') and json.loads(line)["reason"] == "stopped" for line in told)
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _last_error(log: str, code: int) -> str:

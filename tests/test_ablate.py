@@ -152,7 +152,7 @@ def test_all_diverged_leaves_nothing_to_say():
 def test_networks_that_never_learnt_make_no_comparison(of_level, of_reference, who):
     levels = {"on": outcome([10, 20, 30], stalled=of_reference), "off": outcome([90, 90, 91], stalled=of_level)}
     _, level = comparison.compare(levels, 0.5)
-    assert level["verdict"] == {"kind": "open", "words": f"no comparison: {who} never learnt, so try other --rates"}
+    assert level["verdict"] == {"kind": "open", "words": f"no comparison: {who} never learnt, so try other learning rates"}
     assert level["stalled"] == of_level
 
 
@@ -172,6 +172,19 @@ def test_the_ensembles_gain_is_over_images():
     half = 1.9842 * 100 * differences.std(ddof=1) / 10  # t(99) of the table
     assert gain["difference"]["low"] == pytest.approx(-15 - half, abs=0.01)
     assert gain["relative_cut"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ({"diverged": (0, 1)}, "no comparison: every network diverged"),
+        ({"stalled": (1,)}, "no comparison: 1 of 2 networks never learnt, so try other learning rates"),
+    ],
+)
+def test_an_ensemble_of_networks_that_never_learnt_gains_nothing(lost, words):
+    gain = comparison.ensemble_gain(outcome([10, 90], **lost), np.arange(100) < 5, [], 0.5)
+    assert gain["verdict"] == {"kind": "open", "words": words}
+    assert ablation_files._ensemble_words(gain)[0].endswith(f"over test images: {words}.")
 
 
 def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):

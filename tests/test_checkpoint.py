@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_refused_by_path(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state(), {})
     shutil.rmtree(tmp_path / "checkpoints" / "3" / "state")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"checkpoints/3 can't be restored .*delete it"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"checkpoints/3 can't be restored .*move it away"):
         checkpoints.restore(state())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -111,6 +112,18 @@ def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
     assert [event["reason"] for event in events_of(replayed, "drop")] == ["replay"] * 3
 
 
+def test_a_run_of_other_members_is_replayed_only_by_all_of_one(tiny_config, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for workdir, members in ((one, 1), (two, 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            at_steps(patch, {4: partial(control.send, workdir, "drop", factor=0.5)})
+            train(tiny_config(*QUIET, members=members), workdir)
+    train(tiny_config(*QUIET, f"plateau.mode=replay:{one}", members=3), tmp_path / "three")
+    assert [event["member"] for event in events_of(tmp_path / "three", "drop")] == [0, 1, 2]
+    with pytest.raises(UserError, match=r"that run has 2 members, this one 3: it must have as many, or one"):
+        train(tiny_config(*QUIET, f"plateau.mode=replay:{two}", members=3), tmp_path / "none")
+
+
 def test_suggest_says_so_once_and_waits(tiny_config, tmp_path):
     settings = ("train.epochs=0.7", "eval.every_epochs=0.0955", "plateau.patience=2", "plateau.min_delta=1")  # evaluated every 3 steps
     train(tiny_config(*settings, "plateau.mode=suggest"), tmp_path)
@@ -134,7 +147,7 @@ def finished(digits_dir, tmp_path_factory):
     ("arguments", "message"),
     [
         (["drop", "--member", "2"], "has no member 2; its members are 0 to 1"),
-        (["drop", "--factor", "10"], "--factor 10 is no drop"),
+        (["drop", "--factor", "10"], "factor 10 is no drop"),
         (["drop", "--factor", "-1"], "is no drop"),
         (["set", "learning_rate=-1"], "learning_rate = -1 is outside"),
         (["set", "learning_rate=nan"], "learning_rate = nan is outside"),
@@ -164,18 +177,22 @@ def test_status(finished, capsys):
 def test_a_line_by_another_hand_is_answered_or_skipped(tiny_config, tmp_path):
     def write():
         lines = ["not json", json.dumps({"command": "dance"}), json.dumps({"command": "set", "name": "learning_rate", "value": math.inf})]
-        lines += [json.dumps({"command": "drop", "factor": 0.1, "member": 9})]
+        lines += [json.dumps({"command": "drop", "factor": 0.1, "member": 9}), json.dumps({"command": "drop", "factor": 2})]
+        lines += [json.dumps({"command": "set", "name": name, "value": 0.1}) for name in ("dropuot", "seed")]
         (tmp_path / "control.jsonl").write_text("\n".join(lines) + "\n" + '{"command": "stop"')  # the last line is still being written
 
     with pytest.MonkeyPatch.context() as patch:
         at_steps(patch, {2: write})
         assert train(tiny_config(*QUIET), tmp_path) is not None
     outcomes = [event["outcome"] for event in events_of(tmp_path, "control")]
-    assert outcomes == [
+    assert outcomes[:4] == [
         "refused: unknown command 'dance'",
         "refused: learning_rate = inf is outside [0, inf)",
         "refused: no member 9; members are 0 to 1",
+        "refused: factor 2 is no drop; it must lie between 0 and 1",
     ]
+    assert outcomes[4].startswith("refused: can't set 'dropuot'; did you mean dropout?")
+    assert outcomes[5].startswith("refused: can't set 'seed' Can be set: ")
     assert rates(tmp_path)[22] == pytest.approx([0.02, 0.02])
 
 

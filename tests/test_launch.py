@@ -16,7 +16,7 @@ import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
+from alexnet_jax.runlog import EVENTS, read_events
 from experiments import launch as launch_lib
 from experiments import progress as progress_lib
 from experiments import slurm as slurm_lib
@@ -142,12 +142,24 @@ def test_a_run_that_was_stopped_by_itself_did_not_fail(programs):
     assert not (program.directory / FAILURE).exists()
 
 
+def test_a_failure_after_a_stop_is_a_failure(programs, monkeypatch):
+    (program,) = programs("wait")
+    (program.directory / EVENTS).write_text('{"event": "start", "step": 0}\n{"event": "end", "step": 2, "reason": "stopped"}\n')
+    monkeypatch.setattr(task_lib, "command", lambda _: [sys.executable, "-c", "import sys; sys.exit('error: no memory')"])
+    task = Task(program)
+    task.start()
+    assert task.outcome() == "no memory"
+    assert (program.directory / FAILURE).read_text() == "no memory\n"
+
+
 def test_a_run_of_another_config_is_refused_and_one_that_shall_go_on_longer_does(programs):
     (program,) = programs("finish")
     launch([program])
     longer = program._replace(overrides=("train.epochs=30", *program.overrides))
     launch([longer])
     assert starts(program) == 2
+    with pytest.raises(UserError, match=r"holds a run of 20 epochs, now it is 5"):
+        launch([program._replace(overrides=("train.epochs=5", *program.overrides))])
     with pytest.raises(UserError, match=r"holds a run with model.dropout=0.5, now it is 0.1"):
         launch([program._replace(overrides=("model.dropout=.1", *program.overrides))])
 
@@ -219,6 +231,12 @@ def test_the_time_left_follows_from_the_pace_of_this_session(monkeypatch):
         assert shown.line() == "1 of 3 programs ended, 45% of the work, 60 s passed, about 11 min left"  # 0.2 in a minute, 2.2 to do
         shown.finished(resumed, "out of memory")
         assert shown.line() == "2 of 3 programs ended, 45% of the work, 60 s passed, about 10 min left"
+        shown.update(long, 1.0)  # it had finished, and shall train longer
+        now[0] = 70.0
+        shown.update(long, 0.5)
+        shown.update(long, 0.75)
+        now[0] = 60.0
+        assert shown.line() == "2 of 3 programs ended, 82% of the work, 60 s passed, about 43 s left"
         shown.finished(long, None)
         assert shown.line() == "3 of 3 programs ended, 95% of the work, 60 s passed"
 

@@ -1,6 +1,7 @@
 """Results on the pages are those of the files."""
 
 import json
+import os
 import shlex
 import shutil
 
@@ -96,6 +97,13 @@ def test_only_the_runs_own_evaluations_of_its_test_are_published(run):
     (directory / "evaluation-validation.json").write_text(json.dumps({**found, "protocol": {**found["protocol"], "split": "validation"}}))
     (directory / "evaluation-both.json").write_text(json.dumps({**found, "members": ["a seed=0", "b seed=0"]}))
     assert publish.run_record(directory)["evaluations"] == [{name: value for name, value in found.items() if name != "runs"}]
+
+
+def test_evaluations_of_networks_that_trained_on_are_not_published(run):
+    directory, _ = run
+    (directory / "predictions-test.npz").write_bytes(b"")
+    os.utime(directory / "predictions-test.npz", (2e9, 2e9))
+    assert publish.run_record(directory)["evaluations"] == []
 
 
 def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):

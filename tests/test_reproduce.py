@@ -13,7 +13,7 @@ from experiments import ablate, claims, published, reproduce, setting
 from experiments.figure1 import _in_words, epochs_to, figure1, training_errors
 from experiments.points import Point, Program
 
-ARGS = argparse.Namespace(dry_run=False, retry=False, jobs=1, max_members=None)
+ARGS = argparse.Namespace(dry_run=False, retry=False, jobs=1, max_members=None, overrides=())
 
 
 def test_published_numbers_agree_with_each_other():

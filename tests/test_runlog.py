@@ -127,6 +127,17 @@ def test_going_back_drops_the_curves_of_later_steps_and_nothing_else(tmp_path, k
     assert read_events(tmp_path)[-1]["loss"] == [7.0, 7.0]
 
 
+def test_an_evaluation_that_comes_again_is_there_once(tmp_path):
+    """A run was stopped within its evaluation at 10, finished it when it went on, and died before it saved."""
+    with RunLog(tmp_path, 100) as log:
+        log.event("start", 0, **START)
+        for _ in range(2):
+            log.event("resume", 10, evaluated=5)
+            log.event("eval", 10, **evaluation())
+            log.event("drop", 10, member=0, learning_rate=0.001, reason="plateau")
+    assert [event["event"] for event in read_events(tmp_path)] == ["start", "resume", "resume", "eval", "drop"]
+
+
 def test_two_resumes_leave_one_history(tmp_path):
     with RunLog(tmp_path, 100) as log:
         log.event("start", 0, **START)

@@ -66,8 +66,8 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "tanh                 0.01           tanh                                                 failed: out of memory",
     ]
     assert table.headline(table.rows(programs)) == (
-        "Lowest validation error, of the 4 of 5 points that have finished: learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; "
-        "its test error is 15.00 ± 7.07 %."
+        "Lowest validation error, of the 4 of 5 points that have finished, where no network diverged: learning_rate=0.01, "
+        "12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
     assert "the one to choose by" in table.caption(programs)
 

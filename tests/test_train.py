@@ -204,6 +204,28 @@ def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path
         train(tiny_config(*short, "train.epochs=0.2", members=3), tmp_path)
     train(tiny_config(*short, "train.epochs=0.4"), tmp_path)
     assert events_of(tmp_path, "end")[-1]["step"] == 13
+    with pytest.raises(UserError, match=r"holds a run at step 13, train\.epochs=0\.2 ends at step 6"):
+        train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
+    assert run.load(tmp_path).config.train.epochs == 0.4
+
+
+def test_a_rate_that_falls_to_zero_does_so_once(tiny_config, tmp_path):
+    poly = ("optimizer.schedule=poly", "plateau.mode=manual")
+    train(tiny_config(*poly, "train.epochs=0.2"), tmp_path)
+    with pytest.raises(UserError, match=r"holds a run with train\.epochs=0\.2, now it is 0\.4"):
+        train(tiny_config(*poly, "train.epochs=0.4"), tmp_path)
+
+
+def test_evaluation_pads_any_batch_and_wants_the_images_it_was_trained_on(tiny_config, tmp_path):
+    """250 images a batch on 4 devices, then a dataset prepared anew in another size."""
+    train(tiny_config("train.epochs=0.1", "eval.batch_size=250"), tmp_path / "run")
+    predictions, _ = evaluate.predict_run(tmp_path / "run", "test")
+    assert len(predictions.labels) == 360
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record["dataset"]["image_shape"] = [32, 32, 1]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"was trained on images of 32x32x1, the dataset digits now has 28x28x1"):
+        evaluate.predict_run(tmp_path / "run", "test")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +241,12 @@ def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path
         ("plateau.mode=replay:nowhere", "nowhere is not a run directory"),
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine'; known: constant, fixed, poly"),
         ("train.batch_size=0", "train.batch_size is 0; it must be positive"),
+        ("train.epochs=inf", "train.epochs is inf; it must be positive, and finite"),
+        ("train.members_per_program=-1", "train.members_per_program is -1; it must be 0 or more, and finite"),
+        ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs is -1.0; it must be 0 or more"),
+        ("plateau.patience=0", "plateau.patience is 0; it must be positive"),
+        ("plateau.factor=10", "plateau.factor is 10; it must lie between 0 and 1"),
+        ("eval.batch_size=0", "eval.batch_size is 0; it must be positive"),
     ],
 )
 def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_path):

@@ -403,6 +403,15 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     assert np.array_equal(log_probs(back, images)[0], log_probs(members, images)[member])
 
 
+def test_what_was_set_while_it_trained_is_exported(members, tmp_path):
+    changed = make_run(tmp_path / "run", members.config)
+    state = changed.state.replace(step=np.int32(1), hyper=changed.state.hyper.replace(lrn_alpha=np.float32([0.5, 0.25])))
+    with Checkpoints(changed.workdir) as checkpoints:
+        checkpoints.save(state, {"evaluated": 0, "commands": 1})
+    main(["export", "--to", "safetensors", str(tmp_path / "net"), "--run", str(changed.workdir), "--member", "1"])
+    assert imported("safetensors", tmp_path / "net", tmp_path / "back").state.hyper.lrn_alpha == [0.25]
+
+
 def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
     file, _ = caffe_file("caffe")
     first = imported("caffe", file, tmp_path)

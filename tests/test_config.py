@@ -19,14 +19,6 @@ SECTIONS = ["data", "augment", "model", "optimizer", "plateau", "ensemble", "tra
 
 
 @pytest.mark.parametrize("path", CONFIGS)
-def test_a_config_that_starts_from_another_cannot_misspell_a_field(tmp_path):
-    file = tmp_path / "mine.py"
-    text = "from configs import imagenet\ndef get_config(arg=''):\n    config = imagenet.get_config(arg)\n"
-    file.write_text(f"{text}    config.optimizer.learning_rat = 0.5\n    return config\n")
-    with pytest.raises(UserError, match=r"config file .*mine\.py: .*learning_rat"):
-        config_lib.load(str(file))
-
-
 def test_every_config_loads_and_locks(path):
     config = config_lib.load(path)
     assert list(config) == SECTIONS
@@ -137,3 +129,11 @@ def test_print_and_difference(capsys):
     assert 'data.name = "digits"' in capsys.readouterr().out
     config_lib.main(["configs/digits.py:members=7", "configs/digits.py:members=2"])
     assert capsys.readouterr().out == 'ensemble.members: "seeds=7" -> "seeds=2"\n'
+
+
+def test_a_config_that_starts_from_another_cannot_misspell_a_field(tmp_path):
+    file = tmp_path / "mine.py"
+    text = "from configs import imagenet\ndef get_config(arg=''):\n    config = imagenet.get_config(arg)\n"
+    file.write_text(f"{text}    config.optimizer.learning_rat = 0.5\n    return config\n")
+    with pytest.raises(UserError, match=r"config file .*mine\.py: .*learning_rat"):
+        config_lib.load(str(file))

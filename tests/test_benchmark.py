@@ -135,19 +135,24 @@ def test_flops_are_those_of_the_network_table(variant):
     assert 2.5 < ours.step_flops(model, ours.CHANNELS[variant]) / ours.forward_flops(model, ours.CHANNELS[variant]) < 3
 
 
-def test_the_plain_form_is_grouped_and_only_while_asked():
-    model, images, keys = ours.network("small", 0.04), np.zeros((3, 2, 28, 28, 1), np.float32), jax.random.split(jax.random.key(0), 3)
+@pytest.mark.parametrize(("form", "count"), [("grouped", 14), ("unroll", 0)])  # forward and both gradients, but the image's own
+def test_the_plain_form_is_grouped(form, count):
+    model, images, keys = ours.network("small", 0.04, conv_form=form), np.zeros((3, 2, 28, 28, 1)), jax.random.split(jax.random.key(0), 3)
     params = jax.eval_shape(jax.vmap(lambda key: model.init(key, images[0], Hyper())["params"]), keys)
 
-    def program():
-        def loss(params, images):
-            return model.apply({"params": params}, images, Hyper()).sum()
+    def loss(params, images):
+        return model.apply({"params": params}, images, Hyper()).sum()
 
-        return jax.jit(jax.vmap(jax.grad(loss))).lower(params, images).as_text()
+    assert jax.jit(jax.vmap(jax.grad(loss))).lower(params, images).as_text().count("group_count = 3") == count
 
-    with ours.grouped_convolutions():
-        assert program().count("group_count = 3") == 14  # forward and both gradients, but the image's own
-    assert program().count("group_count = 3") == 0
+
+@pytest.mark.parametrize(("backend", "devices", "message"), [("gpu", 2, "CUDA_VISIBLE_DEVICES=0"), ("tpu", 4, "TPU_VISIBLE_CHIPS=0")])
+def test_several_accelerators_are_refused(backend, devices, message, monkeypatch, tmp_path):
+    """Ours would train on all of them, the peer on one."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    with pytest.raises(UserError, match=message):
+        benchmark.main(["lrn", "--quick", "--out", str(tmp_path)])
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +220,7 @@ def test_pytorchs_augmentation_acts():
     torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
     from experiments import torch_train
 
+    torch.manual_seed(0)
     image = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(200, 1, 1, 1)
     off = dict.fromkeys(torch_train.STRENGTHS, 0.0)
     flipped = torch_train.augment(image, 5, {**off, "flip": 1.0}, 1.0)
@@ -223,7 +229,7 @@ def test_pytorchs_augmentation_acts():
     assert sorted({round(float(corner)) for corner in corners}) == [0, 1, 2, 5, 6, 7, 10, 11, 12]
     turned = torch_train.augment(image, 5, {**off, "rotation": 90.0}, 1.0) + 127.5
     np.testing.assert_allclose(turned[:, 0, 2, 2], 12, atol=1e-4)
-    assert turned[:, 0, 0, 2].std() > 3
+    assert turned[:, 0, 0, 2].std() > 2
 
 
 def test_pytorchs_normalisation_has_our_constants():

@@ -29,6 +29,9 @@ PARTS = {
     "memory": ("memory", "peak memory of the training process"),
 }
 
+VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES=0", "tpu": "TPU_VISIBLE_CHIPS=0"}  # what leaves one device
+IN_CHILDREN = ("members", "startup", "memory")
+
 
 def main(argv: list[str] | None = None) -> None:
     parts = "\n".join(f"  {name:9} {what}" for name, (_, what) in PARTS.items())
@@ -46,10 +49,14 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
     settings = settings_lib.from_arguments(args)
 
+    import jax
+
     from alexnet_jax import parallel
     from experiments.benchmark import measure, ours
 
     ours.start()
+    if (backend := jax.default_backend()) in VISIBLE and jax.local_device_count() > 1:
+        raise UserError(f"{jax.local_device_count()} devices are visible, and the peer uses one; set {VISIBLE[backend]} to compare alike")
     if measure.has_torch():
         from experiments import torch_train
 
@@ -60,6 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     if not measure.has_torch():
         print('no peer: PyTorch is not installed; it comes with: pip install -e ".[peers]"')
     for part in args.parts or PARTS:
+        if backend == "tpu" and part in IN_CHILDREN:
+            print(f"\n{part} is left out: it measures in processes of their own, and this one has the TPU")
+            continue
         importlib.import_module(f"experiments.benchmark.{PARTS[part][0]}").run(settings, args.out)
     print(f"\nwritten to {args.out}")
 

@@ -59,8 +59,8 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
         table.row(network=variant, members=members, batch=batch, form=PLAIN, images_s=members * batch / trial)
         table.note(f"{name}: plain vmap took {trial:.1f} s for one step, measured once alone: {settings.rounds} rounds exceed --limit")
     else:
-        with ours.grouped_convolutions():
-            plain = ours.TrainStep(variant, model, spec, data, at_once=members)
+        grouped = ours.network(variant, settings.width, conv_form="grouped")
+        plain = ours.TrainStep(variant, grouped, spec, data, at_once=members)
         steps[PLAIN], compile_seconds[PLAIN] = plain, plain.compile_seconds
 
     timings = measure.alternately({f"{name}, {form}": step for form, step in steps.items()}, settings.rounds, settings.turn)
@@ -83,8 +83,8 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
 def try_plain(variant: str, width: float, spec: str, batch: int, at_once: int) -> float:
     """Seconds of the second step of a plain vmap; runs in a process of its own, which can be ended."""
     ours.start()
-    with ours.grouped_convolutions():
-        step = ours.TrainStep(variant, ours.network(variant, width), spec, ours.random_batch(variant, batch), at_once)
+    grouped = ours.network(variant, width, conv_form="grouped")
+    step = ours.TrainStep(variant, grouped, spec, ours.random_batch(variant, batch), at_once)
     step()
     started = time.perf_counter()
     step()

@@ -2,15 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import jax
 import numpy as np
-from jax import lax
 
 from alexnet_jax import hyper, parallel, turns
 from alexnet_jax.augment import PixelStats
@@ -111,19 +107,6 @@ class Evaluation:
 
     def __call__(self) -> np.ndarray:
         return self._predict(self._images)
-
-
-@contextmanager
-def grouped_convolutions() -> Iterator[None]:
-    """While this lasts a network is traced with lax's convolution, which `vmap` turns into one convolution with a group for each member."""
-
-    def conv(x, kernel, stride, padding, groups=1, *_):
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), [padding, padding], dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
-        )
-
-    with mock.patch("alexnet_jax.model.conv", conv):
-        yield
 
 
 def start() -> None:

@@ -31,8 +31,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._manager.close()
+        except (OSError, ValueError) as error:  # a save in the background
+            if kind is None:  # else another error is under way, maybe of the same full disk
+                raise self._refused(error) from None
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()

@@ -89,3 +89,18 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
             with pytest.raises(UserError, match=r"No space left on device.*saved before is whole"):
                 checkpoints.save(state(2), {})
         assert checkpoints.restore(state())[0].step == 1
+
+
+@pytest.mark.parametrize(("first", "seen"), [(None, "cannot write a checkpoint"), (UserError("the log can't be written"), "the log can't")])
+def test_a_save_that_fails_in_the_background_hides_no_other_error(tmp_path, monkeypatch, first, seen):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    def leave():
+        with Checkpoints(tmp_path) as checkpoints:
+            monkeypatch.setattr(checkpoints._manager, "close", full)
+            if first:
+                raise first
+
+    with pytest.raises(UserError, match=seen):
+        leave()

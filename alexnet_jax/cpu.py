@@ -10,8 +10,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 # XLA's default puts convolutions into YNNPACK, where they are slower than in Eigen: compare with this flag at INDIVIDUAL_CONVOLUTION.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
-# XLA takes a program's memory anew for every step. With huge pages that costs a few hundred page faults instead of a hundred thousand and
-# more. glibc (2.35 and later) reads this when a process starts, so it's for whoever starts one.
+# XLA takes a program's memory anew for every step: with huge pages that costs hardly any page faults. glibc (2.35 and later) reads this
+# when a process starts, so it's for whoever starts one.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

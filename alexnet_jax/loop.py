@@ -217,7 +217,7 @@ class Loop:
         if self.checkpoints.latest_step() == self.step:
             return
         with self.meter.pause():
-            parts = [_on_host(part) for part in self.parts]  # joined on the devices they would take the state's memory twice
+            parts = [jax.tree.map(np.asarray, part) for part in self.parts]  # joined on the devices the state would be there twice
             path = self.checkpoints.save(self.turns.join(parts), {"evaluated": self.evaluated, "commands": self.inbox.read})
             self.log.event("checkpoint", self.step, path=f"checkpoints/{path.name}")
 

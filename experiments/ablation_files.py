@@ -120,7 +120,7 @@ def _ensemble_words(factor: dict[str, Any]) -> list[str]:
         return []
     cut = factor["relative_cut"]
     gain = factor["verdict"]["words"]
-    if math.isfinite(cut) and not gain.startswith("no comparison"):
+    if math.isfinite(cut):
         gain += f"; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
     return [f"All {factor['members']} networks against one, over test images: {gain}."]
 

@@ -86,21 +86,25 @@ def ensemble_gain(outcome: Outcome, ensemble_wrong: np.ndarray, curve: list[dict
     Args:
       ensemble_wrong: bool (N,).
       curve: of the run's test: a row per ensemble size, with the mean over subsets of its members.
+
+    Where networks diverged altogether or never learnt there is no difference and no cut: NaN.
     """
     members = outcome.wrong[~outcome.diverged]
+    difference, cut = Difference(math.nan, math.nan, math.nan, math.nan, 0), math.nan
     if not len(members):
-        difference, verdict, single = Difference(math.nan, math.nan, math.nan, math.nan, 0), ALL_DIVERGED, 0.0
-    else:
-        difference, single = statistics.paired_difference(ensemble_wrong, members.mean(0)), float(members.mean())
-        verdict = statistics.verdict(Difference(*difference), margin, over="images")
-    if stalled := int(outcome.stalled.sum()):
+        verdict = ALL_DIVERGED
+    elif stalled := int(outcome.stalled.sum()):
         verdict = _never_learnt(stalled, 0, len(outcome.seeds))
+    else:
+        difference = statistics.paired_difference(ensemble_wrong, members.mean(0))
+        verdict = statistics.verdict(difference, margin, over="images")
+        cut = 1 - float(ensemble_wrong.mean() / members.mean()) if members.any() else math.nan
     return {
         **_describe("members", outcome),
         "members": len(members),
         "curve": curve,
         "ensemble_test_error": float(ensemble_wrong.mean()),
-        "relative_cut": 1 - float(ensemble_wrong.mean()) / single if single else math.nan,
+        "relative_cut": cut,
         "difference": difference._asdict(),
         "verdict": verdict._asdict(),
     }

@@ -3,13 +3,31 @@
 import resource
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
-COLUMNS = {"network": "<8", "batch": "6d", "side": "<24", "process MiB": "12,.0f", "device MiB": "11,.0f"}
+COLUMNS = {
+    "network": "<8",
+    "batch": "6d",
+    "side": "<24",
+    "process MiB": "12,.0f",
+    "device MiB": "11,.0f",
+    "temporaries MiB": "16,.0f",
+    "GFLOP": "8,.0f",
+}
 BATCH, STEPS = 128, 3
+
+
+class Peak(NamedTuple):
+    """The most bytes that a training held, and what its compiler planned."""
+
+    process: int
+    device: int | None  # of the first device, where that has its own memory
+    temporaries: int | None = None
+    flops: float | None = None
 
 
 def run(settings: Settings, out: Path) -> None:
@@ -22,12 +40,21 @@ def run(settings: Settings, out: Path) -> None:
             sides["PyTorch eager"] = peak_of_torch
         for side, peak in sides.items():
             measure.progress(f"{variant}: {side}")
-            process, device = measure.in_child(peak, variant, settings.width, batch)
-            table.row(network=variant, batch=batch, side=side, process_MiB=process / 2**20, device_MiB=device and device / 2**20)
+            process, device, temporaries, flops = measure.in_child(peak, variant, settings.width, batch)
+            table.row(
+                network=variant,
+                batch=batch,
+                side=side,
+                process_MiB=process / 2**20,
+                device_MiB=device and device / 2**20,
+                temporaries_MiB=temporaries and temporaries / 2**20,
+                GFLOP=flops and flops / 1e9,
+            )
+    table.note("temporaries and GFLOP: of a step, as XLA's compiler plans it")
 
 
-def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) -> tuple[int, int | None]:
-    """Bytes of the process and of the first device after some training steps, compilation included."""
+def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) -> Peak:
+    """After some training steps, compilation included."""
     import jax
 
     from experiments.benchmark import ours
@@ -37,15 +64,15 @@ def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) ->
     for _ in range(STEPS):
         step()
     statistics = jax.local_devices()[0].memory_stats()
-    return peak_bytes(), statistics and statistics.get("peak_bytes_in_use")
+    return Peak(peak_bytes(), statistics and statistics.get("peak_bytes_in_use"), *step.planned())
 
 
-def peak_of_lean(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+def peak_of_lean(variant: str, width: float, batch: int) -> Peak:
     """As `peak_of_ours`, with what the gradient needs computed again."""
     return peak_of_ours(variant, width, batch, remat=True)
 
 
-def peak_of_torch(variant: str, width: float, batch: int) -> tuple[int, int | None]:
+def peak_of_torch(variant: str, width: float, batch: int) -> Peak:
     """As `peak_of_ours`."""
     from alexnet_jax import parallel
     from experiments import torch_train
@@ -55,7 +82,7 @@ def peak_of_torch(variant: str, width: float, batch: int) -> tuple[int, int | No
     step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant])
     for _ in range(STEPS):
         step()
-    return peak_bytes(), torch_train.device_peak()
+    return Peak(peak_bytes(), torch_train.device_peak())
 
 
 def peak_bytes() -> int:

@@ -85,6 +85,10 @@ class TrainStep:
         self.parts, metrics = self._program(self.parts, self.batch)
         jax.block_until_ready((self.parts, metrics))
 
+    def planned(self) -> tuple[int, float]:
+        """What XLA plans for one call of the program: bytes beside the state and the batch, FLOPs by its own count."""
+        return self._program.compiled.memory_analysis().temp_size_in_bytes, self._program.compiled.cost_analysis()["flops"]
+
     def with_members(self, spec: str) -> "TrainStep":
         """The same program with other hyperparameters, which are data, and with a state of its own."""
         other = object.__new__(TrainStep)

@@ -87,18 +87,17 @@ def ensemble_gain(outcome: Outcome, ensemble_wrong: np.ndarray, curve: list[dict
       ensemble_wrong: bool (N,).
       curve: of the run's test: a row per ensemble size, with the mean over subsets of its members.
 
-    Where networks diverged altogether or never learnt there is no difference and no cut: NaN.
+    Where all diverged there is no difference, and where some never learnt there is no cut to speak of: NaN.
     """
     members = outcome.wrong[~outcome.diverged]
-    difference, cut = Difference(math.nan, math.nan, math.nan, math.nan, 0), math.nan
+    stalled, cut = int(outcome.stalled.sum()), math.nan
     if not len(members):
-        verdict = ALL_DIVERGED
-    elif stalled := int(outcome.stalled.sum()):
-        verdict = _never_learnt(stalled, 0, len(outcome.seeds))
+        difference, verdict = Difference(math.nan, math.nan, math.nan, math.nan, 0), ALL_DIVERGED
     else:
         difference = statistics.paired_difference(ensemble_wrong, members.mean(0))
-        verdict = statistics.verdict(difference, margin, over="images")
-        cut = 1 - float(ensemble_wrong.mean() / members.mean()) if members.any() else math.nan
+        verdict = _never_learnt(stalled, 0, len(outcome.seeds)) if stalled else statistics.verdict(difference, margin, over="images")
+        if not stalled and members.any():
+            cut = 1 - float(ensemble_wrong.mean() / members.mean())
     return {
         **_describe("members", outcome),
         "members": len(members),

@@ -5,7 +5,8 @@
 
 Arguments: members=N networks that differ in their seed; lrn=off.
 
-Expected: 18 minutes on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 1,077 s, 883 images/s): 92.48 % test accuracy.
+Expected: a quarter of an hour on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 790 s, 1,109 images/s): 91.71 % test
+accuracy, after 15 epochs, the first plateau at the fifth. A rate that falls linearly did better: see docs/results.md.
 The dataset's own benchmark table has 89.9 % for an AlexNet with triplet loss, and 93.5 % for VGG16.
 """
 

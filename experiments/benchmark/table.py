@@ -24,6 +24,7 @@ class Table:
         self._record: dict[str, Any] = {
             "part": part,
             "title": title,
+            "columns": columns,
             "command": command(),
             "settings": dataclasses.asdict(settings),
             "machine": measure.machine(),
@@ -32,12 +33,11 @@ class Table:
         }
         self._write()  # a place that can't be written is better known before the work
         self._print(f"\n{title}")
-        self._print("  ".join(_cell(heading, spec) for heading, spec in columns.items()).rstrip())
+        self._print(heading_line(columns))
 
     def row(self, **values: Any) -> None:
         """Add a row; values of no column go to the JSON alone. Headings are written with `_` for a space or a slash."""
-        named = {_name(heading): values.get(_name(heading)) for heading in self._columns}
-        self._print("  ".join(_cell(value, spec) for value, spec in zip(named.values(), self._columns.values(), strict=True)).rstrip())
+        self._print(row_line(self._columns, values))
         self._record["rows"].append(values)
         self._write()
 
@@ -63,6 +63,21 @@ class Table:
             self._path.write_text(json.dumps(plain(self._record), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror}; choose another --out") from None
+
+
+def text(record: dict[str, Any]) -> str:
+    """The table of PART.json as it was printed, without its title."""
+    columns = record["columns"]
+    rows = [row_line(columns, row) for row in record["rows"]]
+    return "\n".join([heading_line(columns), *rows, *(f"  {note}" for note in record["notes"])])
+
+
+def heading_line(columns: dict[str, str]) -> str:
+    return "  ".join(_cell(heading, spec) for heading, spec in columns.items()).rstrip()
+
+
+def row_line(columns: dict[str, str], values: dict[str, Any]) -> str:
+    return "  ".join(_cell(values.get(_name(heading)), spec) for heading, spec in columns.items()).rstrip()
 
 
 def _name(heading: str) -> str:

@@ -5,7 +5,9 @@ processes, or where a run was stopped. So a run's position in its data is one nu
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,7 @@ from alexnet_jax.augment import PixelStats
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import Records
 
-# Splits up to this size are kept decoded in memory after the first pass: at 28x28 a record costs some 20 us to read, forty times a look
-# into memory, and grain delivers four times as many images a second from there.
+# Splits up to this size are kept decoded in memory after the first pass: at 28x28 a record costs some 20 us to read, an image in memory 1.
 CACHE_BYTES = 2 << 30
 
 
@@ -104,31 +105,35 @@ class _Examples:
     def __init__(self, dataset: Dataset, split: str, count: int):
         self._records = Records(dataset.builder, split)
         self._where = f"dataset {dataset.name}, split {split}"
-        self._cached = np.zeros(count, bool) if count * int(np.prod(dataset.image_shape)) <= CACHE_BYTES else None
+        self._shape = dataset.image_shape
+        self._cached = np.zeros(count, bool) if count * int(np.prod(self._shape)) <= CACHE_BYTES else None
         if self._cached is not None:
-            self._images = np.empty((count, *dataset.image_shape), np.uint8)
-            self._labels = np.empty(count, np.int32)
+            self._images, self._labels = np.empty((count, *self._shape), np.uint8), np.empty(count, np.int32)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = int(index)
-        if self._cached is None:
-            return self._read(index)
-        if not self._cached[index]:
-            example = self._read(index)
-            self._images[index], self._labels[index] = example["image"], example["label"]
-            self._cached[index] = True  # last: another thread may look
-        return {"image": self._images[index], "label": self._labels[index]}
+        return {name: values[0] for name, values in self.gather(np.array([index])).items()}
 
-    def _read(self, index: int) -> dict[str, np.ndarray]:
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples of these indices: `image` uint8 (N, H, W, C), `label` int32 (N,). Several threads may gather at once."""
+        if self._cached is None:
+            images, labels = np.empty((len(indices), *self._shape), np.uint8), np.empty(len(indices), np.int32)
+            for place, index in enumerate(indices):
+                images[place], labels[place] = self._read(int(index))
+            return {"image": images, "label": labels}
+        for index in indices[~self._cached[indices]]:
+            self._images[index], self._labels[index] = self._read(int(index))
+            self._cached[index] = True  # last: another thread may look
+        return {"image": self._images[indices], "label": self._labels[indices]}
+
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
         try:
-            image, label = self._records[index]
+            return self._records[index]
         except Exception as error:  # array_record, protobuf and image decoders each have their own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self._where}: example {index} can't be read ({reason}); prepare the dataset again") from error
-        return {"image": image, "label": np.asarray(label, np.int32)}
 
 
 def train_batches(
@@ -147,10 +152,18 @@ def train_batches(
     Yields:
       `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,): the place in the stream. B is batch_size / count.
     """
-    index, count = process
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    stream = stream.map_with_index(lambda i, example: {**example, "index": np.uint32(i)})
-    return _iterate(stream[position + index :: count].batch(batch_size // count), threads)
+    size = len(source)
+
+    @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
+    def order(epoch: int) -> np.ndarray:
+        # Not the generator's `permutation`: NumPy promises the same raw numbers in every version, but of its generators nothing.
+        return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
+
+    def batch(places: np.ndarray) -> dict[str, np.ndarray]:
+        indices = [order(place // size)[place % size] for place in places.tolist()]
+        return {**source.gather(np.array(indices)), "index": places.astype(np.uint32)}
+
+    return _iterate(batch, sys.maxsize, batch_size, process, threads, position)
 
 
 def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -167,15 +180,28 @@ def eval_batches(source: _Examples, *, batch_size: int, threads: int, process: t
 
     Every process yields the same number of batches, so that none waits for another. Arguments and fields as in `train_batches`.
     """
-    index, count = process
     examples = len(source)
-    padded = -(-examples // batch_size) * batch_size
 
-    def example(i):
-        return {**source[i if i < examples else 0], "index": np.uint32(i), "mask": np.bool_(i < examples)}
+    def batch(places: np.ndarray) -> dict[str, np.ndarray]:
+        mask = places < examples
+        return {**source.gather(np.where(mask, places, 0)), "index": places.astype(np.uint32), "mask": mask}
 
-    return _iterate(grain.MapDataset.range(padded).map(example)[index::count].batch(batch_size // count), threads)
+    return _iterate(batch, -(-examples // batch_size), batch_size, process, threads)
 
 
-def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[dict[str, np.ndarray]]:
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+def _iterate(
+    batch: Callable[[np.ndarray], dict[str, np.ndarray]],
+    batches: int,
+    batch_size: int,
+    process: tuple[int, int],
+    threads: int,
+    position: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`batch` of this process's places in each of the global batches from `position` on, made ahead by some threads.
+
+    A whole batch is the unit of work: grain costs some 10 us for each thing that passes through one of its stages.
+    """
+    index, count = process
+    share = index + count * np.arange(batch_size // count)
+    made = grain.MapDataset.range(batches).map(lambda number: batch(position + number * batch_size + share))
+    return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))

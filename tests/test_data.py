@@ -79,6 +79,20 @@ def test_stream_does_not_depend_on_batch_size_or_processes(digits):
     assert np.array_equal(joined(shares, "label")[order], by_40[0]["label"])
 
 
+def test_the_order_is_the_same_everywhere():
+    """A run may be resumed with another version of any library."""
+
+    class Numbers:
+        def __len__(self):
+            return 10
+
+        def gather(self, indices):
+            return {"label": indices}
+
+    (batch,) = take(data.train_batches(Numbers(), batch_size=20, seed=0, position=0, threads=1), 1)
+    assert batch["label"].tolist() == [0, 8, 9, 3, 7, 5, 1, 2, 6, 4, 3, 7, 4, 2, 9, 8, 1, 6, 5, 0]
+
+
 def test_another_seed_is_another_order(digits):
     assert not np.array_equal(next(train_batches(digits))["label"], next(train_batches(digits, seed=1))["label"])
 

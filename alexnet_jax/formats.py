@@ -205,12 +205,11 @@ def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str) -> Weig
 
 def _shapes(config: "ConfigDict", dataset: "Dataset") -> dict[tuple[str, str], tuple[int, ...]]:
     """The shape of every parameter, by layer and leaf."""
-    import jax
 
     from alexnet_jax import run
 
     network = run.build(config, dataset.image_shape, len(dataset.classes))
-    params = jax.eval_shape(network.init_state).params
+    params = network.abstract_state().params
     return {(layer, leaf): params[layer][leaf].shape[1:] for layer in LAYERS for leaf in ("kernel", "bias")}
 
 

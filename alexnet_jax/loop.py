@@ -62,7 +62,7 @@ def prepare(config: ConfigDict) -> Setup:
     plan = schedule.make_plan(config, len(sources["train"]))
     network = run.build(config, dataset.image_shape, len(dataset.classes))
     in_turn, free = turns.plan(network.hyper.members, config.train.members_per_program), parallel.memory()
-    memory.check(memory.of_state(jax.eval_shape(network.init_state), in_turn), free)
+    memory.check(memory.of_state(network.abstract_state(), in_turn), free)
     return Setup(config, dataset, sources, plan, network, in_turn, Hand(config.plateau, network.hyper.members), free)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import hyper, parallel, plateau
+from alexnet_jax import hyper, parallel
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, stats_from_json
@@ -29,7 +29,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, architecture, contradictions
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.runlog import command, writing
-from alexnet_jax.step import MakeOptimizer, TrainState, init_state
+from alexnet_jax.step import MakeOptimizer, TrainState, abstract_state, init_state, new_state
 
 CONFIG = "config.json"
 PREDICTIONS = "predictions-test.npz"
@@ -60,10 +60,13 @@ class Network(NamedTuple):
     def init_state(self) -> TrainState:
         return init_state(self.model, self.make_optimizer, self.hyper, self.channels)
 
+    def abstract_state(self) -> TrainState:
+        return abstract_state(self.model, self.make_optimizer, self.hyper, self.channels)
+
     def state_of(self, params: Any) -> TrainState:
         """The state of a run that has not begun, of given parameters (M, ...)."""
         opt_state = jax.vmap(self.make_optimizer(0.0, 0.0, 0.0).init)(params)  # which doesn't depend on the three rates
-        return TrainState(np.int32(0), self.hyper, params, opt_state, plateau.init(self.hyper.members))
+        return new_state(self.hyper, params, opt_state)
 
 
 class Run(NamedTuple):
@@ -187,7 +190,7 @@ def load(workdir: str | Path) -> Run:
     restored = None
     if has_checkpoint(workdir):
         with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore(jax.eval_shape(network.init_state))
+            restored = checkpoints.restore(network.abstract_state())
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0])
@@ -255,7 +258,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
       UserError: not a run, one with another number of members, or a network whose tensors have other shapes.
     """
     if has_checkpoint(workdir):
-        return jax.eval_shape(network.init_state), []
+        return network.abstract_state(), []
     # On the host, so that a device holds the state once where members train in turn, in parts of their own.
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
     if not source:

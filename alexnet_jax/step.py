@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from alexnet_jax import plateau
+from alexnet_jax import cpu, plateau
 from alexnet_jax.augment import PixelStats, augment, evaluation_view, ten_views
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.metrics import is_error
@@ -43,16 +43,30 @@ class TrainState:
 _MEMBER_AXES = TrainState(step=None, hyper=0, params=0, opt_state=0, plateau=0)  # type: ignore[arg-type]
 
 
-def init_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, channels: int) -> TrainState:
-    """The state of a run that has not begun. `hyper` has leaves (M,)."""
+def new_state(hyper: Hyper, params: Any, opt_state: Any) -> TrainState:
+    """The state of a run that has not begun, of leaves (M, ...)."""
+    return TrainState(np.int32(0), hyper, params, opt_state, plateau.init(hyper.members))
 
+
+def init_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, channels: int) -> TrainState:
+    """The state of a run that has not begun, its weights drawn by each member's seed. `hyper` has leaves (M,)."""
+    init = jax.jit(_make_init(model, make_optimizer, channels), compiler_options=cpu.once())
+    return new_state(hyper, *init(hyper))
+
+
+def abstract_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, channels: int) -> TrainState:
+    """Shapes and types of `init_state`'s; nothing is computed."""
+    init = _make_init(model, make_optimizer, channels)
+    return jax.eval_shape(lambda hyper: new_state(hyper, *init(hyper)), hyper)
+
+
+def _make_init(model: AlexNet, make_optimizer: MakeOptimizer, channels: int) -> Callable:
     def init_member(member: Hyper):
         image = jnp.zeros((1, model.arch.input_size, model.arch.input_size, channels))
         params = model.init(_key(member.seed, INIT), image, member)["params"]
         return params, make_optimizer(member.learning_rate, member.momentum, member.weight_decay).init(params)
 
-    params, opt_state = jax.jit(jax.vmap(init_member))(hyper)
-    return TrainState(np.int32(0), hyper, params, opt_state, plateau.init(hyper.members))
+    return jax.vmap(init_member)
 
 
 def make_train_step(model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, rate_factor: Callable, device_axis: str) -> Callable:

@@ -15,7 +15,7 @@ from alexnet_jax import data, hyper, parallel, turns
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.model import AlexNet, architecture, model_config
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.step import init_state, make_train_step
+from alexnet_jax.step import abstract_state, init_state, make_train_step
 
 BATCH, STORED = 16, 30
 # The optimised program of two narrow small networks, a batch of 16 grey images, four on each of four devices.
@@ -123,7 +123,7 @@ def test_the_seed_networks_step_computes_nothing_twice(members):
     model, optimizer = AlexNet(architecture(model_config("seed")), 1000), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(3, np.float32), np.float32(74), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, members_of(f"seeds={members}"), 3))
+    state = abstract_state(model, optimizer, members_of(f"seeds={members}"), 3)
     batch = parallel.shard(data.blank_batch(128, (256, 256, 3)))
     text = parallel.over_devices_train(step).lower(state, batch).as_text()
     assert text.count("stablehlo.convolution") == members * CONVOLUTIONS
@@ -142,7 +142,7 @@ def compiled_for_one_device(members, remat):
     model, optimizer = AlexNet(architecture(model_config("small")), 10, remat), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, members_of(f"seeds={members}"), 1))
+    state = abstract_state(model, optimizer, members_of(f"seeds={members}"), 1)
     batch = jax.tree.map(lambda leaf: leaf[None], data.blank_batch(64, (STORED, STORED, 1)))
     in_axes, device = (None, 0), jax.devices()[:1]
     return jax.pmap(step, axis_name=parallel.DEVICES, in_axes=in_axes, out_axes=None, devices=device).lower(state, batch).compile()
@@ -154,7 +154,7 @@ def test_gradients_are_averaged_where_there_are_several_devices(devices):
     model, optimizer = AlexNet(architecture(model_config("small")), 10), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, members_of("seeds=1"), 1))
+    state = abstract_state(model, optimizer, members_of("seeds=1"), 1)
     batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), data.blank_batch(BATCH, (STORED, STORED, 1)))
     program = jax.pmap(step, axis_name=parallel.DEVICES, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:devices])
     assert ("all_reduce" in program.lower(state, batch).as_text()) == (devices > 1)

@@ -14,7 +14,7 @@ NEEDS = memory.Needs(Turns(7, 7), parameters=100, optimizer=100, activations=700
 
 def test_state_is_counted_before_anything_is_compiled(tiny_config):
     setup = run.build(tiny_config(members=3), (28, 28, 1), 10)
-    state = jax.eval_shape(setup.init_state)
+    state = setup.abstract_state()
     needs = memory.of_state(state, Turns(3, 3))
     assert needs.parameters == 4 * sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     assert needs.optimizer == needs.parameters  # one velocity for each

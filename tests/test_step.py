@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import hyper, parallel, step, turns
+from alexnet_jax import cpu, hyper, parallel, step, turns
 from alexnet_jax import model as model_lib
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.metrics import is_error
 from alexnet_jax.model import AlexNet, architecture, model_config
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.step import init_state, make_log_probs, make_sums, make_train_step
+from alexnet_jax.step import abstract_state, init_state, make_log_probs, make_sums, make_train_step
 
 STATS = PixelStats(np.float32([120]), np.float32(75), np.float32([75]), np.float32([[1]]))
 BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 0, "learning_rate": 0.05}
@@ -59,6 +59,19 @@ def member(tree, index):
 
 def close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_initialisation_quickly_compiled_has_the_same_bits(monkeypatch):
+    assert cpu.once()
+    quick = state_of(network(), "seeds=2")
+    monkeypatch.setattr(cpu, "once", dict)
+    jax.tree.map(np.testing.assert_array_equal, quick, state_of(network(), "seeds=2"))
+
+
+def test_the_abstract_state_is_the_states():
+    rows, _ = hyper.parse_members("seeds=2", BASE)
+    of = network(), OPTIMIZER, hyper.stack(rows), 1
+    assert jax.eval_shape(lambda state: state, init_state(*of)) == abstract_state(*of)
 
 
 def test_a_member_of_seven_is_the_run_of_that_member_alone():

@@ -1,8 +1,9 @@
-"""Results in README.md and docs/results.md, written from the files of the runs, so that they can't drift.
+"""Results in README.md and docs, written from the files of the runs, so that they can't drift.
 
     python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, with what alexnet_jax.evaluate found of it
     python -m experiments.publish lrn=ablations/lrn                                    an ablation
     python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
+    python -m experiments.publish benchmark=benchmarks                                 what experiments.benchmark measured
     python -m experiments.publish                                                      write the pages again from what is kept
 
 What is published of a directory is kept in docs/results/NAME.json, its figures in docs/figures/. A page shows it between the lines
@@ -22,14 +23,15 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
 from experiments import published
+from experiments.benchmark.__main__ import PARTS
 
-PAGES = (Path("README.md"), Path("docs/results.md"))
+PAGES = (Path("README.md"), Path("docs/results.md"), Path("docs/performance.md"))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
 BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S)
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
-    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run, an ablation or a claim.
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run, an ablation, a claim or a benchmark.
 
     Raises:
       UserError: it is none of them, the run hasn't finished, or an ensemble has no figure yet.
@@ -44,6 +46,8 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
+    elif parts := [directory / f"{part}.json" for part in PARTS if (directory / f"{part}.json").exists()]:
+        record, figures, shown = {"kind": "benchmark", "parts": [json.loads(path.read_text()) for path in parts]}, directory, ["growth"]
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
         if len(record["members"]) > 1 and not (figures / "ensemble.png").exists():
@@ -111,7 +115,12 @@ def _block(name: str, page: Path, root: Path) -> str:
         raise UserError(f"{page} shows the result {name}, but there is no {path}; make it with: python -m experiments.publish {name}=DIR")
     record = json.loads(path.read_text())
     figures = FIGURES.relative_to(page.parent) if page.parent != Path() else FIGURES
-    forms: dict[str, Callable[[dict[str, Any], str], str]] = {"run": run_text, "ablation": ablation_text, "claim": claim_text}
+    forms: dict[str, Callable[[dict[str, Any], str], str]] = {
+        "run": run_text,
+        "ablation": ablation_text,
+        "claim": claim_text,
+        "benchmark": benchmark_text,
+    }
     return forms[record["kind"]](record, f"{figures}/{name}")
 
 
@@ -182,6 +191,23 @@ def claim_text(record: dict[str, Any], figures: str) -> str:
     return f"\n```text\n{_wrapped(command)}\n{text.rstrip()}\n```\n\n{pictures}"
 
 
+def benchmark_text(record: dict[str, Any], figures: str) -> str:
+    """A benchmark's tables in the order of its parts, each with its command and the machine's load before it."""
+    from experiments.benchmark import table
+
+    machine = record["parts"][0]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    blocks = [f"{', '.join(machine['devices'])}; {versions}."]
+    for part in record["parts"]:
+        load = part["machine"]["load"]
+        before = "" if load is None else f"; load before it: {load:.1f}"
+        blocks.append(f"**{part['title']}.** `{part['command']}`{before}.")
+        blocks.append(textwrap.indent(table.text(part), "    "))
+        if part["part"] == "growth":
+            blocks.append(f"![Time against dataset size, members and batch size]({figures}-growth.png)")
+    return "\n" + "\n\n".join(blocks) + "\n\n"
+
+
 def _protocol(found: dict[str, Any]) -> str:
     views = found["protocol"]["views"]
     if "ten" not in views:
@@ -200,10 +226,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and docs/results.md.")
-    parser.add_argument(
-        "results", nargs="*", metavar="NAME=DIR", help="a finished run, an ablation or a claim; none: write the pages again"
-    )
+    parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and the pages of docs.")
+    kinds = "a finished run, an ablation, a claim or a benchmark"
+    parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; none: write the pages again")
     args = parser.parse_args(argv)
     names = []
     for result in args.results:

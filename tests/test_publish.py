@@ -4,11 +4,14 @@ import json
 import os
 import shlex
 import shutil
+import textwrap
 
 import pytest
 
 from alexnet_jax.errors import UserError
 from experiments import publish
+from experiments.benchmark.settings import Settings
+from experiments.benchmark.table import Table
 
 TEST = {
     "split": "test",
@@ -54,7 +57,8 @@ def run(tmp_path):
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (root / "README.md").write_text(PAGE)
-    (root / "docs" / "results.md").write_text(PAGE)
+    for page in ("results", "performance"):
+        (root / "docs" / f"{page}.md").write_text(PAGE)
     return directory, root
 
 
@@ -131,6 +135,25 @@ def test_a_claim_is_shown_as_it_was_printed(run, tmp_path):
     assert "```text\npython -m experiments.reproduce figure1\n\nmeasured: in 2.0 times fewer epochs\n```\n" in page
     assert "![figure1](figures/two-figure1.png)" in page
     assert (root / "docs" / "figures" / "two-figure1.png").read_bytes() == b"picture"
+
+
+def test_a_benchmark_is_shown_as_it_was_printed(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["-m", "growth"])
+    for part in ("train", "growth"):
+        table = Table(part, f"The {part}", {"side": "<8", "images/s": "10,.1f", "of peak": "8.0%"}, Settings(), tmp_path / "benchmarks")
+        table.row(side="ours", images_s=1234.5, of_peak=0.7)
+        table.row(side="theirs", images_s=9.0)
+        table.note("a note")
+    printed = capsys.readouterr().out.split("The growth\n")[1]
+    (tmp_path / "benchmarks" / "growth.png").write_bytes(b"picture")
+    publish.keep("two", tmp_path / "benchmarks", root := run[1])
+    publish.render(root)
+    page = (root / "docs" / "performance.md").read_text()
+    assert page.index("**The train.**") < page.index("**The growth.**")
+    assert textwrap.indent(printed, "    ") in page
+    assert "\n    ours         1,234.5       70%\n    theirs           9.0         -\n      a note\n" in page
+    assert "![Time against dataset size, members and batch size](figures/two-growth.png)" in page
+    assert (root / "docs" / "figures" / "two-growth.png").read_bytes() == b"picture"
 
 
 def test_what_cannot_be_published(run, tmp_path):

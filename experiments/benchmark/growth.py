@@ -27,7 +27,7 @@ def run(settings: Settings, out: Path) -> None:
     sizes = BATCH_SIZES if settings.batch is None else (settings.batch, 2 * settings.batch)
     _steps(table, points, settings, BATCHES, {size: (1, size) for size in sizes})
     for path in growth_figure.write(points, settings.batch or BATCH, out):
-        table.note(f"figure: {path}")
+        print(f"  figure: {path}")
 
 
 def _datasets(table: Table, points: dict, settings: Settings) -> None:

@@ -35,7 +35,7 @@ def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
     losses = [event["loss"][0] for event in events if event["event"] == "train"]
     assert len(losses) == 6
     assert np.isfinite(losses).all()
-    assert losses[0] == pytest.approx(np.log(2), abs=0.4)
+    assert np.log(2) / 2 < losses[0] < 2  # drawn by the paper's rule the two logits differ by 1 to 3: six other seeds begin at 0.9 to 1.5
     assert test["count"] == 10
     params = run.load(tmp_path).state.params
     classes = 2

@@ -26,7 +26,7 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNNPACK}".strip()
 
 
-def once() -> dict[str, int]:
+def quick_to_compile() -> dict[str, int]:
     """Compiler options of a program that runs once: it's compiled four times as fast, to the same bits."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 

@@ -205,7 +205,6 @@ def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str) -> Weig
 
 def _shapes(config: "ConfigDict", dataset: "Dataset") -> dict[tuple[str, str], tuple[int, ...]]:
     """The shape of every parameter, by layer and leaf."""
-
     from alexnet_jax import run
 
     network = run.build(config, dataset.image_shape, len(dataset.classes))

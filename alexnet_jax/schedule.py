@@ -23,6 +23,7 @@ POSITIVE = (
     "plateau.patience",
 )
 NOT_NEGATIVE = (
+    "data.seed",
     "train.members_per_program",
     "optimizer.warmup_epochs",
     "optimizer.poly_power",

@@ -50,7 +50,7 @@ def new_state(hyper: Hyper, params: Any, opt_state: Any) -> TrainState:
 
 def init_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, channels: int) -> TrainState:
     """The state of a run that has not begun, its weights drawn by each member's seed. `hyper` has leaves (M,)."""
-    init = jax.jit(_make_init(model, make_optimizer, channels), compiler_options=cpu.once())
+    init = jax.jit(_make_init(model, make_optimizer, channels), compiler_options=cpu.quick_to_compile())
     return new_state(hyper, *init(hyper))
 
 

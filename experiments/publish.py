@@ -23,7 +23,7 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
 from experiments import published
-from experiments.benchmark.__main__ import PARTS
+from experiments.benchmark import PARTS
 
 PAGES = (Path("README.md"), Path("docs/results.md"), Path("docs/performance.md"))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")

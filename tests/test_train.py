@@ -242,6 +242,7 @@ def test_evaluation_pads_any_batch_and_wants_the_images_it_was_trained_on(tiny_c
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine'; known: constant, fixed, poly"),
         ("train.batch_size=0", "train.batch_size is 0; it must be positive"),
         ("train.epochs=inf", "train.epochs is inf; it must be positive, and finite"),
+        ("data.seed=-1", "data.seed is -1; it must be 0 or more, and finite"),
         ("train.members_per_program=-1", "train.members_per_program is -1; it must be 0 or more, and finite"),
         ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs is -1.0; it must be 0 or more"),
         ("plateau.patience=0", "plateau.patience is 0; it must be positive"),

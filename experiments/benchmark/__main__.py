@@ -13,21 +13,8 @@ import importlib
 from pathlib import Path
 
 from alexnet_jax.errors import UserError, run_cli
+from experiments.benchmark import PARTS
 from experiments.benchmark import settings as settings_lib
-
-# Part -> (its module here, what it measures)
-PARTS = {
-    "train": ("train", "the whole training step, and its share of the machine's matrix-product rate"),
-    "members": ("members", "M members at once: grouped convolutions, ours, a loop; time to compile"),
-    "lrn": ("lrn", "local response normalisation against the memory's speed, and its share of a step"),
-    "augment": ("augment", "augmentation on the device"),
-    "input": ("input", "batches from a prepared dataset, raw and JPEG"),
-    "eval": ("evaluate", "evaluation, and ten crops against ten times one"),
-    "startup": ("startup", "from the command to the first step, cold and warm; imports; --help"),
-    "growth": ("growth", "time against dataset size, members and batch size, with a figure"),
-    "overhead": ("overhead", "what the training loop adds to the compiled step"),
-    "memory": ("memory", "peak memory of the training process"),
-}
 
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES=0", "tpu": "TPU_VISIBLE_CHIPS=0"}  # what leaves one device
 IN_CHILDREN = ("members", "startup", "memory")

@@ -5,8 +5,8 @@
 
 Arguments: members=N networks that differ in their seed; lrn=off.
 
-Expected: a quarter of an hour on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 790 s, 1,109 images/s): 91.71 % test
-accuracy, after 15 epochs, the first plateau at the fifth. A rate that falls linearly did better: see docs/results.md.
+Expected: a quarter of an hour on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 796 s, 1,098 images/s): 91.90 % test
+accuracy, after 15 epochs, the first plateau at the seventh. A rate that falls linearly did better: see docs/results.md.
 The dataset's own benchmark table has 89.9 % for an AlexNet with triplet loss, and 93.5 % for VGG16.
 """
 

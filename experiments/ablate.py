@@ -99,8 +99,7 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
         expected = cost.estimate(programs, costs, measure=True, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
         return False
-    weights = {directory: found.flops for directory, found in costs.items()}
-    errors = launch(programs, jobs=args.jobs, retry=args.retry, weights=weights)
+    errors = launch(programs, costs, jobs=args.jobs, retry=args.retry)
     failed = {directory: error for directory, error in errors.items() if error is not None}
     for directory, error in failed.items():
         again = "the same command goes on, with --retry also where a run failed"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 READING = (
     "Differences are points of percent, negative is better, with the 95 % interval of the paired t-test over seeds: what other seeds would "
-    "show on these test images. p is that test's, by Holm's correction for the number of levels. McNemar counts the predictions that only "
-    "the level, and only the reference, got wrong, all seeds pooled: what other test images would show of these networks, too sure of "
-    "itself where seeds share the images; its p is Holm's too. ± is the standard deviation over seeds.",
+    "show on these test images. p is that test's, by Holm's correction for the number of the factor's levels. McNemar counts the "
+    "predictions that only the level, and only the reference, got wrong, all seeds pooled: what other test images would show of these "
+    "networks, too sure of itself where seeds share the images; its p is Holm's too. ± is the standard deviation over seeds.",
     "A verdict of no effect needs an interval within the margin of {margin:g} points.",
 )
 HEADING = ("level", "test error", "difference", "p (Holm)", "McNemar", "verdict")

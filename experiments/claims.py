@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
 from experiments import ablate, figures, published, study
@@ -18,6 +19,14 @@ FEW = 10  # `augmentation` is measured on at most a tenth of the training images
 FEW_IMAGES = 2000
 RATE_PARTS = (0.1, 0.3, 1)  # of the config's learning rate, at which the levels of `lrn` are tried
 ERRORS = ("top1_error", "top5_error")
+# What a config says in epochs: times as many for a part of the images, that as many steps are done.
+IN_EPOCHS = (
+    "train.epochs",
+    "train.checkpoint_every_epochs",
+    "eval.every_epochs",
+    "optimizer.warmup_epochs",
+    "optimizer.drop_epochs",
+)
 
 
 def table1(setting: Setting) -> list[str] | None:
@@ -104,10 +113,10 @@ def augmentation(setting: Setting) -> list[str] | None:
             f"data.train_split={config.data.train_split}: the first {few} images are taken of it, so it must begin at the first"
         )
     split = f"data.train_split={name}[:{few}]"
-    steps = {"train.epochs": config.train.epochs, "eval.every_epochs": config.eval.every_epochs}
-    steps["train.checkpoint_every_epochs"] = config.train.checkpoint_every_epochs
+    fields = config_lib.flat(config)
+    longer_fields = [f"{name}={_times(fields[name], longer)}" for name in IN_EPOCHS]
     subset = setting._replace(
-        overrides=changed(setting.overrides, [split, *(f"{name}={value * longer:.6g}" for name, value in steps.items())]),
+        overrides=changed(setting.overrides, [split, *longer_fields]),
         root=setting.root / "augmentation" / f"{few}-images",
     )
     lines = [f"published: {published.CLAIMS['augment']}"]
@@ -135,6 +144,13 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
     reference, *levels = factor["levels"]
     name = f"{reference['level']} ({100 * reference['mean_test_error']:.2f} % test error)"
     return [f"measured, {level['level']} against {name}: {level['verdict']['words']}" for level in levels]
+
+
+def _times(value: Any, factor: float) -> str:
+    """A number, or each of a tuple, times a factor, as on the command line."""
+    if isinstance(value, tuple):
+        return str(tuple(float(_times(item, factor)) for item in value))
+    return f"{value * factor:.6g}"
 
 
 def _views(setting: Setting) -> list[str]:

@@ -37,13 +37,13 @@ def check(programs: Sequence[Program]) -> list[Cost]:
     from alexnet_jax.hand import Hand
     from alexnet_jax.summary import layers
 
-    datasets: dict[tuple[str, str], data.Dataset] = {}
+    datasets: dict[tuple, data.Dataset] = {}
     costs = []
     for program in programs:
         config = config_lib.load(program.config, program.overrides)
-        where = (config.data.dir, config.data.name)
+        where = (config.data.dir, config.data.name, config.model.pixel_mean)
         if where not in datasets:
-            datasets[where] = data.load(config.data)
+            datasets[where] = data.load(config.data, config.model.pixel_mean)
         dataset = datasets[where]
         network = run.build(config, dataset.image_shape, len(dataset.classes))
         Hand(config.plateau, network.hyper.members)

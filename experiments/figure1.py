@@ -4,6 +4,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
+from alexnet_jax.schedule import make_plan
 from experiments import ablate, figures, points, published
 from experiments.points import Point, Program
 from experiments.setting import Setting, aligned, changed, differences
@@ -22,7 +23,7 @@ def figure1(setting: Setting) -> list[str] | None:
     for override in setting.args.overrides:
         if override.startswith(("augment.", "model.activation=", "optimizer.learning_rate=")):
             raise UserError(f"figure1 sets {override.partition('=')[0]} itself: no augmentation, ReLU and tanh, each at several rates")
-    every = max(1, round(setting.images / setting.loaded.train.batch_size / LOGGED))
+    every = max(1, round(make_plan(setting.loaded, setting.images).steps_per_epoch / LOGGED))
     tried = {
         activation: [
             Point(f"{activation} at {rate}", {"model.activation": activation, "learning_rate": rate, "augment": "off"}) for rate in RATES
@@ -62,7 +63,7 @@ def figure1(setting: Setting) -> list[str] | None:
             setting,
             "layers: five convolutions and three dense ones; the paper's figure: a four-layer network on CIFAR-10",
             f"rates: the best of {', '.join(RATES)}, chosen on the same runs; the paper's: chosen independently for each network",
-            f"training error: the mean of {every} steps, and over {setting.seeds} seeds",
+            f"training error: the mean of {config.train.log_every_steps} steps, and over {setting.seeds} seeds",
             f"no augmentation; dropout {config.model.dropout:g}, weight decay {config.optimizer.weight_decay:g}, LRN "
             f"{'on' if config.model.lrn else 'off'}; the paper's: no regularisation of any kind",
         ),
@@ -70,9 +71,15 @@ def figure1(setting: Setting) -> list[str] | None:
 
 
 def training_errors(program: Program) -> dict[str, Curve]:
-    """The training curve of every point of a run, by the point's name. A diverged member's errors are NaN: its answers mean nothing."""
-    events = [event for event in read_events(program.directory) if event["event"] == "train"]
-    epochs, errors, losses = (np.array([event[name] for event in events], float) for name in ("epoch", "error", "loss"))
+    """The training curve of every point of a run, by the point's name. A diverged member's errors are NaN: its answers mean nothing.
+
+    An event is the mean over the steps since the one before it, so that is where it counts: in the middle of them.
+    """
+    log = read_events(program.directory)
+    events = [event for event in log if event["event"] == "train"]
+    steps, errors, losses = (np.array([event[name] for event in events], float) for name in ("step", "error", "loss"))
+    before = np.concatenate([[0], steps[:-1]])
+    epochs = (before + steps - 1) / 2 / next(event["steps_per_epoch"] for event in log if event["event"] == "start")
     errors[~np.isfinite(losses)] = np.nan
     return {point.name: (epochs, errors[:, i * program.seeds : (i + 1) * program.seeds]) for i, point in enumerate(program.points)}
 

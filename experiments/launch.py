@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from alexnet_jax.control import StopSignal
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
+from experiments.cost import Cost
 from experiments.points import Program
 from experiments.progress import Progress
 from experiments.results import LOG, progress, status
@@ -32,19 +33,19 @@ POLL = 0.3  # seconds between two looks at the processes
 
 def launch(
     programs: Sequence[Program],
+    costs: Mapping[Path, Cost],
     launcher: str = "local",
     jobs: int | None = None,
     retry: bool = False,
-    weights: Mapping[Path, float] | None = None,
     slurm: "Slurm | None" = None,
 ) -> dict[Path, str | None]:
     """Run every program to its end, each as `python -m alexnet_jax.train` in a process of its own, and show the progress on stderr.
 
     Args:
+      costs: by directory: the steps by which a run has ended, and its work, for the progress.
       launcher: local | slurm.
       jobs: at most so many at once, each with its share of the machine's GPUs; by default one here, and all of them in Slurm.
       retry: also those that failed before.
-      weights: how much work each program is, for the progress; by default its number of members.
       slurm: what to ask Slurm for.
 
     Returns:
@@ -64,14 +65,14 @@ def launch(
             errors[program.directory] = "another process is training it"
         elif found.state == "failed" and not retry:
             errors[program.directory] = found.error
-        elif found.state == "finished" and _is_what_was_asked(program):
+        elif found.state == "finished" and _has_ended(program, costs[program.directory].steps):
             errors[program.directory] = None
         else:
             todo.append(program)
     if not todo:
         return errors
     finished = [program.directory for program in programs if errors.get(program.directory, "") is None]
-    shares = {p.directory: float((weights or {}).get(p.directory, p.members)) for p in programs if not errors.get(p.directory)}
+    shares = {p.directory: costs[p.directory].flops for p in programs if not errors.get(p.directory)}
     with _alone(todo[0].directory.parent), Progress(shares, finished) as shown:
         if launcher == "slurm":
             from experiments.slurm import Slurm, run_on_slurm
@@ -79,7 +80,7 @@ def launch(
             errors |= run_on_slurm(todo, slurm or Slurm(), shown, jobs or len(todo))
         else:
             errors |= _run_here(todo, jobs or 1, shown)
-    return {program.directory: errors[program.directory] for program in programs}
+    return {program.directory: errors[program.directory] or _ended_early(program, costs) for program in programs}
 
 
 def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:
@@ -148,9 +149,10 @@ def devices(jobs: int, environment: Mapping[str, str] | None = None) -> list[dic
     if not gpus:
         return [{} for _ in range(jobs)]
     if jobs <= len(gpus):
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot::jobs])} for slot in range(jobs)]
-    share = 0.9 / -(-jobs // len(gpus))  # JAX takes three quarters of a GPU's memory at its start unless it is told how much
-    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.2f}"} for slot in range(jobs)]
+        share = len(gpus) // jobs  # as many for each, though some be left: a batch is divided evenly over a process's devices
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * share : (slot + 1) * share])} for slot in range(jobs)]
+    memory = 0.9 / -(-jobs // len(gpus))  # JAX takes three quarters of a GPU's memory at its start unless it is told how much
+    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{memory:.2f}"} for slot in range(jobs)]
 
 
 def _gpus() -> list[str]:
@@ -168,8 +170,8 @@ def _is_submitted(program: Program) -> bool:
     return known_job(program.directory) is not None
 
 
-def _is_what_was_asked(program: Program) -> bool:
-    """Whether the directory's finished run has the program's config; False where the program trains longer.
+def _has_ended(program: Program, steps: int) -> bool:
+    """Whether the directory's finished run is as long as the program; by its log, since config.json may already say more epochs.
 
     Raises:
       UserError: it is a run of another config, or of more epochs.
@@ -178,12 +180,18 @@ def _is_what_was_asked(program: Program) -> bool:
     from alexnet_jax import run
 
     different = run.check_config(program.directory, config_lib.load(program.config, program.overrides))
-    if "train.epochs" not in different:
-        return True
-    before, after = different["train.epochs"]
+    before, after = different.get("train.epochs", (0, 0))
     if after < before:
         raise UserError(f"{program.directory} holds a run of {before:g} epochs, now it is {after:g}; use another directory")
-    return False
+    return status(program.directory).steps >= steps
+
+
+def _ended_early(program: Program, costs: Mapping[Path, Cost]) -> str | None:
+    """The error of a program whose run ended without one, but before all of its steps: a job in Slurm knew of fewer epochs."""
+    found, steps = status(program.directory), costs[program.directory].steps
+    if found.state != "finished" or found.steps >= steps:
+        return None
+    return f"ended after {found.steps:,} of {steps:,} steps, as its job, submitted before, was told; the same command goes on"
 
 
 @contextmanager

@@ -65,18 +65,19 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 def run_record(workdir: Path) -> dict[str, Any]:
     """What is published of a run: its command and machine, its pace, the test at its end, and its other evaluations of that split."""
     from alexnet_jax import run
+    from alexnet_jax.report.history import end_of, test_of
     from alexnet_jax.runlog import read_events
 
     record, events = run.read_config(workdir), read_events(workdir)
-    ends = [event for event in events if event["event"] == "end" and event.get("test")]
-    if not ends:
+    test = test_of(events)
+    if not test:
         raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
     speeds = [event["member_images_per_second"] for event in events if event["event"] == "train"]
     members = next(event["member_names"] for event in events if event["event"] == "start")
     finished = workdir / run.PREDICTIONS  # older evaluations are of networks that trained on
     since = finished.stat().st_mtime if finished.exists() else 0.0
     evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json")) if path.stat().st_mtime >= since]
-    mine = [found for found in evaluations if found["protocol"]["split"] == ends[-1]["test"]["split"] and found["members"] == members]
+    mine = [found for found in evaluations if found["protocol"]["split"] == test["split"] and found["members"] == members]
     return {
         "command": record["command"],
         "devices": record["devices"],
@@ -84,9 +85,9 @@ def run_record(workdir: Path) -> dict[str, Any]:
         "dataset": record["dataset"]["name"],
         "epochs": record["config"]["train"]["epochs"],
         "members": members,
-        "images_trained": ends[-1]["step"] * record["config"]["train"]["batch_size"] * len(ends[-1]["test"]["top1_error"]),
+        "images_trained": end_of(events)["step"] * record["config"]["train"]["batch_size"] * len(members),
         "member_images_per_second": statistics.median(speeds),
-        "test": ends[-1]["test"],
+        "test": test,
         "evaluations": [{name: value for name, value in found.items() if name != "runs"} for found in mine],
     }
 
@@ -177,9 +178,10 @@ def _published() -> str:
 
 def ablation_text(record: dict[str, Any], figures: str) -> str:
     """An ablation's page, one heading deeper and without its title."""
+    from alexnet_jax.runlog import nan_for_null
     from experiments import ablation_files
 
-    body = ablation_files.markdown(record).split("\n", 1)[1]
+    body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1]
     body = re.sub(r"^#", "##", body, flags=re.M)
     return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
 

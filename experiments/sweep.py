@@ -92,9 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return 0
     plans.save(args.out, plan)
-    weights = {directory: cost.flops for directory, cost in costs.items()}
     try:
-        errors = launch(plan.programs, args.launcher, args.jobs, args.retry, weights, slurm)
+        errors = launch(plan.programs, costs, args.launcher, args.jobs, args.retry, slurm)
     except KeyboardInterrupt:
         _show_table(args.out, plan.programs)
         raise

@@ -194,8 +194,11 @@ def figure(table: Sequence[Row]) -> "Figure":
     axes.set_xlabel("\n".join(notes))
     style_axes(axes)
     axes.grid(axis="y", visible=False)
-    for label in axes.get_yticklabels():
+    labels = axes.get_yticklabels()
+    for label in labels:
         shorten(label, 0.45 * WIDTH)
+    # Set again, or drawing puts the whole names back.
+    axes.set_yticks(range(len(shown)), [label.get_text() for label in labels], parse_math=False)
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
     return drawn
 

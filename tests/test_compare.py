@@ -72,6 +72,8 @@ def test_the_page_names_the_best_and_what_differs(tmp_path):
     runs = [log_run(tmp_path / name, [[0.5, 0.4]], test=0.2 - i / 10, config=configs[i]) for i, name in enumerate("ab")]
     found = write_comparison(runs, tmp_path / "both.html")
     html = found.read_text()
+    spaced = write_comparison(runs, tmp_path / 'of "two" runs\\.html').read_text()
+    assert "url(#of-two-runs-" in spaced  # an address in SVG may hold no space, nor quotes
     assert "b has the least error: 5.00 % of the test images." in html
     assert re.findall(r"<td>(.*?)</td>", html)[-3:] == ["model.lrn", "true", "false"]
     assert "model.width" not in html

@@ -21,7 +21,8 @@ from experiments import launch as launch_lib
 from experiments import progress as progress_lib
 from experiments import slurm as slurm_lib
 from experiments import task as task_lib
-from experiments.launch import devices, launch
+from experiments.cost import Cost
+from experiments.launch import devices
 from experiments.points import Point, pack
 from experiments.progress import Progress, duration
 from experiments.results import FAILURE, LOG, collect, progress, status
@@ -67,6 +68,11 @@ def test_trainings_get_huge_pages_unless_the_user_says_otherwise(programs, monke
     assert (task.program.directory / LOG).read_text() == f"{seen}\n"
 
 
+def launch(programs, *args, steps=10, **options):
+    costs = {program.directory: Cost(steps, 1e9 * program.members, "float32") for program in programs}
+    return launch_lib.launch(programs, costs, *args, **options)
+
+
 def starts(program):
     return sum(event["event"] == "start" for event in read_events(program.directory))
 
@@ -102,6 +108,15 @@ def test_failures_stop_nothing_and_only_what_is_left_is_done_again(programs, cap
     assert set(launch(made, retry=True).values()) == {None}
     assert [starts(program) for program in made] == [1, 2, 1]
     assert not (failing.directory / FAILURE).exists()
+
+
+def test_a_run_that_ended_before_its_steps_goes_on_whatever_its_config_says(programs):
+    (program,) = programs("finish")
+    launch([program])
+    assert launch([program], steps=20) == {
+        program.directory: "ended after 10 of 20 steps, as its job, submitted before, was told; the same command goes on"
+    }
+    assert starts(program) == 2
 
 
 def test_the_results_are_those_of_the_points(programs):
@@ -156,7 +171,7 @@ def test_a_run_of_another_config_is_refused_and_one_that_shall_go_on_longer_does
     (program,) = programs("finish")
     launch([program])
     longer = program._replace(overrides=("train.epochs=30", *program.overrides))
-    launch([longer])
+    launch([longer], steps=15)
     assert starts(program) == 2
     with pytest.raises(UserError, match=r"holds a run of 20 epochs, now it is 5"):
         launch([program._replace(overrides=("train.epochs=5", *program.overrides))])
@@ -204,7 +219,8 @@ def test_the_line_that_says_why(log, code, error):
     [
         (1, "0,1", [{}]),
         (2, "", [{}, {}]),
-        (2, "0,1,2", [{"CUDA_VISIBLE_DEVICES": "0,2"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (2, "0,1,2,3", [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]),
+        (2, "0,1,2", [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),  # a batch of 128 has no third
         (
             3,
             "4,5",

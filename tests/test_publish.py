@@ -6,10 +6,12 @@ import shlex
 import shutil
 import textwrap
 
+import numpy as np
 import pytest
 
 from alexnet_jax.errors import UserError
-from experiments import publish
+from alexnet_jax.runlog import plain
+from experiments import comparison, publish
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
@@ -122,6 +124,18 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
     assert (root / "docs/figures/two-ablation.png").read_bytes() == b"effects"
 
 
+def test_an_ablation_with_one_seed_has_no_spread_and_no_interval(run):
+    directory, root = run
+    wrong = np.arange(20) < 3
+    outcomes = {name: comparison.Outcome([0], np.array([wrong.mean()]), wrong[None], *2 * [np.array([False])]) for name in ("on", "off")}
+    factor = {"factor": "lrn", "question": "LRN?", "published": "-", "levels": comparison.compare(outcomes, 0.5), "notes": []}
+    found = {"command": "x", "protocol": {}, "margin": 0.5, "skipped": [], "factors": [factor]}
+    (directory / "ablation.json").write_text(json.dumps(plain(found)))
+    publish.keep("two", directory, root)
+    publish.render(root)
+    assert "| off | 15.00 % | +0.00 |" in (root / "README.md").read_text()
+
+
 def test_a_claim_is_shown_as_it_was_printed(run, tmp_path):
     claim = tmp_path / "figure1"
     claim.mkdir()
@@ -171,6 +185,10 @@ def test_what_cannot_be_published(run, tmp_path):
     figure.rename(directory / "figures" / "ensemble.png")
     with pytest.raises(UserError, match="hasn't finished"):
         publish.keep("two", unfinished, root)
+    with (directory / "events.jsonl").open("a") as log:  # it was told to go on for longer
+        log.write(json.dumps({"event": "start", "step": 12, "member_names": ["seed=0", "seed=1"]}) + "\n")
+    with pytest.raises(UserError, match="hasn't finished"):
+        publish.keep("two", directory, root)
     with pytest.raises(UserError, match="is not NAME=DIR"):
         publish.main(["nothing"])
 

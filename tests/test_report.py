@@ -24,6 +24,7 @@ DATASET = {"name": "digits", "classes": list("0123456789"), "image_shape": [28, 
 TEST = {
     "split": "test",
     "count": 10000,
+    "diverged": [],
     "top1_error": [0.1, 0.2],
     "top5_error": [0.01, 0.0234],
     "mean_top1_error": 0.15,

@@ -110,11 +110,27 @@ def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
     assert "25% training error in 6 times fewer epochs" in lines[0]
-    assert lines[1] == "measured: in 6.0 times fewer epochs with ReLU"
-    assert table["relu at 0.003 *"] == ["1.39", "2.30", "3.00"]
-    assert table["tanh * / relu *"] == ["6.0", "6.0", "6.0"]
+    assert lines[1] == "measured: in 6.4 times fewer epochs with ReLU"
+    assert table["relu at 0.003 *"] == ["1.29", "2.20", "2.90"]  # a step's error is that of the network before it
+    assert table["tanh * / relu *"] == ["6.4", "6.2", "6.2"]
     assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)
     assert (tmp_path / "digits-quick" / "figure1" / "figure1.png").exists()
+
+
+def test_figure1_refuses_what_a_training_would(digits_dir, tmp_path):
+    fields = [f"data.dir={digits_dir}", "train.batch_size=0"]
+    with pytest.raises(UserError, match=r"train\.batch_size is 0"):
+        figure1(setting.make("digits", "quick", 2, tmp_path, fields, ARGS))
+
+
+def test_a_mean_over_steps_counts_in_the_middle_of_them(tmp_path):
+    program = Program(tmp_path, "configs/digits.py", (), (Point("a", {}),), 1)
+    with RunLog(tmp_path, 100) as log:
+        log.event("start", 0, members=1, member_names=["m"], steps=20, steps_per_epoch=10.0, devices="1 cpu", images=640)
+        for step in (5, 15):
+            fields = {"loss": [1.0], "error": [0.5], "learning_rate": [0.01], "images_per_second": 1.0, "member_images_per_second": 1.0}
+            log.event("train", step, epoch=step / 10, **fields)
+    assert training_errors(program)["a"][0] == pytest.approx([0.2, 0.95])  # steps 0 to 4, and 5 to 14
 
 
 # The command
@@ -169,6 +185,11 @@ def test_few_samples_are_trained_on_for_as_many_steps(digits_dir, tmp_path, caps
     assert "126 training images" in shown
     first, second = re.findall(r"base-\w+ +5 +25 +(\d+)", shown)
     assert first == second
+
+
+def test_a_schedule_in_epochs_is_as_long_in_steps():
+    assert claims._times((25.0, 51.0), 10.0) == "(250.0, 510.0)"
+    assert claims._times(1.5, 10.0) == "15"
 
 
 @pytest.mark.parametrize(

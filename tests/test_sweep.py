@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import parallel, summary
+from alexnet_jax import data, parallel, run, summary
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import architecture
 from experiments import cost, plan, table
@@ -154,6 +154,17 @@ def test_the_figure_draws_means_with_their_spread_and_leaves_out_what_diverged(p
     assert axes.get_xlabel() == "bars: one standard deviation over seeds\nnot drawn: 1 diverged point"
 
 
+def test_a_long_name_is_shortened_in_the_drawing(tmp_path):
+    name = "learning_rate=0.003 activation=tanh rotation=10 whitening=1 weight_decay=0.0005 momentum=0.9 crop=1"
+    (program,) = pack(CONFIG, [], [Point(name, {"learning_rate": "1"})], 1, tmp_path / "sweep")
+    log(program, [0.1], [0.1])
+    figure = table.figure(table.rows([program]))
+    figure.canvas.draw()
+    (label,) = figure.axes[0].get_yticklabels()
+    assert label.get_text().endswith("…")
+    assert name.startswith(label.get_text()[:20])
+
+
 def test_errors_of_different_magnitude_are_drawn_on_a_logarithmic_axis(programs):
     assert table.figure(table.rows(programs)).axes[0].get_xscale() == "linear"
     log(programs[0], [0.01] * 6 + [0.9] * 2, [0.01] * 8)
@@ -204,6 +215,14 @@ def test_the_work_is_that_of_the_networks_products(digits_dir, tmp_path):
     gigaflops = float(re.search(r"([\d.]+) in a training step", network)[1])  # of an image
     assert found.steps == 16  # half an epoch of 1,258 images, 40 a step
     assert found.flops == pytest.approx(gigaflops * 1e9 * 40 * 16 * 3, rel=0.02)
+
+
+def test_a_run_with_a_mean_of_its_own_goes_on(digits_dir, tmp_path):
+    fields = [f"data.dir={digits_dir}", "model.pixel_mean=(33,)", *TINY]
+    (program,) = pack(CONFIG, fields, [Point("any", {"learning_rate": ".1"})], 1, tmp_path)
+    config = config_lib.load(CONFIG, program.overrides)
+    run.write_config(program.directory, config, data.load(config.data, config.model.pixel_mean))
+    check([program])
 
 
 def test_lrn_constants_of_a_network_without_lrn_are_refused(digits_dir, tmp_path):

@@ -68,10 +68,8 @@ def headline(events: list[dict]) -> str:
     if len(test["top1_error"]) == 1:
         return f"{100 * test['top1_error'][0]:.2f} % of the {test['split']} images are classified wrongly."
     single = f"{100 * test['mean_top1_error']:.2f} ± {100 * test['std_top1_error']:.2f} %"
-    ensemble = f"{100 * test['ensemble_top1_error']:.2f} % for the ensemble of {len(test['top1_error'])}"
-    return (
-        f"{single} top-1 error on the {test['split']} images for one network, {ensemble}: {100 * test['relative_cut']:.1f} % fewer errors."
-    )
+    ensemble = f"{100 * test['ensemble_top1_error']:.2f} % for {_ensemble(test)}: {_fewer(test['relative_cut'])} errors"
+    return f"{single} top-1 error on the {test['split']} images for one network, {ensemble}."
 
 
 def summary(events: list[dict], record: dict) -> list[tuple[str, str]]:
@@ -120,15 +118,23 @@ def results_table(events: list[dict]) -> str:
 
 def ensemble_in_words(test: dict) -> str:
     """How much of the error the ensemble cut, and how much the paper's did."""
-    members, cut = len(test["top1_error"]), test["relative_cut"]
     top1, top5 = (1 - five / one for one, five in zip(PAPER_ONE, PAPER_FIVE, strict=True))
     return (
-        f"The ensemble of {members} makes {100 * abs(cut):.1f} % {'fewer' if cut >= 0 else 'more'} top-1 errors than one of its networks "
-        "does on average. "
+        f"In the test {_ensemble(test)} makes {_fewer(test['relative_cut'])} top-1 errors than one of its networks does on average. "
         f"In the 2012 paper, on ImageNet, five networks instead of one took the top-1 error from {PAPER_ONE[0]} to {PAPER_FIVE[0]} %, a "
         f"relative cut of {100 * top1:.1f} %, and the top-5 error from {PAPER_ONE[1]} to {PAPER_FIVE[1]} %, a cut of {100 * top5:.1f} %. "
         "Its 15.4 % with seven counts two networks that had seen more data."
     )
+
+
+def _ensemble(test: dict) -> str:
+    """The networks that were averaged: those that diverged have no say."""
+    lost = len(test["diverged"])
+    return f"the ensemble of {len(test['top1_error']) - lost}" + (f" ({lost} diverged)" if lost else "")
+
+
+def _fewer(cut: float) -> str:
+    return f"{100 * abs(cut):.1f} % {'fewer' if cut >= 0 else 'more'}"
 
 
 def happenings(events: list[dict]) -> list[tuple[str, str]]:

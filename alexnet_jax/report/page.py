@@ -112,10 +112,11 @@ def inline_svg(drawing: Drawing) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):
         drawing.figure.savefig(buffer, format="svg", facecolor="none", metadata=_DATE)
     svg = buffer.getvalue()
+    prefix = re.sub(r"\W+", "-", drawing.name)  # a comparison's is its file's, which may hold what no address may
 
     def adapt(tag: re.Match) -> str:
         text = tag[0].replace(INK, "currentColor").replace(RULE, "var(--rule)").replace(WRONG, f"var(--wrong, {WRONG})")
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)  # other figures of the page have the same ids
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)  # other figures of the page have the same ids
         return re.sub(r"data:image/png;base64,([^\"]+)", _smaller, text)
 
     return re.sub(r"<[^>]+>", adapt, svg[svg.index("<svg") :])

@@ -23,6 +23,10 @@ from alexnet_jax.records import Records
 CACHE_BYTES = 2 << 30
 
 
+READ_AHEAD = 2 << 30  # bytes of batches that are made ahead of the training, of those that are larger two
+ORDER = "argsort of Philox"  # how an epoch is shuffled: a run that has begun can't go on in another order
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A prepared dataset: what it holds, and where its examples are read."""
@@ -91,8 +95,11 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
             stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{directory} isn't a dataset that this project prepared ({error}); delete it and run: {section.prepare}") from None
+    except Exception as error:  # TFDS lets protobuf's through, of a file that was cut off
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{directory} isn't a dataset that this project prepared ({reason}); delete it and run: {section.prepare}"
+        ) from None
 
 
 def stats_from_json(fields: dict[str, Any]) -> PixelStats:
@@ -106,7 +113,8 @@ class _Examples:
         self._records = Records(dataset.builder, split)
         self._where = f"dataset {dataset.name}, split {split}"
         self._shape = dataset.image_shape
-        self._cached = np.zeros(count, bool) if count * int(np.prod(self._shape)) <= CACHE_BYTES else None
+        self.example_bytes = int(np.prod(self._shape))
+        self._cached = np.zeros(count, bool) if count * self.example_bytes <= CACHE_BYTES else None
         if self._cached is not None:
             self._images, self._labels = np.empty((count, *self._shape), np.uint8), np.empty(count, np.int32)
 
@@ -155,7 +163,7 @@ def train_batches(
     size = len(source)
 
     @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:
+    def order(epoch: int) -> np.ndarray:  # which ORDER names
         # Not the generator's `permutation`: NumPy promises the same raw numbers in every version, but of its generators nothing.
         return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
 
@@ -163,7 +171,7 @@ def train_batches(
         indices = [order(place // size)[place % size] for place in places.tolist()]
         return {**source.gather(np.array(indices)), "index": places.astype(np.uint32)}
 
-    return _iterate(batch, sys.maxsize, batch_size, process, threads, position)
+    return _iterate(batch, source, sys.maxsize, batch_size, process, threads, position)
 
 
 def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -186,11 +194,12 @@ def eval_batches(source: _Examples, *, batch_size: int, threads: int, process: t
         mask = places < examples
         return {**source.gather(np.where(mask, places, 0)), "index": places.astype(np.uint32), "mask": mask}
 
-    return _iterate(batch, -(-examples // batch_size), batch_size, process, threads)
+    return _iterate(batch, source, -(-examples // batch_size), batch_size, process, threads)
 
 
 def _iterate(
     batch: Callable[[np.ndarray], dict[str, np.ndarray]],
+    source: _Examples,
     batches: int,
     batch_size: int,
     process: tuple[int, int],
@@ -203,5 +212,6 @@ def _iterate(
     """
     index, count = process
     share = index + count * np.arange(batch_size // count)
+    ahead = max(2, min(2 * threads, READ_AHEAD // (len(share) * source.example_bytes)))
     made = grain.MapDataset.range(batches).map(lambda number: batch(position + number * batch_size + share))
-    return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+    return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)))

@@ -8,6 +8,7 @@ ensemble. Ensembles and ten-crop average probabilities, after the softmax, as th
 """
 
 import argparse
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from alexnet_jax.metrics import is_error
 from alexnet_jax.runlog import plain
 
 SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
+FEW_SUBSETS, WORK = 10, 10**11  # fewer where the curve would take more than so many additions: some minutes
 BINS = 15  # of the calibration error
 
 
@@ -47,6 +49,8 @@ def answers(predictions: Predictions) -> dict[str, np.ndarray]:
 def voting(log_probs: np.ndarray) -> np.ndarray:
     """The members (M, N, classes) that have a say in the ensemble: those which nowhere say NaN, or the first, where all do."""
     diverged = np.isnan(log_probs).any(axis=(1, 2))
+    if not diverged.any():
+        return log_probs  # not copied: of many networks on ImageNet these are gigabytes
     return log_probs[~diverged] if not diverged.all() else log_probs[:1]
 
 
@@ -86,12 +90,13 @@ def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, m
 def summarise(predictions: Predictions) -> dict[str, Any]:
     """The figures of merit of all members and of their ensemble. Errors are fractions.
 
-    A member that has diverged (NaN) errs on every example, which counts in the mean, and has no say in the ensemble.
+    A member that has diverged (NaN) errs on every example, which counts in the mean. It has no say in the ensemble, whose cut is of the
+    others' mean error.
 
     Returns:
       `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its
-      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of the mean error that the
-      ensemble removes; `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size;
+      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of its members' mean error that
+      the ensemble removes; `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size;
       `geometric_top1_error`, of the ensemble that averages logits instead of probabilities.
     """
     labels, log_probs, names = predictions
@@ -102,6 +107,7 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
     ensemble = figures(labels, average(voters))
     top1 = np.array([row["top1_error"] for row in each])
     answers = log_probs.argmax(-1)
+    alone = np.mean([top_k_error(labels, voter, 1) for voter in voters])
     pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
     return {
         "count": len(labels),
@@ -111,7 +117,7 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
         "mean_top1_error": float(top1.mean()),
         "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
         **{f"ensemble_{name}": value for name, value in ensemble.items()},
-        "relative_cut": float(1 - ensemble["top1_error"] / top1.mean()) if top1.any() else 0.0,
+        "relative_cut": float(1 - ensemble["top1_error"] / alone) if alone else 0.0,
         "geometric_top1_error": top_k_error(labels, voters.mean(0), 1),
         "disagreement": float(np.mean(pairs)) if pairs else 0.0,
         "curve": ensemble_curve(labels, voters),
@@ -153,15 +159,15 @@ def average(log_probs: np.ndarray) -> np.ndarray:
 
 
 def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
-    """Errors of ensembles of 1 .. M members: means over all subsets, or `SUBSETS` random ones; `std` is that of the top-1 error."""
+    """Errors of ensembles of 1 .. M members: means over all subsets, or at most `SUBSETS` random ones; `std` is that of the top-1 error."""
     members, rng = len(log_probs), np.random.default_rng(0)
-    probs = np.exp(log_probs)
+    probs, most = np.exp(log_probs), max(FEW_SUBSETS, min(SUBSETS, WORK // (members * log_probs.size)))
     rows = []
     for size in range(1, members + 1):
-        subsets = list(itertools.islice(itertools.combinations(range(members), size), SUBSETS + 1))
-        if len(subsets) > SUBSETS:
-            subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(SUBSETS)]
-        averages = (probs[list(subset)].mean(0) for subset in subsets)
+        subsets = list(itertools.islice(itertools.combinations(range(members), size), most + 1))
+        if len(subsets) > most:
+            subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(most)]
+        averages = (functools.reduce(np.add, (probs[member] for member in subset)) / size for subset in subsets)
         top1, top5 = zip(*([top_k_error(labels, scores, k) for k in (1, 5)] for scores in averages), strict=True)
         errors = {
             "top1_error": float(np.mean(top1)),
@@ -195,7 +201,8 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         )
     if batch_size is not None:
         parallel.check_batch_size(batch_size, "--batch-size")
-    batch_size = batch_size or parallel.even(loaded.config.eval.batch_size)
+    views = 10 if ten_crop else 1
+    batch_size = batch_size or parallel.even(max(1, loaded.config.eval.batch_size // views))
     source = dataset.source(split)
     log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
@@ -254,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several make one ensemble")
     parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
-    parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size")
+    parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size, a tenth of it for ten crops")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)"
     )

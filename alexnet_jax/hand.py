@@ -8,6 +8,7 @@
 A hand takes a state and gives back one with other small leaves; the loop decides what to do with it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Hand:
     """Moves the learning rates of a run and tells its log."""
 
     def __init__(self, settings: ConfigDict, members: int) -> None:
-        """The hand that a config's plateau section describes; its `log` is given to it when the run begins.
+        """The hand that a config's plateau section describes.
 
         Raises:
           UserError: an unknown mode, or a run to replay that is none, or one of another number of members; all follow the only one.
@@ -35,7 +36,12 @@ class Hand:
         if self._mode not in plateau.MODES or (self._mode == "replay") != bool(source):
             raise UserError(f"plateau.mode is {settings.mode!r}; known: auto, suggest, manual, replay:RUN")
         self._replayed = _drops(source, members) if source else []
-        self.log: RunLog
+        self._log: RunLog
+        self._rate_factor: Callable
+
+    def begin(self, log: RunLog, rate_factor: Callable) -> None:
+        """Take up a run's log, and the schedule of its rate, `factor(step)`."""
+        self._log, self._rate_factor = log, rate_factor
 
     def after_evaluation(self, state: TrainState, step: int, accuracy: np.ndarray) -> TrainState:
         """Take the members' validation accuracies (M,) into account."""
@@ -54,7 +60,7 @@ class Hand:
         after, plateaued = plateau.observe(before, accuracy, patience=settings.patience, min_delta=settings.min_delta)
         if self._mode == "suggest":
             for member in np.flatnonzero(np.asarray(plateaued) & (np.asarray(after.stale) == settings.patience)):
-                self.log.event(
+                self._log.event(
                     "warning", step, member=int(member), message="validation accuracy has plateaued: drop the rate? (control.py)"
                 )
         return replace(state, plateau=after)
@@ -68,29 +74,34 @@ class Hand:
                 state = self._moved(state, dropped, step, "replay", event["factor"])
         return state
 
-    def obey(self, state: TrainState, step: int, command: dict[str, Any]) -> TrainState:
-        """Carry out a person's command and log what came of it; one that makes no sense changes nothing and is answered too."""
+    def obey(self, state: TrainState, step: int, command: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
+        """Carry out a person's command; returns the answer too, to be logged when it is true. One that makes no sense changes nothing."""
         try:
             state, outcome = self._carry_out(state, step, command)
         except (UserError, KeyError, TypeError, ValueError) as error:
             outcome = f"refused: {error}"
         who = {name: command.get(name) for name in ("id", "by", "sent", "command", "member", "factor", "name", "value")}
-        self.log.event("control", step, **who, outcome=outcome)
-        return state
+        return state, {**who, "outcome": outcome}
 
     def _carry_out(self, state: TrainState, step: int, command: dict[str, Any]) -> tuple[TrainState, str]:
         count, member = state.hyper.members, command.get("member")
         if member is not None and not 0 <= member < count:
             raise UserError(f"no member {member}; members are 0 to {count - 1}")
-        members = np.ones(count, bool) if member is None else np.arange(count) == member
-        of = "all members" if member is None else f"member {member}"
+        done = np.asarray(state.plateau.done)
+        members = ~done & (np.ones(count, bool) if member is None else np.arange(count) == member)
+        of = f"member {member}" if member is not None else f"all members but {done.sum()} that are done" if done.any() else "all members"
+        if command["command"] in ("drop", "set") and not members.any():
+            raise UserError(
+                f"{'all members are' if member is None else f'{of} is'} done: after the last plateau nothing is learnt any more"
+            )
         match command["command"]:
             case "drop":
                 factor = float(command["factor"])
                 plateau.check_factor(factor)
                 dropped = plateau.drop(state.plateau, members, factor=factor, cooldown=self._settings.cooldown)
                 state = self._moved(state, dropped, step, "control", factor)
-                return state, f"learning rate of {of} is now {', '.join(f'{rate:.3g}' for rate in np.unique(rates(state)[members]))}"
+                now = np.unique(self._rates(state, step)[members])
+                return state, f"learning rate of {of} is now {', '.join(f'{rate:.3g}' for rate in now)}"
             case "set":
                 name, value = command["name"], float(command["value"])
                 hyper.check_settable(name)
@@ -110,9 +121,14 @@ class Hand:
         """Adopt a plateau state and log the drops that it holds more than before."""
         dropped = np.flatnonzero(np.asarray(after.drops) > np.asarray(state.plateau.drops))
         state = replace(state, plateau=after)
+        now = self._rates(state, step)
         for member in dropped:
-            self.log.event("drop", step, member=int(member), learning_rate=rates(state)[member], factor=factor, reason=reason)
+            self._log.event("drop", step, member=int(member), learning_rate=now[member], factor=factor, reason=reason)
         return state
+
+    def _rates(self, state: TrainState, step: int) -> np.ndarray:
+        """The members' learning rates at a step, as hyperparameters, drops and the schedule make them, float32 (M,)."""
+        return np.asarray(state.hyper.learning_rate) * np.asarray(state.plateau.scale) * np.float32(self._rate_factor(step))
 
 
 def _drops(source: str, members: int) -> list[dict[str, Any]]:
@@ -124,8 +140,3 @@ def _drops(source: str, members: int) -> list[dict[str, Any]]:
     everyone = list(range(members))
     drops = [event for event in events if event["event"] == "drop"]
     return [event | {"members": everyone if found == 1 else [event["member"]]} for event in drops]
-
-
-def rates(state: TrainState) -> np.ndarray:
-    """The members' learning rates as hyperparameters and drops make them, float32 (M,); a schedule may still scale them."""
-    return np.asarray(state.hyper.learning_rate) * np.asarray(state.plateau.scale)

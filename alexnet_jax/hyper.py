@@ -80,12 +80,13 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
         learning_rate=.01, seed=3; learning_rate=.1, seed=4    two rows
 
     Raises:
-      UserError: an unknown name, an unreadable value, or one outside its range.
+      UserError: an unknown name, an unreadable value, one outside its range, or a product that sets the same twice.
     """
     rows: list[dict[str, float]] = []
     names: list[str] = []
     for product in filter(None, (part.strip() for part in spec.split(";"))):
         axes = [_parse_axis(item, base) for item in re.split(r",(?![^\[]*\])", product)]
+        _check_distinct(product, axes)
         varied = [len(choices) > 1 or ";" in spec for choices in axes]
         for point in itertools.product(*axes):
             rows.append(dict(base))
@@ -140,6 +141,16 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
             raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; single seeds are seed=[0,3]")
         name, values = "seed", [int(base["seed"]) + i for i in range(values[0])]
     return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
+
+
+def _check_distinct(product: str, axes: list[list[tuple[str, dict[str, float]]]]) -> None:
+    """Refuse a product of which two axes set the same field: the later one would silently win."""
+    seen: set[str] = set()
+    for axis in axes:
+        fields = {field for _, values in axis for field in values}
+        if twice := seen & fields:
+            raise UserError(f"ensemble.members: {product!r} sets {min(twice)} twice; leave one of them out")
+        seen |= fields
 
 
 def check_settable(field: str) -> None:

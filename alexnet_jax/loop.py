@@ -115,7 +115,8 @@ class Loop:
         self.step = int(state.step)
         self.evaluated = position["evaluated"]  # the step of the last whole evaluation
         self.inbox.read = position["commands"]
-        self.hand.log = self.log
+        self.rate_factor = schedule.make_schedule(self.config, self.plan)
+        self.hand.begin(self.log, self.rate_factor)
         if restored:
             self.log.event("resume", self.step, evaluated=self.evaluated)
         self.log.event(
@@ -136,8 +137,7 @@ class Loop:
         Raises:
           UserError: it can't fit.
         """
-        rate_factor = schedule.make_schedule(self.config, self.plan)
-        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, rate_factor, parallel.DEVICES)
+        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, self.rate_factor, parallel.DEVICES)
         batch = data.blank_batch(self.config.train.batch_size // parallel.process()[1], self.dataset.image_shape)
         program = turns.TrainProgram(step, self.turns, self.parts, parallel.shard(batch))
         needs = memory.of_program(self.parts, self.turns, program.compiled)
@@ -166,10 +166,11 @@ class Loop:
                 return "done"
             if self.step >= self.plan.total:
                 return "epochs"
-            changed = self.step > first and self.obey()
+            if self.step > first:
+                self.obey()
             if self.stop.requested:
                 return "stopped"
-            if changed or (self.step > first and self.step % self.plan.checkpoint_every == 0):
+            if self.step > first and self.step % self.plan.checkpoint_every == 0:
                 self.save()
             self.parts, metrics = self.train_step(self.parts, parallel.shard(next(batches)))
             self.step += 1
@@ -194,13 +195,21 @@ class Loop:
             self._adopt(self.hand.after_evaluation(self.state, self.step, 1 - result["top1_error"]))
         return True
 
-    def obey(self) -> bool:
-        """Take up the commands that have come; True where the state must be saved before the next step, so that none takes effect twice."""
-        commands = self.inbox.poll()
+    def obey(self) -> None:
+        """Take up the commands that have come, save, so that none takes effect twice, and answer them."""
+        commands, answers = self.inbox.poll(), []
         for command in commands:
-            self._adopt(self.hand.obey(self.state, self.step, command))
+            state, answer = self.hand.obey(self.state, self.step, command)
+            self._adopt(state)
+            answers.append(answer)
             self.stop.requested |= command["command"] == "stop"
-        return bool(commands)
+        if not commands:
+            return
+        self.save()
+        if any(command["command"] in ("save", "stop") for command in commands):
+            self.checkpoints.wait()  # "saved" is said when it is
+        for answer in answers:
+            self.log.event("control", self.step, **answer)
 
     def test(self) -> evaluate.Predictions:
         """The final networks on the test split."""

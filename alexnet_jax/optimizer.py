@@ -8,7 +8,7 @@ over the next 1 / (1 - m) steps, while PyTorch's velocity shrinks tenfold at onc
 a drop are still large ones.
 
 LARS (You, Gitman, Ginsburg 2017, arXiv 1708.03888) scales each layer's step by trust |w| / |g + wd w|, which let AlexNet train on batches
-of 8,192. As in optax.lars, biases are left alone.
+of 8,192. Biases' steps aren't scaled, as they are by default in optax.lars.
 """
 
 import jax

@@ -116,7 +116,26 @@ def memory() -> int:
     """Bytes that this process's programs can use on each of its devices; for a share of the host's memory, what is free of it now."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
-    return min(known) if known else psutil.virtual_memory().available // jax.local_device_count()
+    return min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
+
+
+def _left_of_cgroups(self: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes of the host's memory that a container or a Slurm job leaves this process (Linux's cgroups, version 2); inf where none does."""
+    left = float("inf")
+    try:
+        own = next(line.removeprefix("0::/") for line in self.read_text().splitlines() if line.startswith("0::/"))
+    except (OSError, StopIteration):
+        return left
+    for group in (root / own, *(root / own).parents):
+        if not group.is_relative_to(root):
+            break
+        try:
+            limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+            files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+            left = min(left, float(limit) - (int(used) - int(files)))  # what is cached of files is given back where it is needed
+        except (OSError, ValueError, KeyError):  # no limit here: "max", or no such file
+            pass
+    return left
 
 
 def wait_on_virtual_devices(results: Any) -> Any:

@@ -68,7 +68,7 @@ class Predictor:
             state = jax.tree.map(lambda leaf: leaf[m : m + 1] if np.ndim(leaf) else leaf, state)  # all but the step
         if batch_size is not None:
             parallel.check_batch_size(batch_size, "--batch-size")
-        largest = batch_size or loaded.config.eval.batch_size
+        largest = batch_size or max(1, loaded.config.eval.batch_size // (10 if ten_crop else 1))
         self.batch_size = parallel.even(min(largest, images))
         self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
         self.protocol = {

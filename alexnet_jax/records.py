@@ -256,6 +256,8 @@ def _building(target: Path, overwrite: bool) -> Iterator[Path]:
             except BlockingIOError:
                 print(f"waiting for another process that prepares {target}", file=sys.stderr)
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks: nobody can tell that this process is preparing it
+                pass
         refuse_existing(target, overwrite)
         with _disk_errors(target):
             for stale in (folder, replaced):

@@ -1,6 +1,6 @@
 """A run directory: its config.json, and the network and state that come back from it.
 
-config.json         the resolved config, the dataset, versions, devices, command
+config.json         the resolved config, the dataset and the order of its images, versions, devices, command
 events.jsonl        one JSON object a line (runlog.py)
 checkpoints/        orbax (checkpoint.py)
 predictions-test.npz    what the finished networks answer on the test split (evaluate.answers)
@@ -24,7 +24,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import hyper, parallel
 from alexnet_jax.augment import PixelStats
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data import Dataset, stats_from_json
+from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, architecture, contradictions
 from alexnet_jax.optimizer import make_optimizer
@@ -99,6 +99,11 @@ def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Net
     except ValueError as error:
         raise UserError(str(error)) from None
     members, names = hyper.from_config(config)
+    if not arch.lrn and any(np.ptp(leaf) for leaf in (members.lrn_k, members.lrn_alpha, members.lrn_beta)):
+        raise UserError(
+            f"ensemble.members={config.ensemble.members} differ in LRN, of which this network has none (model.lrn is off): "
+            "they would be the same; leave it out"
+        )
     return Network(AlexNet(arch, classes, config.train.remat), optimizer, members, names, image_shape[2])
 
 
@@ -112,6 +117,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     record = {
         "config": json.loads(config.to_json()),
         "dataset": dataset.describe(),
+        "image_order": ORDER,
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
         "command": command(),
@@ -134,9 +140,13 @@ def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
       UserError: naming what differs.
     """
     check_config(workdir, config)
-    found = read_config(workdir)["dataset"]
-    if found != dataset.describe():
-        raise UserError(f"{workdir} holds a run on another version of dataset {found['name']}; use another directory")
+    record = read_config(workdir)
+    if record["dataset"] != dataset.describe():
+        raise UserError(f"{workdir} holds a run on another version of dataset {record['dataset']['name']}; use another directory")
+    if record.get("image_order") != ORDER:
+        raise UserError(
+            f"{workdir} holds a run whose images came in an order that this version of the project doesn't draw; use another directory"
+        )
 
 
 def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -203,8 +213,11 @@ def save_predictions(workdir: Path, answers: dict[str, np.ndarray]) -> None:
       UserError: the disk refuses.
     """
     path = workdir / PREDICTIONS
+    temporary = path.with_suffix(".tmp")
     with writing(path):
-        np.savez_compressed(path, **answers)  # type: ignore[arg-type]
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **answers)  # type: ignore[arg-type]
+        os.replace(temporary, path)
 
 
 def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
@@ -215,11 +228,11 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(workdir) / PREDICTIONS
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error})") from None
 
 

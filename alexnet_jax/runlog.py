@@ -5,7 +5,7 @@ One JSON object a line, each with `event`, `step` (optimiser steps done) and `ti
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
     train       epoch, loss, error, learning_rate, images_per_second (of the run), member_images_per_second
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
-    drop        member, learning_rate (the new one), factor, reason: plateau | control | replay
+    drop        member, learning_rate (the new one, as the schedule scales it at this step), factor, reason: plateau | control | replay
     checkpoint  path, relative to the run directory
     resume      `step` is the one that the run went back to
     control     any fields
@@ -92,7 +92,7 @@ class RunLog:
         line = json.dumps(record | {name: plain(value) for name, value in fields.items() if value is not None}, allow_nan=False)
         with writing(self._workdir / EVENTS):
             _write_all(self._file, line.encode() + b"\n")
-        event = _nan_for_null(json.loads(line))  # so that the console and TensorBoard show what a reader of the file will see
+        event = nan_for_null(json.loads(line))  # so that the console and TensorBoard show what a reader of the file will see
         if kind == "start":
             self._names = event["member_names"]
         self._mirror(event)
@@ -162,7 +162,7 @@ def read_events(workdir: str | Path) -> list[dict]:
     events: list[dict] = []
     for line in lines:
         try:
-            event = _nan_for_null(json.loads(line))
+            event = nan_for_null(json.loads(line))
         except ValueError:
             continue
         if event["event"] in ("start", "resume"):
@@ -246,12 +246,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _nan_for_null(value: Any) -> Any:
+def nan_for_null(value: Any) -> Any:
     """The inverse of `plain`."""
     if isinstance(value, dict):
-        return {name: _nan_for_null(item) for name, item in value.items()}
+        return {name: nan_for_null(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_nan_for_null(item) for item in value]
+        return [nan_for_null(item) for item in value]
     return math.nan if value is None else value
 
 

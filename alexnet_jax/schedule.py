@@ -24,6 +24,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "data.seed",
+    "data.threads",
     "train.members_per_program",
     "optimizer.warmup_epochs",
     "optimizer.poly_power",

@@ -135,7 +135,7 @@ def _class_folders(folder: Path) -> list[str]:
     """The sorted names of the folders in it. Images that lie beside them, or no folders at all, are an error."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; --source must hold train/CLASS/*.jpg and val/CLASS/*.jpg")
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    entries = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
     stray = next((entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(EXTENSIONS)), None)
     if stray:
         raise UserError(f"{folder} holds images directly ({stray}); sort them into one folder for each class, {folder}/CLASS/{stray}")
@@ -155,11 +155,18 @@ def _list_images(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
     images = []
     for label, name in enumerate(classes):
         # A leading dot is macOS's shadow of a file: ._photo.jpg is no image.
-        paths = [e.path for e in os.scandir(folder / name) if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".")]
+        paths = [e.path for e in _entries(folder / name) if e.name.lower().endswith(EXTENSIONS) and not e.name.startswith(".")]
         if not paths:
             raise UserError(f"{folder / name} holds no image ({' '.join(EXTENSIONS)}); fill it, or delete the class from every split")
         images += [(path, label) for path in sorted(paths)]
     return images
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        return list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from None
 
 
 def _load_file(size: int, item: tuple[str, int]) -> tuple[np.ndarray, int]:

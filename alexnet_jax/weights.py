@@ -65,7 +65,7 @@ def write_run(workdir: Path, weights: Weights) -> None:
     from alexnet_jax import run
     from alexnet_jax.checkpoint import Checkpoints
 
-    if (workdir / run.CONFIG).exists():
+    if run.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
         raise UserError(f"{workdir} holds a run already; choose another --workdir")
     _, state = weights.state()
     run.write_config(workdir, weights.config, weights.dataset)

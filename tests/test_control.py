@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from alexnet_jax import control, data, run
 from alexnet_jax.errors import UserError
+from alexnet_jax.hand import Hand
 from alexnet_jax.loop import train
 from alexnet_jax.runlog import read_events
 
@@ -90,6 +92,38 @@ def test_commands_to_a_run_that_is_not_running_wait(tiny_config, tmp_path, capsy
     assert "isn't running; it takes this up when it goes on" in capsys.readouterr().out
     train(tiny_config(*QUIET), tmp_path)
     assert rates(tmp_path)[22] == pytest.approx([0.01, 0.01])
+
+
+def test_saved_is_said_when_it_is(tiny_config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        at_steps(patch, {3: lambda: control.send(tmp_path, "save")})
+        train(tiny_config(*QUIET), tmp_path)
+    kinds = [event["event"] for event in read_events(tmp_path) if event["step"] == 4 and event["event"] != "train"]
+    assert kinds == ["checkpoint", "control"]
+
+
+def test_a_drop_tells_the_rate_that_the_schedule_leaves(tiny_config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        at_steps(patch, {10: lambda: control.send(tmp_path, "drop", factor=0.5)})
+        train(tiny_config(*QUIET, "optimizer.schedule=poly", "optimizer.poly_power=1"), tmp_path)
+    (first, _) = events_of(tmp_path, "drop")
+    assert first["learning_rate"] == pytest.approx(0.02 * 0.5 * (1 - 11 / 22))
+    assert events_of(tmp_path, "control")[0]["outcome"] == "learning rate of all members is now 0.005"
+
+
+def test_a_member_that_is_done_is_not_moved(tiny_config):
+    config = tiny_config()
+    hand, dataset = Hand(config.plateau, 2), data.load(config.data)
+    hand.begin(None, lambda step: 1.0)
+    state = run.build(config, dataset.image_shape, len(dataset.classes)).init_state()
+    state = replace(state, plateau=replace(state.plateau, done=np.array([False, True])))
+    command = {"command": "set", "name": "learning_rate", "value": 0.5}
+    same, answer = hand.obey(state, 3, {**command, "member": 1})
+    assert same is state
+    assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
+    moved, answer = hand.obey(state, 3, command)
+    assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
+    assert np.asarray(moved.hyper.learning_rate) == pytest.approx([0.5, 0.02])
 
 
 def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):

@@ -1,3 +1,6 @@
+import shutil
+import time
+
 import numpy as np
 import pytest
 
@@ -83,6 +86,8 @@ def test_the_order_is_the_same_everywhere():
     """A run may be resumed with another version of any library."""
 
     class Numbers:
+        example_bytes = 4
+
         def __len__(self):
             return 10
 
@@ -131,6 +136,28 @@ def test_not_a_dataset(tmp_path):
     section = config_lib.load("configs/digits.py", [f"data.dir={tmp_path}"]).data
     with pytest.raises(UserError, match=r"delete it and run: python -m alexnet_jax\.prepare digits"):
         data.load(section)
+
+
+def test_a_dataset_that_was_copied_in_part(digits_dir, tmp_path):
+    shutil.copytree(digits_dir / "digits", tmp_path / "digits")
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.write_text(info.read_text()[:200])
+    section = config_lib.load("configs/digits.py", [f"data.dir={tmp_path}"]).data
+    with pytest.raises(UserError, match=r"delete it and run: python -m alexnet_jax\.prepare digits"):
+        data.load(section)
+
+
+def test_large_batches_are_not_read_far_ahead(digits, monkeypatch):
+    """At most READ_AHEAD bytes of batches, and never fewer than two."""
+    made = []
+    source = digits.source("train")
+    gather = source.gather
+    monkeypatch.setattr(source, "gather", lambda indices: made.append(len(indices)) or gather(indices))
+    monkeypatch.setattr(data, "READ_AHEAD", 3 * 40 * source.example_bytes)
+    batches = data.train_batches(source, batch_size=40, seed=0, position=0, threads=8)
+    next(batches)
+    time.sleep(0.5)
+    assert len(made) <= 1 + 3
 
 
 def test_a_variants_own_mean_takes_the_place_of_the_datasets(digits_dir, digits):

@@ -46,6 +46,7 @@ def test_a_diverged_member_counts_in_the_mean_and_not_in_the_ensemble():
     assert result["top1_error"][-1] == 1
     assert result["ensemble_top1_error"] == healthy["ensemble_top1_error"]
     assert result["curve"] == healthy["curve"]
+    assert result["relative_cut"] == pytest.approx(healthy["relative_cut"])
     assert result["mean_top1_error"] == pytest.approx((5 * healthy["mean_top1_error"] + 1) / 6)
     everyone = evaluate.summarise(evaluate.Predictions(LABELS, np.full_like(LOG_PROBS, np.nan), [*"abcde"]))
     assert everyone["ensemble_top1_error"] == 1
@@ -65,6 +66,12 @@ def test_curve_of_many_members_samples_subsets():
     curve = evaluate.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
     assert [row["subsets"] for row in curve][:3] == [15, 100, 100]
     assert curve[-1]["subsets"] == 1
+
+
+def test_curve_of_much_data_samples_fewer_subsets(monkeypatch):
+    monkeypatch.setattr(evaluate, "WORK", 20 * 5 * LOG_PROBS.size * 9)
+    curve = evaluate.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
+    assert [row["subsets"] for row in curve][:3] == [15, 20, 20]
 
 
 def test_calibration_error_of_known_cases():

@@ -62,6 +62,8 @@ def test_leaves_are_arrays_over_members():
         ("learning_rate", "not name=value"),
         ("learning_rate=nan", "expected numbers"),
         ("seed=-1", "outside"),
+        ("seeds=2, seed=[5,6]", "sets seed twice"),
+        ("lrn=[on,off], lrn_k=1", "sets lrn_k twice"),
     ],
 )
 def test_refuses(spec, message):

@@ -38,6 +38,18 @@ def test_the_proposal_counts_what_one_of_the_turn_takes():
         memory.check(NEEDS._replace(turns=Turns(7, 4)), 4000)
 
 
+def test_a_container_or_a_job_may_leave_less_than_the_host_has(tmp_path):
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/v1\n0::/job/step\n")
+    root = tmp_path / "fs"
+    for name, limit in (("job", "1000"), ("job/step", "max")):
+        (root / name).mkdir(parents=True)
+        for file, content in (("max", limit), ("current", "600"), ("stat", "anon 400\ninactive_file 100\n")):
+            (root / name / f"memory.{file}").write_text(content)
+    assert parallel._left_of_cgroups(own, root) == 500
+    assert parallel._left_of_cgroups(own, tmp_path / "nowhere") == parallel._left_of_cgroups(tmp_path / "none", root) == float("inf")
+
+
 def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp_path, monkeypatch):
     config = tiny_config("train.epochs=0.1", "train.members_per_program=2", members=3)
     loop.train(config, tmp_path / "fits")

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -211,6 +212,19 @@ def folder(tmp_path) -> Path:
     (tmp_path / "images/train/cat/._0.png").write_bytes(b"macOS")
     (tmp_path / "images/.DS_Store").write_bytes(b"macOS")
     return tmp_path / "images"
+
+
+def test_a_class_folder_that_cannot_be_read(folder, monkeypatch, tmp_path):
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"cannot read .*dog: Permission denied"):
+        prepare.prepare_folder(folder, "pets", tmp_path, size=64, workers=1)
 
 
 def expected_images(folder: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -116,6 +116,13 @@ def test_evaluation_is_exact_on_a_split_that_no_batch_divides(reference, digits_
     assert test["top1_error"] == again["top1_error"]
 
 
+def test_predictions_that_were_cut_off_are_damaged(reference, tmp_path):
+    for content in (b"", (reference[0] / "predictions-test.npz").read_bytes()[:100]):
+        (tmp_path / "predictions-test.npz").write_bytes(content)
+        with pytest.raises(UserError, match="is damaged"):
+            run.load_predictions(tmp_path)
+
+
 def test_predictions_are_kept(reference):
     directory, test, _ = reference
     kept = run.load_predictions(directory)
@@ -209,6 +216,23 @@ def test_a_run_refuses_another_config_but_may_go_on_longer(tiny_config, tmp_path
     assert run.load(tmp_path).config.train.epochs == 0.4
 
 
+def test_a_run_in_another_order_of_the_images_does_not_go_on(tiny_config, tmp_path):
+    config = tiny_config("train.epochs=0.1")
+    train(config, tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    for other in ({**record, "image_order": "another"}, {name: value for name, value in record.items() if name != "image_order"}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(UserError, match="in an order that this version of the project doesn't draw"):
+            train(config, tmp_path)
+        evaluate.predict_run(tmp_path, "test")
+
+
+def test_members_that_differ_in_lrn_need_a_network_that_has_it(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="differ in LRN, of which this network has none"):
+        train(tiny_config("model.lrn=False", "ensemble.members=lrn=[on,off]"), tmp_path)
+
+
 def test_a_rate_that_falls_to_zero_does_so_once(tiny_config, tmp_path):
     poly = ("optimizer.schedule=poly", "plateau.mode=manual")
     train(tiny_config(*poly, "train.epochs=0.2"), tmp_path)
@@ -242,6 +266,7 @@ def test_evaluation_pads_any_batch_and_wants_the_images_it_was_trained_on(tiny_c
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine'; known: constant, fixed, poly"),
         ("train.batch_size=0", "train.batch_size is 0; it must be positive"),
         ("train.epochs=inf", "train.epochs is inf; it must be positive, and finite"),
+        ("data.threads=-1", "data.threads is -1; it must be 0 or more, and finite"),
         ("data.seed=-1", "data.seed is -1; it must be 0 or more, and finite"),
         ("train.members_per_program=-1", "train.members_per_program is -1; it must be 0 or more, and finite"),
         ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs is -1.0; it must be 0 or more"),

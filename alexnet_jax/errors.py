@@ -12,7 +12,9 @@ class UserError(Exception):
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit with its code; a `UserError` becomes one line on stderr and exit code 1, Ctrl-C one line and 130."""
+    """Run a command's `main` and exit with its code. A `UserError`, or a device's memory that runs out, becomes one line on stderr and exit
+    code 1, Ctrl-C one line and 130.
+    """
     sys.unraisablehook = _interrupt_again
     try:
         code = main()
@@ -22,6 +24,14 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130  # 128 + SIGINT, as shells have it
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # as JAX's JaxRuntimeError has it, which isn't imported for this
+            raise
+        full = f"a device's memory is full ({str(error).splitlines()[0]})"
+        print(
+            f"error: {full}; lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program", file=sys.stderr
+        )
+        code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
     sys.exit(code or 0)

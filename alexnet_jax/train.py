@@ -3,7 +3,7 @@
     python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
     python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
 
-Ctrl-C or SIGTERM saves and stops; the same command again goes on, mid-epoch, to the same bits. `alexnet_jax.control` steers a running run.
+Ctrl-C or SIGTERM saves and stops; the same command again goes on, mid-epoch, on CPUs to the same bits. `alexnet_jax.control` steers a run.
 """
 
 import argparse

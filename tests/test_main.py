@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.__main__ import COMMANDS
+from alexnet_jax.errors import run_cli
 
 MODULES = re.findall(r"python -m ([\w.]+)  ", COMMANDS)
 
@@ -45,3 +47,18 @@ run_cli(main)
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
     assert (process.returncode, process.stderr) == (130, "interrupted\n")
+
+
+def test_memory_that_runs_out_on_a_device_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: jnp.zeros((1 << 22, 1 << 22)).sum().item())  # 64 TiB
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: a device's memory is full (RESOURCE_EXHAUSTED: Out of memory allocating ")
+
+
+def test_other_errors_are_not_the_users():
+    def fail():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_cli(fail)

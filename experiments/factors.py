@@ -86,7 +86,7 @@ def _dropout(config: "ConfigDict", shape: Shape) -> Levels:
 
 
 def _activation(config: "ConfigDict", shape: Shape) -> Levels:
-    note = "both are trained at the config's learning rate, which suits one of them better; `reproduce figure1` chooses one for each"
+    note = "one learning rate suits one of the two better: --rates gives each its own, as `reproduce figure1` does"
     return Levels({name: {"model.activation": name} for name in ("relu", "tanh")}, (note,))
 
 

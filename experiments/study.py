@@ -158,10 +158,11 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
             tried = at_rates(point, study.rates, config)
             compared[level] = best = min((each.name for each in tried), key=lambda each: _validation(found[each]))
             if study.rates:
-                rate = found[best].point.settings.get("learning_rate", f"{config.optimizer.learning_rate:g}")
-                note = f"{level}: at learning rate {rate}, of {', '.join(study.rates)} the one of lowest validation error"
+                rate = study.rates[[each.name for each in tried].index(best)]
+                words = ", ".join(f"{_validation_in_words(found[each.name])} at {at}" for at, each in zip(study.rates, tried, strict=True))
                 at_an_end = float(rate) in (min(map(float, study.rates)), max(map(float, study.rates)))
-                notes = [*notes, note + "; it is at an end, so a better one may lie beyond" * at_an_end]
+                beyond = "; it is at an end, so a better one may lie beyond" * at_an_end
+                notes = [*notes, f"{level}: at learning rate {rate}, by validation errors of {words}{beyond}"]
     rows = comparison.compare({level: outcomes[best] for level, best in compared.items()}, margin)
     for row, best in zip(rows, compared.values(), strict=True):
         row |= {"settings": found[best].point.settings, "run": str(found[best].workdir)}
@@ -173,6 +174,11 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
 def _validation(result: "Result") -> tuple[int, float]:
     """What the rates of a level are ranked by: how many seeds diverged, and the mean validation error."""
     return len(result.diverged), float(result.validation_error.mean())
+
+
+def _validation_in_words(result: "Result") -> str:
+    lost, error = _validation(result)
+    return f"{100 * error:.2f} %" + f" ({lost} diverged)" * bool(lost)
 
 
 def _outcome(result: "Result") -> "Outcome":

@@ -207,7 +207,8 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
     assert [level["settings"] for level in report["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
     assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
     middle, end = report["notes"]
-    assert middle == "dropout 0.5: at learning rate 0.02, of 0.005, 0.02, 0.1 the one of lowest validation error"
+    errors = "25.00 % at 0.005, 15.00 % at 0.02, 5.00 % (1 diverged) at 0.1"
+    assert middle == f"dropout 0.5: at learning rate 0.02, by validation errors of {errors}"
     assert end.startswith("off: at learning rate 0.005")
     assert end.endswith("a better one may lie beyond")
 

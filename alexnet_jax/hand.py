@@ -89,11 +89,11 @@ class Hand:
             raise UserError(f"no member {member}; members are 0 to {count - 1}")
         done = np.asarray(state.plateau.done)
         members = ~done & (np.ones(count, bool) if member is None else np.arange(count) == member)
-        of = f"member {member}" if member is not None else f"all members but {done.sum()} that are done" if done.any() else "all members"
+        of = "all members" if member is None else f"member {member}"
         if command["command"] in ("drop", "set") and not members.any():
-            raise UserError(
-                f"{'all members are' if member is None else f'{of} is'} done: after the last plateau nothing is learnt any more"
-            )
+            raise UserError(f"{of} {'are' if member is None else 'is'} done: after the last plateau nothing is learnt any more")
+        if member is None and done.any():
+            of += f" but {done.sum()} that are done"
         match command["command"]:
             case "drop":
                 factor = float(command["factor"])

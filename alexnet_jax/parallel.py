@@ -119,11 +119,11 @@ def memory() -> int:
     return min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
 
 
-def _left_of_cgroups(self: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes of the host's memory that a container or a Slurm job leaves this process (Linux's cgroups, version 2); inf where none does."""
     left = float("inf")
     try:
-        own = next(line.removeprefix("0::/") for line in self.read_text().splitlines() if line.startswith("0::/"))
+        own = next(line.removeprefix("0::/") for line in process.read_text().splitlines() if line.startswith("0::/"))
     except (OSError, StopIteration):
         return left
     for group in (root / own, *(root / own).parents):

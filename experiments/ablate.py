@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
+from experiments import arguments
 from experiments.factors import FACTORS
 
 if TYPE_CHECKING:
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from experiments.study import Study
 
 MARGIN = 0.5  # points of percent
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of a command that trains a study."""
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--retry", action="store_true", help="also train anew what failed before")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs at once; several share out the GPUs (default: 1)")
-    parser.add_argument("--max-members", type=int, metavar="N", help="of one program, where memory is short")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--margin", type=float, default=MARGIN, metavar="POINTS", help=f"the smallest difference that matters (default: {MARGIN} points)"
     )
-    add_run_arguments(p)
+    arguments.add(p)
     return p
 
 
@@ -93,13 +86,14 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     from experiments.launch import launch
     from experiments.results import LOG
 
+    slurm = arguments.slurm(args)
     costs = {program.directory: found for program, found in zip(programs, cost.check(programs), strict=True)}
     print("\n".join([plan.describe(out, programs, costs), *notes]), flush=True)
     if args.dry_run:
-        expected = cost.estimate(programs, costs, measure=True, retry=args.retry)
+        expected = cost.estimate(programs, costs, measure=slurm is None, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
         return False
-    errors = launch(programs, costs, jobs=args.jobs, retry=args.retry)
+    errors = launch(programs, costs, args.jobs, args.retry, slurm)
     failed = {directory: error for directory, error in errors.items() if error is not None}
     for directory, error in failed.items():
         again = "the same command goes on, with --retry also where a run failed"

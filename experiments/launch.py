@@ -34,7 +34,6 @@ POLL = 0.3  # seconds between two looks at the processes
 def launch(
     programs: Sequence[Program],
     costs: Mapping[Path, Cost],
-    launcher: str = "local",
     jobs: int | None = None,
     retry: bool = False,
     slurm: "Slurm | None" = None,
@@ -43,10 +42,9 @@ def launch(
 
     Args:
       costs: by directory: the steps by which a run has ended, and its work, for the progress.
-      launcher: local | slurm.
       jobs: at most so many at once, each with its share of the machine's GPUs; by default one here, and all of them in Slurm.
       retry: also those that failed before.
-      slurm: what to ask Slurm for.
+      slurm: what to ask Slurm for; None: they run here.
 
     Returns:
       By directory, in the order of the programs, the error of a run that failed or was stopped, None for the others.
@@ -61,7 +59,7 @@ def launch(
     todo = []
     for program in programs:
         found = status(program.directory)
-        if found.state == "running" and not (launcher == "slurm" and _is_submitted(program)):
+        if found.state == "running" and not (slurm and _is_submitted(program)):
             errors[program.directory] = "another process is training it"
         elif found.state == "failed" and not retry:
             errors[program.directory] = found.error
@@ -74,10 +72,10 @@ def launch(
     finished = [program.directory for program in programs if errors.get(program.directory, "") is None]
     shares = {p.directory: costs[p.directory].flops for p in programs if not errors.get(p.directory)}
     with _alone(todo[0].directory.parent), Progress(shares, finished) as shown:
-        if launcher == "slurm":
-            from experiments.slurm import Slurm, run_on_slurm
+        if slurm:
+            from experiments.slurm import run_on_slurm
 
-            errors |= run_on_slurm(todo, slurm or Slurm(), shown, jobs or len(todo))
+            errors |= run_on_slurm(todo, slurm, shown, jobs or len(todo))
         else:
             errors |= _run_here(todo, jobs or 1, shown)
     return {program.directory: errors[program.directory] or _ended_early(program, costs) for program in programs}

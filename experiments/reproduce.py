@@ -22,7 +22,7 @@ from pathlib import Path
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
-from experiments.ablate import add_run_arguments
+from experiments import arguments
 
 # A target and how many seeds it takes unless --seeds says otherwise.
 TARGETS = {"figure1": 3, "table1": 1, "ensemble": 7, "figure3": 1, "figure4": 1, "lrn": 5, "augmentation": 5}
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--seeds", type=int, metavar="N", help=f"default: {', '.join(f'{name} {count}' for name, count in TARGETS.items())}")
     p.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")
-    add_run_arguments(p)
+    arguments.add(p)
     p.epilog = "Any field of the dataset's config can be changed: --config.SECTION.FIELD=VALUE."
     return p
 

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     overrides: tuple[str, ...]
     seeds: int
     root: Path  # the baseline's runs go into root/runs, results into root/TARGET
-    args: argparse.Namespace  # of `ablate.add_run_arguments`
+    args: argparse.Namespace  # arguments.py's
 
     @property
     def loaded(self) -> "ConfigDict":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
+from experiments import arguments
 
 EPILOG = """\
 Points can also come from a function in a file, or in the config file itself:
@@ -39,30 +40,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--points", type=Path, metavar="FILE", help="a Python file with sweep(add), which adds one point after the other")
     p.add_argument("--seeds", type=int, metavar="N", help="of every point (default: as the grid or the file says, else 1)")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's directory, made if it isn't there")
-    p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     p.add_argument("--table", action="store_true", help="print and write the table of what has finished, and stop")
-    p.add_argument("--retry", action="store_true", help="also train anew what failed before")
-    p.add_argument("--max-members", type=int, metavar="N", help="of one program, where memory is short")
-    p.add_argument("--launcher", choices=("local", "slurm"), default="local", help="default: local")
-    p.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="programs at once: here 1 by default, several share out the GPUs (a TPU takes one); in Slurm all",
-    )
-    group = p.add_argument_group("for --launcher slurm, of each task")
-    group.add_argument("--partition", default="", metavar="NAME")
-    group.add_argument("--gpus", type=int, default=1, metavar="N", help="default: 1")
-    group.add_argument(
-        "--time", default="24:00:00", metavar="TIME", help="as sbatch takes it (default: 24:00:00); longer trainings requeue"
-    )
-    group.add_argument("--cpus", type=int, default=8, metavar="N", help="default: 8")
-    group.add_argument("--mem", type=float, default=0.0, metavar="GB", help="default: the cluster's")
-    group.add_argument("--account", default="", metavar="NAME")
-    group.add_argument("--qos", default="", metavar="NAME")
-    group.add_argument("--constraint", default="", metavar="FEATURES", help="of the nodes")
-    group.add_argument("--setup", action="append", default=[], metavar="LINE", help="a shell line before the training; may be repeated")
-    group.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any other option; may be repeated")
+    arguments.add(p)
     return p
 
 
@@ -75,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         _show_table(args.out, plans.load(args.out).programs)
         return 0
 
-    slurm = _slurm(args)
+    slurm = arguments.slurm(args)
     import jax  # not before: --help, a wrong argument and --table need none of it
 
     jax.config.update("jax_platforms", "cpu")  # this process only plans: the accelerators are for those that train
@@ -93,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     plans.save(args.out, plan)
     try:
-        errors = launch(plan.programs, costs, args.launcher, args.jobs, args.retry, slurm)
+        errors = launch(plan.programs, costs, args.jobs, args.retry, slurm)
     except KeyboardInterrupt:
         _show_table(args.out, plan.programs)
         raise
@@ -156,35 +135,6 @@ def _refuse_with_table(args: argparse.Namespace) -> None:
     for name in ("config", "grid", "points", "seeds"):
         if getattr(args, name) is not None:
             raise UserError(f"--table shows the sweep that {args.out} holds; leave --{name} out")
-
-
-def _slurm(args: argparse.Namespace):
-    """What to ask Slurm for; None for runs on this machine.
-
-    Raises:
-      UserError: a time or an option that can't be read, or one that would not be heeded.
-    """
-    from experiments.slurm import Slurm, minutes
-
-    if args.launcher != "slurm":
-        for name in ("partition", "gpus", "time", "cpus", "mem", "account", "qos", "constraint", "setup", "sbatch"):
-            if getattr(args, name) != parser().get_default(name):
-                raise UserError(f"--{name} is for --launcher slurm; leave it out, or add that")
-        return None
-    asked = Slurm(
-        partition=args.partition,
-        gpus=args.gpus,
-        minutes=minutes(args.time),
-        cpus=args.cpus,
-        memory_gb=args.mem,
-        account=args.account,
-        qos=args.qos,
-        constraint=args.constraint,
-        setup=tuple(args.setup),
-        extra=tuple(args.sbatch),
-    )
-    asked.parameters(1)
-    return asked
 
 
 def _show_table(root: Path, programs: list) -> None:

@@ -315,6 +315,20 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_
     assert not (tmp_path / "dry").exists()
 
 
+def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
+    asked = []
+
+    def launch(programs, costs, jobs, retry, slurm):
+        asked.append((jobs, slurm))
+        return {program.directory: "stopped" for program in programs}
+
+    monkeypatch.setattr("experiments.launch.launch", launch)
+    with pytest.raises(UserError, match=r"1 of 1 runs did not finish; .*: stopped"):
+        ablate.main([*arguments, "--out", str(tmp_path / "out"), "--launcher", "slurm", "--partition", "gpu", "--time", "90"])
+    ((jobs, slurm),) = asked
+    assert (jobs, slurm.partition, slurm.minutes) == (None, "gpu", 90)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -324,6 +338,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),
         (["--seeds", "0"], "seeds=0"),
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
+        (["--gpus", "2"], "--gpus is for --launcher slurm"),
         (["--margin", "0"], "--margin 0 must be positive"),
         (["--config.ensemble.members=seeds=3"], "the members come from the points"),
         (["--config.model.lrn=off", "--factors", "lrn"], "the config has no LRN"),

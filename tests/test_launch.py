@@ -292,7 +292,7 @@ def test_an_sbatch_option_that_is_none():
 def test_without_slurm_there_is_no_slurm(programs, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no Slurm here"):
-        launch(programs("finish"), launcher="slurm")
+        launch(programs("finish"), slurm=Slurm())
 
 
 SBATCH = """#!/bin/sh
@@ -350,7 +350,7 @@ def test_slurm_gets_one_array_job_with_what_was_asked_for(programs, cluster):
         setup=("module load cuda",),
         extra=("nice=10",),
     )
-    errors = launch(made, launcher="slurm", slurm=asked, jobs=2)
+    errors = launch(made, slurm=asked, jobs=2)
     assert list(errors.values()) == [None, "ValueError: no luck", None]
     script = (cluster / "script.sh").read_text()
     flags = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M))
@@ -379,13 +379,13 @@ def test_what_slurm_refuses_is_told_in_its_words(programs, cluster):
     (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
     (program,) = programs("finish")
     with pytest.raises(UserError, match="Slurm refuses the job: sbatch: error: invalid partition specified: gpu"):
-        launch([program], launcher="slurm", slurm=Slurm(partition="gpu"))
+        launch([program], slurm=Slurm(partition="gpu"))
     assert not (program.directory / slurm_lib.JOB).exists()
 
 
 def test_a_single_program_is_a_job_of_its_own(programs, cluster):
     (program,) = programs("finish")
-    assert launch([program], launcher="slurm", slurm=Slurm(gpus=0)) == {program.directory: None}
+    assert launch([program], slurm=Slurm(gpus=0)) == {program.directory: None}
     script = (cluster / "script.sh").read_text()
     assert "--array" not in script
     assert "--gpus" not in script
@@ -399,13 +399,13 @@ def test_jobs_outlive_ctrl_c_and_are_not_submitted_twice(programs, cluster, caps
     )
     ready.start()
     with pytest.raises(KeyboardInterrupt):
-        launch(made, launcher="slurm")
+        launch(made, slurm=Slurm())
     ready.join()
     assert re.search(r"the jobs go on; .* scancel 12_0", capsys.readouterr().err)
     (waiting.directory / "mended").touch()
     with open(waiting.directory / ".running", "w") as lock:  # as a training holds it that runs on a node
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert launch(made, launcher="slurm") == {waiting.directory: None, done.directory: None}
+        assert launch(made, slurm=Slurm()) == {waiting.directory: None, done.directory: None}
     assert "job 12_0, submitted before" in capsys.readouterr().err
     assert [starts(program) for program in made] == [1, 1]
 

@@ -1,19 +1,19 @@
 """Published numbers beside measured ones: the settings of datasets and scales, figure 1's epochs, the command."""
 
-import argparse
 import re
 import shutil
 
 import numpy as np
 import pytest
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import ablate, claims, published, reproduce, setting
 from experiments.figure1 import _in_words, epochs_to, figure1, training_errors
 from experiments.points import Point, Program
 
-ARGS = argparse.Namespace(dry_run=False, retry=False, jobs=1, max_members=None, overrides=())
+ARGS = config_lib.parse_command_line(reproduce.parser(), ["figure1"])
 
 
 def test_published_numbers_agree_with_each_other():

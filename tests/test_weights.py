@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import struct
 import sys
@@ -21,6 +22,8 @@ from alexnet_jax.formats import CAFFE_NAMES, SAFETENSORS_NAMES, TORCHVISION_NAME
 from alexnet_jax.images import load_image, resize_and_crop
 from alexnet_jax.loop import train
 from alexnet_jax.oihw import LAYERS
+from alexnet_jax.report import write_report
+from alexnet_jax.report.network import network_sections
 from alexnet_jax.step import make_log_probs
 from alexnet_jax.weights import main, read_run
 from experiments import parity
@@ -401,6 +404,24 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     assert same(back.stats, members.stats)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
     assert np.array_equal(log_probs(back, images)[0], log_probs(members, images)[member])
+
+
+def test_imported_weights_have_a_report(members, tmp_path):
+    """Of the network alone; their classes get the dataset's names."""
+    file = tmp_path / "net.safetensors"
+    main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir)])
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(run.unnamed(10)))
+    main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "run"), "--classes", str(names)])
+    page = write_report(tmp_path / "run", network_sections(tmp_path / "run")).read_text()
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert titles == [
+        *("First-layer filters", "Augmentation", "Confusions", "Most confident mistakes", "Predictions", "Nearest neighbours"),
+        *("Calibration", "Activations", "Config", "Environment"),
+    ]
+    assert "Weights that were not trained here." in page
+    assert "class 3" not in page
+    assert (tmp_path / "run" / "figures" / "filters.png").exists()
 
 
 def test_what_was_set_while_it_trained_is_exported(members, tmp_path):

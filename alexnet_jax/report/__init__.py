@@ -30,19 +30,25 @@ __all__ = ["read_events", "results_table", "write_report"]
 def write_report(workdir: str | Path, network: Sequence[Section] | None = None) -> Path:
     """Write report.html and figures/ into a run directory, finished or not; returns the report's path.
 
-    Without the sections of `network.network_sections` nothing is computed with the networks: the page says how to get them.
+    One of weights that were imported has no history, and tells of the network alone. Without the sections of `network.network_sections`
+    nothing is computed with the networks: the page says how to get them.
 
     Raises:
       UserError: not a run directory, or one that cannot be read or written.
     """
     workdir = Path(workdir)
-    events, record = read_events(workdir), history.read_record(workdir)
-    if not any(event["event"] == "start" for event in events):
+    record, imported = history.read_record(workdir), history.is_imported(workdir)
+    events = [] if imported else read_events(workdir)
+    if not imported and not any(event["event"] == "start" for event in events):
         raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
-    sections = [*_how_it_went(events, record), *(_how_to_get_more(workdir) if network is None else network), *_on_record(events, record)]
+    sections = [] if imported else _how_it_went(events, record)
+    sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(events, record)]
     write_figures(workdir / "figures", sections)
     report = workdir / "report.html"
-    write_page(report, workdir.resolve().name, history.status(events), history.headline(events), sections)
+    status, headline = (
+        ("imported", "Weights that were not trained here.") if imported else (history.status(events), history.headline(events))
+    )
+    write_page(report, workdir.resolve().name, status, headline, sections)
     return report
 
 
@@ -89,5 +95,7 @@ def _on_record(events: list[dict], record: dict) -> list[Section]:
         sections.append(Section("Config", [Text(text), Table(("field", "recipe", "this run"), rows, numbers=False), whole]))
     if environment := history.environment(record):
         sections.append(Section("Environment", [Pairs(environment)]))
-    log = "\n".join(f"{time}  {line}" for time, line in history.happenings(events))
-    return [*sections, Section("Log", [Folded("What happened", [Code(log)])])]
+    if events:
+        log = "\n".join(f"{time}  {line}" for time, line in history.happenings(events))
+        sections.append(Section("Log", [Folded("What happened", [Code(log)])]))
+    return sections

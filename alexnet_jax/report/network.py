@@ -21,7 +21,7 @@ from alexnet_jax.report.answers import (
     unsure,
 )
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
-from alexnet_jax.report.history import test_of
+from alexnet_jax.report.history import is_imported, test_of
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
 from alexnet_jax.report.style import COLOURS, any_script
 from alexnet_jax.runlog import read_events
@@ -60,7 +60,8 @@ def network_sections(workdir: Path) -> list[Section]:
     Raises:
       UserError: not a run directory.
     """
-    events = read_events(workdir)
+    imported = is_imported(workdir)
+    finished = imported or bool(test_of(read_events(workdir)))
     try:
         loaded = run.load(workdir)
     except UserError as error:
@@ -72,14 +73,14 @@ def network_sections(workdir: Path) -> list[Section]:
         return [_left_out("All that shows the networks", UserError("every member has diverged"))]
     sections = [filters_section(loaded, healthy)]
     try:
-        subject = _subject(loaded, healthy[0], bool(test_of(events)))
+        subject = _subject(loaded, healthy[0], finished, imported)
     except UserError as error:
         return [*sections, *_from_stored_answers(loaded), _left_out("What needs the dataset", error)]
     answers = Answers(**evaluate.answers(subject.predictions))
     return [
         *sections,
         augmentations_section(subject),
-        confusion_section(answers, loaded.classes, subject.split),
+        confusion_section(answers, subject.run.classes, subject.split),
         mistakes_section(subject, answers),
         bars_section(subject, answers),
         neighbours_section(subject),
@@ -242,19 +243,19 @@ def activations_section(subject: Subject, members: list[int]) -> Section:
     return Section("Activations", [Text(text), drawing, Table(("layer", "mean", "std", "zeros", "dead units"), rows)])
 
 
-def _subject(loaded: run.Run, member: int, finished: bool) -> Subject:
-    """Open the run's dataset and ask all members about a split of it.
+def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Subject:
+    """Open the run's dataset and ask all members about a split of it. Imported weights take any dataset with as many classes.
 
     Raises:
       UserError: the dataset is not there, or is another one.
     """
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)
-    if json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
+    if not imported and json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
         raise UserError(f"the dataset {dataset.name} in {config.data.dir} is another one than the run was trained on")
     split = config.data.test_split if finished else config.data.validation_split
     predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))
-    return Subject(loaded, member, dataset, split, predictions)
+    return Subject(loaded._replace(classes=dataset.classes), member, dataset, split, predictions)
 
 
 def _from_stored_answers(loaded: run.Run) -> list[Section]:

@@ -37,17 +37,18 @@ def write_report(workdir: str | Path, network: Sequence[Section] | None = None) 
       UserError: not a run directory, or one that cannot be read or written.
     """
     workdir = Path(workdir)
-    record, imported = history.read_record(workdir), history.is_imported(workdir)
-    events = [] if imported else read_events(workdir)
-    if not imported and not any(event["event"] == "start" for event in events):
-        raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
-    sections = [] if imported else _how_it_went(events, record)
+    record = history.read_record(workdir)
+    if history.is_imported(workdir):
+        events, status, headline = [], "imported", "Weights that were not trained here."
+    else:
+        events = read_events(workdir)
+        if not any(event["event"] == "start" for event in events):
+            raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
+        status, headline = history.status(events), history.headline(events)
+    sections = _how_it_went(events, record) if events else []
     sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(events, record)]
     write_figures(workdir / "figures", sections)
     report = workdir / "report.html"
-    status, headline = (
-        ("imported", "Weights that were not trained here.") if imported else (history.status(events), history.headline(events))
-    )
     write_page(report, workdir.resolve().name, status, headline, sections)
     return report
 

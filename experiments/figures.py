@@ -57,7 +57,8 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
         if math.isfinite(difference["low"]):
             axes.plot([difference["low"], difference["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(difference["mean"], place, "D", color=colour, markersize=9, markeredgecolor="white")
-        words = "\n".join(textwrap.wrap(verdict["words"], 38))
+        words = verdict["words"].replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+        words = "\n".join(textwrap.wrap(words, 38))
         axes.annotate(words, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=11)
     axes.set_ylim(len(levels) - 0.5, -0.5)
     axes.set_title(factor["question"])

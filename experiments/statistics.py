@@ -105,7 +105,7 @@ def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan,
         kind, (near, far) = ("worse", (low, high)) if low > 0 else ("better", (-high, -low))
         words = f"{kind} by {abs(mean):.2f} points ({near:.2f} to {far:.2f})"
         if adjusted_p > 1 - CONFIDENCE:
-            return Verdict("open", f"{words}, but not once all comparisons count: p = {adjusted_p:.2g}")
+            return Verdict("open", f"{words}, but not once all comparisons count: p = {adjusted_p:.3g}")
         return Verdict(kind, words)
     if (most := max(-low, high)) <= margin:
         return Verdict("none", f"no effect seen: at most {most:.2f} points either way")

@@ -63,7 +63,7 @@ def launch(
             errors[program.directory] = "another process is training it"
         elif found.state == "failed" and not retry:
             errors[program.directory] = found.error
-        elif found.state == "finished" and _has_ended(program, costs[program.directory].steps):
+        elif found.state == "finished" and _has_ended(program, found.steps, costs[program.directory].steps):
             errors[program.directory] = None
         else:
             todo.append(program)
@@ -168,8 +168,8 @@ def _is_submitted(program: Program) -> bool:
     return known_job(program.directory) is not None
 
 
-def _has_ended(program: Program, steps: int) -> bool:
-    """Whether the directory's finished run is as long as the program; by its log, since config.json may already say more epochs.
+def _has_ended(program: Program, done: int, steps: int) -> bool:
+    """Whether a finished run is as long as its program; by the steps in its log, since config.json may already say more epochs.
 
     Raises:
       UserError: it is a run of another config, or of more epochs.
@@ -181,7 +181,7 @@ def _has_ended(program: Program, steps: int) -> bool:
     before, after = different.get("train.epochs", (0, 0))
     if after < before:
         raise UserError(f"{program.directory} holds a run of {before:g} epochs, now it is {after:g}; use another directory")
-    return status(program.directory).steps >= steps
+    return done >= steps
 
 
 def _ended_early(program: Program, costs: Mapping[Path, Cost]) -> str | None:

@@ -6,7 +6,7 @@
 Arguments: members=N networks that differ in their seed; lrn=off.
 
 Expected: a quarter of an hour on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 796 s, 1,098 images/s): 91.90 % test
-accuracy, after 15 epochs, the first plateau at the seventh. A rate that falls linearly did better: see docs/results.md.
+accuracy, after 15 epochs, the first plateau at the seventh. A rate that falls linearly does as well in 10 epochs: see docs/results.md.
 The dataset's own benchmark table has 89.9 % for an AlexNet with triplet loss, and 93.5 % for VGG16.
 """
 

@@ -5,25 +5,13 @@ a number. Images come as uint8 and leave as float32 with the dataset's mean subt
 were made for.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key, UInt8
 
 from alexnet_jax.hyper import Hyper
-
-
-class PixelStats(NamedTuple):
-    """Statistics of a dataset's training pixels on the 0-255 scale, C channels."""
-
-    mean: Float[np.ndarray, " channels"]
-    std: Float[np.ndarray, ""]  # of all pixels about their channel's mean
-    pca_std: Float[np.ndarray, " channels"]  # standard deviations along the principal axes of colour
-    pca_axes: Float[np.ndarray, "axes channels"]  # unit vectors
-
+from alexnet_jax.prepare.pixel_stats import PixelStats
 
 Image = UInt8[Array, "height width channels"]
 View = Float[Array, "size size channels"]

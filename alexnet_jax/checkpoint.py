@@ -1,9 +1,19 @@
-"""Checkpoints with orbax: the state, the plateau in it, and the position in the data, together or not at all.
+"""Checkpoints with orbax: named trees of arrays and the loop's position, saved together or not at all.
+
+The loop (train/loop.py) saves two trees under a step; whoever only asks the networks (run.py) reads back the first alone:
+
+    networks    step, params, hyper     what `evaluate`, `predict` and `export` need
+    training    opt_state, plateau      what training needs beside them
+
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(step, {"networks": networks, "training": training}, {"evaluated": 40, "commands": 0})
+        trees, position = checkpoints.restore({"networks": template})
 
 What is saved are plain arrays without a trace of devices, so a run may go on with another number of them.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +22,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.step import TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of every save
 
@@ -41,20 +50,19 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: dict[str, int]) -> Path:
-        """Save the state and the loop's position under the state's step, unless that step is saved already.
+    def save(self, step: int, trees: Mapping[str, Any], position: dict[str, int]) -> Path:
+        """Save named trees of arrays and the loop's position under a step, unless that step is saved already.
 
         Raises:
           UserError: the disk refuses. Earlier checkpoints stay whole.
         """
-        step = int(state.step)
-        # Copied: the step after this one reuses the state's buffers, on CPUs the very memory that a view would show.
-        arrays = jax.tree.map(lambda leaf: np.array(leaf), state)
-        try:
-            if step != self.latest_step():
-                self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), position=ocp.args.JsonSave(position)))
-        except (OSError, ValueError) as error:
-            raise self._refused(error) from None
+        if step != self.latest_step():
+            # Copied: the step after this one reuses the state's buffers, on CPUs the very memory that a view would show.
+            copies = {name: ocp.args.PyTreeSave(jax.tree.map(np.array, tree)) for name, tree in trees.items()}
+            try:
+                self._manager.save(step, args=ocp.args.Composite(**copies, position=ocp.args.JsonSave(position)))
+            except (OSError, ValueError) as error:
+                raise self._refused(error) from None
         return self.directory / str(step)
 
     def wait(self) -> None:
@@ -68,36 +76,39 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._refused(error) from None
 
-    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, int]] | None:
-        """The newest (state, position), numpy leaves; None when nothing was saved.
+    def restore(self, templates: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]] | None:
+        """The newest checkpoint's (trees, position), numpy leaves; None when nothing was saved.
 
         Args:
-          template: a state of the same shapes and dtypes; its values don't matter.
+          templates: trees of the same shapes and dtypes, by name; their values don't matter. No other tree is read.
 
         Raises:
-          UserError: what was saved has another shape, or is damaged.
+          UserError: what was saved has another shape, lacks a tree, or is damaged.
         """
         step = self.latest_step()
         if step is None:
             return None
-        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
-        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
+        where = self.directory / str(step)
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(state=ocp.args.PyTreeRestore(item, restore_args=restore_args), position=ocp.args.JsonRestore()),
-            )
+            wanted = {name: _restore_args(template) for name, template in templates.items()}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**wanted, position=ocp.args.JsonRestore()))
+            trees = {name: restored[name] for name in templates}
         except Exception as error:  # orbax, tensorstore and json each have their own
-            where = self.directory / str(step)
             advice = "if it is damaged, move it away to go on from an earlier one"
             raise UserError(f"checkpoint {where} can't be restored ({_reason(error)}); {advice}") from error
-        _check_shapes(restored.state, template, self.directory / str(step))
-        return restored.state, restored.position
+        for name, template in templates.items():
+            _check_shapes(trees[name], template, where)
+        return trees, restored.position
 
     def _refused(self, error: Exception) -> UserError:
         return UserError(
             f"cannot write a checkpoint in {self.directory} ({_reason(error)}); what was saved before is whole. Make room, then run again"
         )
+
+
+def _restore_args(template: Any) -> ocp.args.PyTreeRestore:
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template)
+    return ocp.args.PyTreeRestore(item, jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item))
 
 
 def _reason(error: Exception) -> str:

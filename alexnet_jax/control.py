@@ -11,11 +11,9 @@ isn't running takes up its commands when it goes on.
 """
 
 import argparse
-import fcntl
 import getpass
 import json
 import os
-import signal
 import socket
 import time
 import uuid
@@ -25,87 +23,9 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.runlog import read_events
+from alexnet_jax.train.inbox import CONTROL, POLL, is_running
 
-CONTROL = "control.jsonl"
-LOCK = ".running"
 PATIENCE = 30  # seconds that the command line waits for a running run's answer
-POLL = 0.2  # seconds between two looks at control.jsonl
-
-
-class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save; a second one doesn't wait."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "StopSignal":
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, _frame: object) -> None:
-        self.requested = True
-        signal.signal(number, self._previous[signal.Signals(number)])
-
-
-class Inbox:
-    """What a running run reads of its control.jsonl; a context manager that marks the directory as one in which a process is training."""
-
-    def __init__(self, workdir: Path) -> None:
-        self.read = 0  # lines taken up, which belongs in the checkpoint
-        self._workdir, self._path = workdir, workdir / CONTROL
-        self._looked = 0.0
-        self._size = -1
-
-    def __enter__(self) -> "Inbox":
-        try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self._workdir / LOCK, "w")
-        except OSError as error:
-            raise UserError(f"cannot write in {self._workdir}: {error.strerror}; make room or choose another --workdir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when its holder dies
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
-        except OSError:  # a file system without locks: nobody can tell that this run is running
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def poll(self) -> list[dict[str, Any]]:
-        """The commands that have come since the last look; a line still being written waits. Looks every `POLL` seconds at most."""
-        now = time.monotonic()
-        if now - self._looked < POLL:
-            return []
-        self._looked = now
-        try:
-            size = os.stat(self._path).st_size
-        except FileNotFoundError:
-            return []
-        if size == self._size:
-            return []
-        self._size = size
-        lines = self._path.read_bytes().split(b"\n")[:-1]
-        new, self.read = lines[self.read :], max(self.read, len(lines))
-        return [command for line in new if (command := _parse(line)) is not None]
-
-
-def is_running(workdir: Path) -> bool:
-    """Whether a process is training in the directory, on this machine or one that shares its file locks."""
-    try:
-        with open(workdir / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def status(workdir: Path) -> str:
@@ -179,7 +99,7 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"{workdir} has no member {args.member}; its members are 0 to {members - 1}")
         fields["member"] = args.member
     if args.command == "drop":
-        from alexnet_jax import plateau
+        from alexnet_jax.train import plateau
 
         plateau.check_factor(args.factor)
         fields["factor"] = args.factor
@@ -206,15 +126,6 @@ def _rate_of(events: list[dict], member: int, trained: dict) -> float:
     """A member's rate: the last one logged by a training event or by a drop after it."""
     later = [event for event in events if event["event"] == "drop" and event["member"] == member and event["step"] >= trained["step"]]
     return later[-1]["learning_rate"] if later else trained["learning_rate"][member]
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line as a command; None for one that isn't, which somebody else must have written."""
-    try:
-        command = json.loads(line)
-    except ValueError:
-        return None
-    return command if isinstance(command, dict) and "command" in command else None
 
 
 def main(argv: list[str] | None = None) -> None:

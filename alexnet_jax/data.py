@@ -6,6 +6,7 @@ processes, or where a run was stopped. So a run's position in its data is one nu
 
 import dataclasses
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import grain
 import numpy as np
+import simplejpeg
 from ml_collections import ConfigDict
+from PIL import Image
 
-from alexnet_jax.augment import PixelStats
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import Records
+from alexnet_jax.prepare.pixel_stats import PixelStats
 
 # Splits up to this size are kept decoded in memory after the first pass: at 28x28 a record costs some 20 us to read, an image in memory 1.
 CACHE_BYTES = 2 << 30
@@ -38,7 +40,7 @@ class Dataset:
     stats: PixelStats  # of the training split
     builder: Any = dataclasses.field(repr=False, compare=False)
 
-    def source(self, split: str) -> "_Examples":
+    def source(self, split: str) -> "Examples":
         """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
 
         Raises:
@@ -53,7 +55,7 @@ class Dataset:
             raise UserError(f"{split!r} is no slice of a split; write one as {name}[:2000] or {name}[10%:]") from None
         if count < 1:
             raise UserError(f"{split!r} holds no example; {name} of dataset {self.name} has {self.split_sizes[name]:,}")
-        return _Examples(self, split, count)
+        return Examples(self, split, count)
 
     def describe(self) -> dict[str, Any]:
         """What a run remembers of its dataset (JSON)."""
@@ -77,7 +79,7 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    from alexnet_jax.prepare import dataset_dir, prepare_digits
+    from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits
 
     directory = Path(dataset_dir(section.dir, section.name))
     if not directory.exists():
@@ -106,7 +108,41 @@ def stats_from_json(fields: dict[str, Any]) -> PixelStats:
     return PixelStats(*(np.asarray(fields[name], np.float32) for name in PixelStats._fields))
 
 
-class _Examples:
+class Records:
+    """A split at random: index -> (image uint8 (H, W, C), label). The image may be read-only.
+
+    Threads may read at once: array_record's reader is thread-compatible, which means its const methods, and reading by index is one; each
+    decoding has a state of its own.
+    """
+
+    def __init__(self, builder: Any, split: str):
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        image = builder.info.features["image"]
+        self._shape = image.shape
+        self._encoding = image.encoding_format if isinstance(image, tfds.features.Image) else "raw"
+        self._parse = tf_example_pb2.Example.FromString
+        self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        feature = self._parse(self._source[index]).features.feature
+        image = _decode_image(feature["image"].bytes_list.value[0], self._encoding, self._shape)
+        return image, feature["label"].int64_list.value[0]
+
+
+def _decode_image(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
+    if encoding == "jpeg":
+        return simplejpeg.decode_jpeg(data, "RGB" if shape[-1] == 3 else "GRAY").reshape(shape)
+    if encoding == "png":  # not by load_image, which silences warnings in a way that threads would undo for one another
+        data = Image.open(io.BytesIO(data)).tobytes()
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+class Examples:
     """A split as a random-access sequence of {image, label}, decoded once and kept when it is small."""
 
     def __init__(self, dataset: Dataset, split: str, count: int):
@@ -145,7 +181,7 @@ class _Examples:
 
 
 def train_batches(
-    source: _Examples, *, batch_size: int, seed: int, position: int, threads: int, process: tuple[int, int] = (0, 1)
+    source: Examples, *, batch_size: int, seed: int, position: int, threads: int, process: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of every global batch from `position` on, endlessly; each epoch is shuffled anew.
 
@@ -183,7 +219,7 @@ def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.n
     }
 
 
-def eval_batches(source: _Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(source: Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of a whole split, once, in order. The last batch is padded with the first example, `mask` bool (B,) false there.
 
     Every process yields the same number of batches, so that none waits for another. Arguments and fields as in `train_batches`.
@@ -199,7 +235,7 @@ def eval_batches(source: _Examples, *, batch_size: int, threads: int, process: t
 
 def _iterate(
     batch: Callable[[np.ndarray], dict[str, np.ndarray]],
-    source: _Examples,
+    source: Examples,
     batches: int,
     batch_size: int,
     process: tuple[int, int],

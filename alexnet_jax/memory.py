@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.step import TrainState
+from alexnet_jax.state import TrainState
 from alexnet_jax.turns import Turns
 
 FIELD = "train.members_per_program"

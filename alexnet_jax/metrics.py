@@ -1,6 +1,11 @@
 """What counts as an error; for arrays of JAX on the device and of numpy on the host alike."""
 
-from typing import Any
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 
 def is_error(scores: Any, labels: Any, k: int) -> Any:
@@ -15,3 +20,163 @@ def is_error(scores: Any, labels: Any, k: int) -> Any:
     before = xp.arange(scores.shape[-1]) < labels[:, None]
     rank = xp.sum((scores > at_label) | ((scores == at_label) & before), axis=-1)
     return (rank >= k) | xp.isnan(at_label[..., 0])
+
+
+SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
+
+
+FEW_SUBSETS, WORK = 10, 10**11  # fewer where the curve would take more than so many additions: some minutes
+
+
+BINS = 15  # of the calibration error
+
+
+class Predictions(NamedTuple):
+    """What M networks say of N examples."""
+
+    labels: np.ndarray  # int32 (N,)
+    log_probs: np.ndarray  # float32 (M, N, classes)
+    member_names: list[str]
+
+
+def answers(predictions: Predictions) -> dict[str, np.ndarray]:
+    """What is kept of a run's predictions: `label` int32 (N,), `answer` int32 and `confidence` float32 (M, N), and the same of their
+    ensemble, `ensemble_answer`, `ensemble_confidence` (N,)."""
+    labels, log_probs, _ = predictions
+    both = {"": log_probs, "ensemble_": average(voting(log_probs))}
+    found: dict[str, np.ndarray] = {"label": labels}
+    for name, values in both.items():
+        found |= {f"{name}answer": values.argmax(-1).astype(np.int32), f"{name}confidence": np.exp(values.max(-1)).astype(np.float32)}
+    return found
+
+
+def voting(log_probs: np.ndarray) -> np.ndarray:
+    """The members (M, N, classes) that have a say in the ensemble: those which nowhere say NaN, or the first, where all do."""
+    diverged = np.isnan(log_probs).any(axis=(1, 2))
+    if not diverged.any():
+        return log_probs  # not copied: of many networks on ImageNet these are gigabytes
+    return log_probs[~diverged] if not diverged.all() else log_probs[:1]
+
+
+def sum_over_split(eval_step: Callable, batches: Iterable[dict], examples: int, stop: Callable[[], bool] = lambda: False) -> dict | None:
+    """Add up `eval_step(batch)` over a split: `count`, and `loss`, `top1_error`, `top5_error` (M,), `ensemble_top1_error` as means.
+
+    Returns:
+      The means; None when `stop()` said so in between.
+
+    Raises:
+      RuntimeError: the batches didn't hold every example once.
+    """
+    totals: dict[str, Any] = {}
+    for batch in batches:
+        if stop():
+            return None
+        totals = {name: np.asarray(value, np.float64) + totals.get(name, 0) for name, value in eval_step(batch).items()}
+    count = int(totals.pop("count"))
+    if count != examples:
+        raise RuntimeError(f"evaluation saw {count} examples of a split of {examples}")
+    return {"count": count, **{name.replace("errors", "error"): value / count for name, value in totals.items()}}
+
+
+def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, member_names: list[str]) -> Predictions:
+    """Predictions for a whole split. `log_probs(images) -> (M, B, classes)`.
+
+    Raises:
+      RuntimeError: the batches didn't hold every example once, in order.
+    """
+    parts = [(batch["label"][m], batch["index"][m], log_probs(batch["image"])[:, m]) for batch in batches if (m := batch["mask"]).any()]
+    labels, indices, predicted = (np.concatenate(column, axis) for column, axis in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
+    if not np.array_equal(indices, np.arange(examples)):
+        raise RuntimeError(f"evaluation saw {len(indices)} examples of a split of {examples}, or not each once")
+    return Predictions(labels, predicted, member_names)
+
+
+def summarise(predictions: Predictions) -> dict[str, Any]:
+    """The figures of merit of all members and of their ensemble. Errors are fractions.
+
+    A member that has diverged (NaN) errs on every example, which counts in the mean. It has no say in the ensemble, whose cut is of the
+    others' mean error.
+
+    Returns:
+      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its
+      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of its members' mean error that
+      the ensemble removes; `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size;
+      `geometric_top1_error`, of the ensemble that averages logits instead of probabilities.
+    """
+    labels, log_probs, names = predictions
+    members = len(log_probs)
+    diverged = np.isnan(log_probs).any(axis=(1, 2))
+    voters = voting(log_probs)
+    each = [figures(labels, member) for member in log_probs]
+    ensemble = figures(labels, average(voters))
+    top1 = np.array([row["top1_error"] for row in each])
+    answers = log_probs.argmax(-1)
+    alone = np.mean([top_k_error(labels, voter, 1) for voter in voters])
+    pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
+    return {
+        "count": len(labels),
+        "members": names,
+        "diverged": [name for name, lost in zip(names, diverged, strict=True) if lost],
+        **{name: [row[name] for row in each] for name in ensemble},
+        "mean_top1_error": float(top1.mean()),
+        "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
+        **{f"ensemble_{name}": value for name, value in ensemble.items()},
+        "relative_cut": float(1 - ensemble["top1_error"] / alone) if alone else 0.0,
+        "geometric_top1_error": top_k_error(labels, voters.mean(0), 1),
+        "disagreement": float(np.mean(pairs)) if pairs else 0.0,
+        "curve": ensemble_curve(labels, voters),
+    }
+
+
+def figures(labels: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
+    """`top1_error`, `top5_error`, `nll`, `ece` of one network's log-probabilities (N, classes)."""
+    return {
+        "top1_error": top_k_error(labels, log_probs, 1),
+        "top5_error": top_k_error(labels, log_probs, 5),
+        "nll": float(-np.mean(np.take_along_axis(log_probs, labels[:, None], 1), dtype=np.float64)),
+        "ece": calibration_error(labels, log_probs),
+    }
+
+
+def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """The share of examples whose label isn't among the k best scores (N, classes)."""
+    return float(np.mean(is_error(scores, labels, k)))
+
+
+def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
+    """Expected calibration error: |accuracy - confidence|, averaged over `BINS` equal bins of confidence, weighted by their counts.
+
+    NaN for a network that says NaN.
+    """
+    if np.isnan(log_probs).any():
+        return float("nan")
+    confidence, correct = np.exp(log_probs.max(1)), log_probs.argmax(1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * np.mean(bins == b) for b in np.unique(bins)]
+    return float(np.sum(gaps))
+
+
+def average(log_probs: np.ndarray) -> np.ndarray:
+    """The log of the mean probability over members: (M, N, classes) -> (N, classes)."""
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.logaddexp.reduce(log_probs, axis=0) - np.log(len(log_probs))
+
+
+def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
+    """Errors of ensembles of 1 .. M members: means over all subsets, or at most `SUBSETS` random ones; `std` is that of the top-1 error."""
+    members, rng = len(log_probs), np.random.default_rng(0)
+    probs, most = np.exp(log_probs), max(FEW_SUBSETS, min(SUBSETS, WORK // (members * log_probs.size)))
+    rows = []
+    for size in range(1, members + 1):
+        subsets = list(itertools.islice(itertools.combinations(range(members), size), most + 1))
+        if len(subsets) > most:
+            subsets = [tuple(rng.choice(members, size, replace=False)) for _ in range(most)]
+        averages = (functools.reduce(np.add, (probs[member] for member in subset)) / size for subset in subsets)
+        top1, top5 = zip(*([top_k_error(labels, scores, k) for k in (1, 5)] for scores in averages), strict=True)
+        errors = {
+            "top1_error": float(np.mean(top1)),
+            "top5_error": float(np.mean(top5)),
+            "std": float(np.std(top1, ddof=1)) if len(top1) > 1 else 0.0,
+        }
+        rows.append({"members": size, "subsets": len(subsets), **errors})
+    return rows

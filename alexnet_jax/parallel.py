@@ -1,6 +1,12 @@
 """Devices and processes: how many there are, and what lies on which.
 
 State is replicated over devices, a batch is cut evenly among them, gradients and sums are averaged or added over the axis `DEVICES`.
+This is the only file that knows of devices and processes; turns.py, the loop and the commands call it.
+
+The step is sharded by `jax.pmap`. Since JAX 0.10 `pmap` is `jit` over `shard_map` underneath; JAX keeps it in maintenance mode and has not
+deprecated it as of 0.12. What would replace it here, with the batch's two leading axes as one:
+
+    jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(DEVICES)), out_specs=P()), donate_argnums=0)
 """
 
 import os
@@ -92,13 +98,16 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def over_devices_train(train_step: Callable) -> Any:
-    """pmap of `(state, batch) -> (state, metrics)`: the state is replicated and its buffers are reused, the batch is sharded."""
-    return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    """pmap of `(state, controls, batch) -> (state, metrics)`: state and controls are replicated, the batch is sharded.
+
+    The state's buffers are reused.
+    """
+    return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
 
 
 def over_devices_predict(log_probs: Callable) -> Callable:
-    """pmap of `(state, images) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
-    return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, 0), out_axes=1)
+    """pmap of `(params, hyper, images) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
+    return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=1)
 
 
 def over_devices_sum(sums: Callable) -> Callable:

@@ -8,7 +8,6 @@ The answer is the ensemble's, the mean of its members' softmax, or with --member
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
@@ -21,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
-from alexnet_jax.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.sources import EXTENSIONS
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
 from alexnet_jax.runlog import plain, writing
-from alexnet_jax.sources import EXTENSIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,15 +56,15 @@ class Predictor:
         import jax
 
         from alexnet_jax import parallel, run, turns
-        from alexnet_jax.step import make_log_probs
+        from alexnet_jax.model.forward import make_log_probs
 
         loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
         model, self.members = loaded.network.model, loaded.network.member_names
-        state = dataclasses.replace(loaded.state, opt_state=())  # it takes as much memory as the networks
+        params, hyper = loaded.networks.params, loaded.networks.hyper
         if member is not None:
             m = _find_member(member, self.members, workdir)
             self.members = self.members[m : m + 1]
-            state = jax.tree.map(lambda leaf: leaf[m : m + 1] if np.ndim(leaf) else leaf, state)  # all but the step
+            params, hyper = jax.tree.map(lambda leaf: leaf[m : m + 1], (params, hyper))
         if batch_size is not None:
             parallel.check_batch_size(batch_size, "--batch-size")
         largest = batch_size or max(1, loaded.config.eval.batch_size // (10 if ten_crop else 1))
@@ -78,7 +77,8 @@ class Predictor:
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
-        self._log_probs = turns.predictor(make_log_probs(model, loaded.stats, ten_crop), in_turn, turns.place(state, in_turn))
+        log_probs = make_log_probs(model, loaded.stats, ten_crop)
+        self._log_probs = turns.predictor(log_probs, in_turn, turns.place(params, in_turn), turns.place(hyper, in_turn))
 
     def prepare(self, file: Path) -> np.ndarray:
         """A picture as the run's dataset would hold it, uint8 (size, size, C); grey, where that is grey, by luminance.

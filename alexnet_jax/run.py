@@ -3,7 +3,7 @@
 config.json         the resolved config, the dataset and the order of its images, versions, devices, command
 events.jsonl        one JSON object a line (runlog.py)
 checkpoints/        orbax (checkpoint.py)
-predictions-test.npz    what the finished networks answer on the test split (evaluate.answers)
+predictions-test.npz    what the finished networks answer on the test split (metrics.answers)
 tensorboard/  figures/  report.html
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import zipfile
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +20,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import hyper, parallel
-from alexnet_jax.augment import PixelStats
+from alexnet_jax import parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, architecture, contradictions
-from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.runlog import command, writing
-from alexnet_jax.step import MakeOptimizer, TrainState, abstract_state, init_state, new_state
+from alexnet_jax.model.alexnet import contradictions
+from alexnet_jax.network import Network, build
+from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.runlog import EVENTS, command, writing
+from alexnet_jax.state import Networks, TrainState
 
 CONFIG = "config.json"
 PREDICTIONS = "predictions-test.npz"
@@ -48,27 +47,6 @@ RESUMABLE = (
 VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
 
-class Network(NamedTuple):
-    """What a config and a dataset make: the module, its optimiser, its members."""
-
-    model: AlexNet
-    make_optimizer: MakeOptimizer
-    hyper: hyper.Hyper  # leaves (M,)
-    member_names: list[str]
-    channels: int
-
-    def init_state(self) -> TrainState:
-        return init_state(self.model, self.make_optimizer, self.hyper, self.channels)
-
-    def abstract_state(self) -> TrainState:
-        return abstract_state(self.model, self.make_optimizer, self.hyper, self.channels)
-
-    def state_of(self, params: Any) -> TrainState:
-        """The state of a run that has not begun, of given parameters (M, ...)."""
-        opt_state = jax.vmap(self.make_optimizer(0.0, 0.0, 0.0).init)(params)  # which doesn't depend on the three rates
-        return new_state(self.hyper, params, opt_state)
-
-
 class Run(NamedTuple):
     """A run that was read back."""
 
@@ -77,34 +55,7 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     stats: PixelStats
     network: Network
-    state: TrainState  # numpy leaves
-
-
-def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Network:
-    """The network of a config for images (height, width, channels) of so many classes.
-
-    Raises:
-      UserError: a config that contradicts itself or the images.
-    """
-    arch = architecture(config.model)
-    if min(image_shape[:2]) < arch.input_size:
-        raise UserError(
-            f"model.input_size={arch.input_size} is more than the dataset's {image_shape[0]}x{image_shape[1]} pixels; "
-            f"prepare it with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
-        )
-    arch.check_channels(image_shape[2])
-    try:
-        optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias, lars=config.optimizer.lars)
-        optimizer(0.0, 0.0, 0.0)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    members, names = hyper.from_config(config)
-    if not arch.lrn and any(np.ptp(leaf) for leaf in (members.lrn_k, members.lrn_alpha, members.lrn_beta)):
-        raise UserError(
-            f"ensemble.members={config.ensemble.members} differ in LRN, of which this network has none (model.lrn is off): "
-            "they would be the same; leave it out"
-        )
-    return Network(AlexNet(arch, classes, config.train.remat), optimizer, members, names, image_shape[2])
+    networks: Networks  # at the newest checkpoint, numpy leaves
 
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -200,10 +151,10 @@ def load(workdir: str | Path) -> Run:
     restored = None
     if has_checkpoint(workdir):
         with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore(network.abstract_state())
+            restored = checkpoints.restore({"networks": network.abstract_networks()})
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
-    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0])
+    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0]["networks"])
 
 
 def save_predictions(workdir: Path, answers: dict[str, np.ndarray]) -> None:
@@ -234,6 +185,11 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error})") from None
+
+
+def is_imported(workdir: Path) -> bool:
+    """Whether a run directory was made from weights by alexnet_jax.weights and never trained in: it has a checkpoint and no log."""
+    return has_checkpoint(workdir) and not (workdir / EVENTS).exists()
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -268,8 +224,11 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
       else from the same parameters.
 
     Raises:
-      UserError: not a run, one with another number of members, or a network whose tensors have other shapes.
+      UserError: not a run, one with another number of members, or a network whose tensors have other shapes; a directory of imported
+        weights, which have no optimiser's state.
     """
+    if is_imported(workdir):
+        raise UserError(f"{workdir} holds imported weights; train them in another --workdir, with --config.train.init_from={workdir}")
     if has_checkpoint(workdir):
         return network.abstract_state(), []
     # On the host, so that a device holds the state once where members train in turn, in parts of their own.
@@ -280,7 +239,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
-    params = dict(loaded.state.params)
+    params = dict(loaded.networks.params)
     if not same_classes(loaded.classes, classes):
         params["fc8"] = state.params["fc8"]
         notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")

@@ -6,6 +6,7 @@ One JSON object a line, each with `event`, `step` (optimiser steps done) and `ti
     train       epoch, loss, error, learning_rate, images_per_second (of the run), member_images_per_second
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
     drop        member, learning_rate (the new one, as the schedule scales it at this step), factor, reason: plateau | control | replay
+    rate        member, learning_rate (as above), value (the hyperparameter that was set), reason: control | replay
     checkpoint  path, relative to the run directory
     resume      `step` is the one that the run went back to
     control     any fields
@@ -166,7 +167,7 @@ def read_events(workdir: str | Path) -> list[dict]:
         except ValueError:
             continue
         if event["event"] in ("start", "resume"):
-            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "checkpoint") or _stands(e, event)]
+            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "rate", "checkpoint") or _stands(e, event)]
         events.append(event)
     return events
 
@@ -196,6 +197,8 @@ def describe(event: dict) -> str:
             return f"{step}  epoch {e['epoch']:.2f}  {e['split']}  loss {_members(e['loss'], '.4f')}  {_errors(e)}"
         case "drop":
             return f"{step}  learning rate of member {e['member']} drops to {e['learning_rate']:.3g} ({e['reason']})"
+        case "rate":
+            return f"{step}  learning rate of member {e['member']} is set to {e['learning_rate']:.3g} ({e['reason']})"
         case "checkpoint":
             return f"{step}  saved {e['path']}"
         case "resume":

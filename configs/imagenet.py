@@ -13,7 +13,7 @@ with this code yet. The published error of one such network is 40.7 % top-1 and 
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import new_config, parse_arg
-from alexnet_jax.model import model_config
+from alexnet_jax.model.alexnet import model_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

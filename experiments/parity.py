@@ -54,10 +54,10 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
     import jax
     import torch
 
-    from alexnet_jax import formats, oihw
     from alexnet_jax.hyper import Hyper
-    from alexnet_jax.model import AlexNet, architecture, model_config
-    from experiments import torch_alexnet
+    from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+    from alexnet_jax.weights import formats, torch_layout
+    from experiments.peers import torch_alexnet
 
     section = model_config(variant)
     section.width *= width
@@ -72,7 +72,7 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
 
     rng = np.random.default_rng(0)
     params = random_params(jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32), hyper)["params"], rng)
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in oihw.to_oihw(params, names, map_size).items()})
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in torch_layout.to_oihw(params, names, map_size).items()})
     module.eval()
 
     @jax.jit
@@ -93,7 +93,7 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
     def draw(number):
         images, weighting = rng.normal(0, 74, shape).astype(np.float32), rng.normal(size=(IMAGES, classes)).astype(np.float32)
         (logits, gradients), (wanted_logits, wanted) = jax.tree.map(np.asarray, ours(images, weighting)), theirs(images, weighting)
-        found = oihw.to_oihw(gradients, names, map_size)
+        found = torch_layout.to_oihw(gradients, names, map_size)
         return Parity(relative_error(logits, wanted_logits), {name: relative_error(found[name], wanted[name]) for name in wanted}, number)
 
     parity = draw(1)
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError('PyTorch is not installed; it comes with: pip install -e ".[peers]"') from None
 
     from alexnet_jax import parallel
-    from alexnet_jax.model import VARIANTS, model_config
+    from alexnet_jax.model.alexnet import VARIANTS, model_config
 
     parallel.start()
     chosen = args.variants or list(VARIANTS)

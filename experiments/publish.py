@@ -179,7 +179,7 @@ def _published() -> str:
 def ablation_text(record: dict[str, Any], figures: str) -> str:
     """An ablation's page, one heading deeper and without its title."""
     from alexnet_jax.runlog import nan_for_null
-    from experiments import ablation_files
+    from experiments.ablate import files as ablation_files
 
     body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1]
     body = re.sub(r"^#", "##", body, flags=re.M)

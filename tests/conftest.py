@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import parallel
-from alexnet_jax.prepare import prepare_digits
+from alexnet_jax.prepare.datasets import prepare_digits
 
 parallel.start()
 

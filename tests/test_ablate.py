@@ -11,9 +11,12 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import data, hyper
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
-from experiments import ablate, ablation_files, comparison, figures, lrn_range, points, study
-from experiments.factors import FACTORS
-from experiments.results import Result
+from experiments.ablate import __main__ as ablate
+from experiments.ablate import comparison, figures, lrn_range, study
+from experiments.ablate import files as ablation_files
+from experiments.ablate.factors import FACTORS
+from experiments.launch import points
+from experiments.launch.results import Result
 
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 CONFIGS = ("configs/digits.py", "configs/fashion_mnist.py")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax import evaluate
+from alexnet_jax import metrics
 from alexnet_jax.report.answers import Answers, confident_mistakes, confusion_matrix, most_confused, reliability, unsure
 
 LABEL = np.array([0, 0, 0, 1, 1, 2], np.int32)
@@ -50,7 +50,7 @@ def test_the_calibration_error_is_that_of_evaluate():
     log_probs, label = scores - np.logaddexp.reduce(scores, -1, keepdims=True), rng.integers(0, 4, 500)
     found = reliability(np.exp(log_probs.max(1)), log_probs.argmax(1) == label)
     assert found.counts.sum() == 500
-    assert found.ece == pytest.approx(evaluate.calibration_error(label, log_probs))
+    assert found.ece == pytest.approx(metrics.calibration_error(label, log_probs))
 
 
 def test_a_diverged_member_has_no_calibration():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.augment import PixelStats, augment, evaluation_view, ten_views
+from alexnet_jax.augment import augment, evaluation_view, ten_views
 from alexnet_jax.hyper import AUGMENTATIONS, Hyper
+from alexnet_jax.prepare.pixel_stats import PixelStats
 
 OFF = dict.fromkeys(AUGMENTATIONS, 0.0)
 STATS = PixelStats(

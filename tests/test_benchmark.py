@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import oihw
 from alexnet_jax.augment import evaluation_view
+from alexnet_jax.data import Records
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.lrn import lrn
-from alexnet_jax.records import Records
+from alexnet_jax.model.layers import forward_flops, step_flops
+from alexnet_jax.model.lrn import lrn
+from alexnet_jax.weights import torch_layout
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import growth, growth_figure, measure, memory, ours
 from experiments.benchmark.input import make_dataset
@@ -130,9 +131,10 @@ def test_the_figure_shows_every_point(tmp_path):
 def test_flops_are_those_of_the_network_table(variant):
     model = ours.network(variant)
     if variant == "seed":
-        assert round(ours.step_flops(model, 3) / 1e6, 1) == 6600.7
-        assert round(ours.forward_flops(model, 3) / 1e6, 1) == 2270.5
-    assert 2.5 < ours.step_flops(model, ours.CHANNELS[variant]) / ours.forward_flops(model, ours.CHANNELS[variant]) < 3
+        assert round(step_flops(model.arch, 1000, 3) / 1e6, 1) == 6600.7
+        assert round(forward_flops(model.arch, 1000, 3) / 1e6, 1) == 2270.5
+    of = model.arch, model.classes, ours.CHANNELS[variant]
+    assert 2.5 < step_flops(*of) / forward_flops(*of) < 3
 
 
 @pytest.mark.parametrize(("form", "count"), [("grouped", 14), ("unroll", 0)])  # forward and both gradients, but the image's own
@@ -176,15 +178,17 @@ def test_augmentation_can_be_switched_on_without_another_program(step):
 def test_pytorchs_training_step_is_ours(layout, step):
     """Two steps from equal weights on equal images, without dropout, come to equal weights."""
     torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
-    from experiments import torch_train
+    from experiments.peers import torch_train
 
     step, batch = step.with_members("augment=off, dropout=0, seeds=1"), ours.random_batch("small", 8)
     peer = torch_train.Training("small", 8, 0.25, 1, 10, layout=layout)
-    names = {(layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer in oihw.LAYERS for leaf in ("kernel", "bias")}
+    names = {
+        (layer, leaf): f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for layer in torch_layout.LAYERS for leaf in ("kernel", "bias")
+    }
 
     def weights():
         params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), step.parts[0].params)
-        return oihw.to_oihw(params, names, ours.network("small").arch.map_sizes[-1])
+        return torch_layout.to_oihw(params, names, ours.network("small").arch.map_sizes[-1])
 
     before = weights()
     peer.networks[0].load_state_dict({name: torch.from_numpy(array.copy()) for name, array in before.items()})
@@ -202,7 +206,7 @@ def test_pytorchs_training_step_is_ours(layout, step):
 
 def test_pytorchs_augmentation_switched_off_is_our_centre_crop():
     torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
-    from experiments import torch_train
+    from experiments.peers import torch_train
 
     image = np.random.default_rng(0).integers(0, 256, (13, 13, 3)).astype(np.uint8)
     off = dict.fromkeys(torch_train.STRENGTHS, 0.0)
@@ -218,7 +222,7 @@ def test_pytorchs_augmentation_switched_off_is_our_centre_crop():
 def test_pytorchs_augmentation_acts():
     """A turn by 180 degrees either way, a certain flip, and every offset of the crop."""
     torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
-    from experiments import torch_train
+    from experiments.peers import torch_train
 
     torch.manual_seed(0)
     image = torch.arange(25, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(200, 1, 1, 1)
@@ -234,7 +238,7 @@ def test_pytorchs_augmentation_acts():
 
 def test_pytorchs_normalisation_has_our_constants():
     torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
-    from experiments import torch_train
+    from experiments.peers import torch_train
 
     x = 50 * np.random.default_rng(0).normal(size=(2, 3, 3, 16)).astype(np.float32)
     module = torch_train.network("seed", 0.04, 10, 3)
@@ -244,7 +248,7 @@ def test_pytorchs_normalisation_has_our_constants():
 
 def test_pytorch_reads_the_same_images(tmp_path):
     pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
-    from experiments import torch_input
+    from experiments.peers import torch_input
 
     for encoding, tolerance in (("raw", 0), ("jpeg", 12)):
         dataset = make_dataset(tmp_path, (64, 64, 3), encoding, 10)

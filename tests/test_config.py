@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from alexnet_jax import config as config_lib
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
-from alexnet_jax.loop import train
-from alexnet_jax.model import Architecture
+from alexnet_jax.model.alexnet import Architecture
+from alexnet_jax.train.loop import train
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.py") if path.name != "__init__.py")
 SECTIONS = ["data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "eval"]

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import control, data, run
+from alexnet_jax import control, data, hyper, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.hand import Hand
-from alexnet_jax.loop import train
-from alexnet_jax.runlog import read_events
+from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.train import inbox, plateau
+from alexnet_jax.train.inbox import Inbox, is_running
+from alexnet_jax.train.loop import train
+from alexnet_jax.train.rates import Rates, make_policy
 
 # No evaluation before the end, so that no machine touches the rates.
 QUIET = ("train.epochs=0.7", "eval.every_epochs=9", "train.checkpoint_every_epochs=0.32", "train.log_every_steps=1")
@@ -22,7 +24,7 @@ QUIET = ("train.epochs=0.7", "eval.every_epochs=9", "train.checkpoint_every_epoc
 def at_steps(patch, actions):
     """Run `actions[step]()` when the loop asks for the batch that follows that step."""
     train_batches = data.train_batches
-    patch.setattr(control, "POLL", 0)
+    patch.setattr(inbox, "POLL", 0)
 
     def watched(*args, position, batch_size, **kwargs):
         for i, batch in enumerate(train_batches(*args, position=position, batch_size=batch_size, **kwargs)):
@@ -62,7 +64,7 @@ def test_drop_set_save_stop_and_resume(tiny_config, tmp_path, monkeypatch):
     assert "@" in answers[0]["by"]
     assert [(event["step"], event["member"], event["reason"]) for event in events_of(tmp_path, "drop")] == [(4, 1, "control")]
     assert events_of(tmp_path, "end")[-1]["step"] == 12
-    assert np.array_equal(run.load(tmp_path).state.hyper.weight_decay, [0, 0])
+    assert np.array_equal(run.load(tmp_path).networks.hyper.weight_decay, [0, 0])
 
     monkeypatch.undo()
     train(tiny_config(*QUIET), tmp_path)
@@ -111,19 +113,34 @@ def test_a_drop_tells_the_rate_that_the_schedule_leaves(tiny_config, tmp_path):
     assert events_of(tmp_path, "control")[0]["outcome"] == "learning rate of all members is now 0.005"
 
 
-def test_a_member_that_is_done_is_not_moved(tiny_config):
-    config = tiny_config()
-    hand, dataset = Hand(config.plateau, 2), data.load(config.data)
-    hand.begin(None, lambda step: 1.0)
-    state = run.build(config, dataset.image_shape, len(dataset.classes)).init_state()
-    state = replace(state, plateau=replace(state.plateau, done=np.array([False, True])))
-    command = {"command": "set", "name": "learning_rate", "value": 0.5}
-    same, answer = hand.obey(state, 3, {**command, "member": 1})
-    assert same is state
-    assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
-    moved, answer = hand.obey(state, 3, command)
-    assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
-    assert np.asarray(moved.hyper.learning_rate) == pytest.approx([0.5, 0.02])
+def test_a_member_that_is_done_is_not_moved(tiny_config, tmp_path):
+    state = replace(plateau.init(2), done=np.array([False, True]))
+    hyperparameters, _ = hyper.from_config(tiny_config())
+    with RunLog(tmp_path, 10) as log:
+        owned = Rates(make_policy(tiny_config().plateau, 2), hyperparameters, state, lambda step: 1.0, lambda controls: [controls], log)
+        command = {"command": "set", "name": "learning_rate", "value": 0.5}
+        before = owned.controls
+        answer = owned.obey(3, {**command, "member": 1})
+        assert owned.controls is before  # nothing was put on the devices anew
+        assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
+        answer = owned.obey(3, command)
+        assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
+        assert owned.hyper.learning_rate == pytest.approx([0.5, 0.02])
+        assert owned.controls[0].hyper.learning_rate == pytest.approx([0.5, 0.02])
+
+
+def test_a_rate_that_is_set_restarts_the_plateau_and_is_logged_like_a_drop(tiny_config, tmp_path):
+    hyperparameters, _ = hyper.from_config(tiny_config())
+    state = replace(plateau.init(2), scale=np.float32([0.1, 0.1]), stale=np.int32([2, 2]), drops=np.int32([1, 1]))
+    policy = make_policy(tiny_config("plateau.cooldown=3").plateau, 2)
+    with RunLog(tmp_path, 10) as log:
+        owned = Rates(policy, hyperparameters, state, lambda step: 0.5, lambda controls: [controls], log)
+        owned.obey(4, {"command": "set", "name": "learning_rate", "value": 0.03, "member": 1})
+    assert owned.in_force(4) == pytest.approx([0.02 * 0.1 * 0.5, 0.03 * 0.5])
+    assert (owned.plateau.stale.tolist(), owned.plateau.cooldown.tolist(), owned.plateau.drops.tolist()) == ([2, 0], [0, 3], [1, 1])
+    (event,) = events_of(tmp_path, "rate")
+    assert (event["step"], event["member"], event["value"], event["reason"]) == (4, 1, pytest.approx(0.03), "control")
+    assert event["learning_rate"] == pytest.approx(0.015)
 
 
 def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
@@ -140,9 +157,9 @@ def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
         at_steps(patch, {7: lambda: control.send(replayed, "stop")})
         train(config, replayed)
     train(config, replayed)
-    one, other = run.load(by_hand).state, run.load(replayed).state
+    one, other = run.load(by_hand).networks, run.load(replayed).networks
     assert jax.tree.all(jax.tree.map(np.array_equal, one.params, other.params))
-    assert np.array_equal(one.plateau.scale, other.plateau.scale)
+    assert rates(by_hand) == rates(replayed)
     assert [event["reason"] for event in events_of(replayed, "drop")] == ["replay"] * 3
 
 
@@ -231,8 +248,8 @@ def test_a_line_by_another_hand_is_answered_or_skipped(tiny_config, tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_directory(tiny_config, tmp_path):
-    with control.Inbox(tmp_path):
-        assert control.is_running(tmp_path)
+    with Inbox(tmp_path):
+        assert is_running(tmp_path)
         with pytest.raises(UserError, match="another process is training"):
             train(tiny_config(*QUIET), tmp_path)
-    assert not control.is_running(tmp_path)
+    assert not is_running(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.conv import conv, max_pool
+from alexnet_jax.model.conv import conv, max_pool
 
 
 def plain_conv(x, kernel, stride, padding, groups):

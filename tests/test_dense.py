@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.dense import dense
+from alexnet_jax.model.dense import dense
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from alexnet_jax import evaluate
+from alexnet_jax import evaluate, metrics
 from alexnet_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -17,11 +17,11 @@ def log_softmax(scores):
 
 
 LOG_PROBS = log_softmax(RNG.normal(size=(5, 203, 8)) + 2 * (np.arange(8) == LABELS[:, None]))
-PREDICTIONS = evaluate.Predictions(LABELS, LOG_PROBS, [f"seed={i}" for i in range(5)])
+PREDICTIONS = metrics.Predictions(LABELS, LOG_PROBS, [f"seed={i}" for i in range(5)])
 
 
 def test_summary_against_plain_numpy():
-    result = evaluate.summarise(PREDICTIONS)
+    result = metrics.summarise(PREDICTIONS)
     errors = (LOG_PROBS.argmax(-1) != LABELS).mean(1)
     assert result["top1_error"] == pytest.approx(errors.tolist())
     top5 = (np.argsort(-LOG_PROBS, -1)[..., :5] == LABELS[:, None]).any(-1)
@@ -41,44 +41,44 @@ def test_summary_against_plain_numpy():
 
 def test_a_diverged_member_counts_in_the_mean_and_not_in_the_ensemble():
     lost = np.concatenate([LOG_PROBS, np.full_like(LOG_PROBS[:1], np.nan)])
-    result, healthy = evaluate.summarise(evaluate.Predictions(LABELS, lost, [*"abcdef"])), evaluate.summarise(PREDICTIONS)
+    result, healthy = metrics.summarise(metrics.Predictions(LABELS, lost, [*"abcdef"])), metrics.summarise(PREDICTIONS)
     assert result["diverged"] == ["f"]
     assert result["top1_error"][-1] == 1
     assert result["ensemble_top1_error"] == healthy["ensemble_top1_error"]
     assert result["curve"] == healthy["curve"]
     assert result["relative_cut"] == pytest.approx(healthy["relative_cut"])
     assert result["mean_top1_error"] == pytest.approx((5 * healthy["mean_top1_error"] + 1) / 6)
-    everyone = evaluate.summarise(evaluate.Predictions(LABELS, np.full_like(LOG_PROBS, np.nan), [*"abcde"]))
+    everyone = metrics.summarise(metrics.Predictions(LABELS, np.full_like(LOG_PROBS, np.nan), [*"abcde"]))
     assert everyone["ensemble_top1_error"] == 1
 
 
 def test_curve_is_the_mean_over_all_subsets():
-    curve = evaluate.ensemble_curve(LABELS, LOG_PROBS)
+    curve = metrics.ensemble_curve(LABELS, LOG_PROBS)
     assert [row["members"] for row in curve] == [1, 2, 3, 4, 5]
     assert [row["subsets"] for row in curve] == [math.comb(5, k) for k in range(1, 6)]
     pairs = [(np.exp(LOG_PROBS[list(pair)]).mean(0).argmax(-1) != LABELS).mean() for pair in itertools.combinations(range(5), 2)]
     assert curve[1]["top1_error"] == pytest.approx(np.mean(pairs))
     assert curve[1]["std"] == pytest.approx(np.std(pairs, ddof=1))
-    assert curve[0]["top5_error"] == pytest.approx(np.mean(evaluate.summarise(PREDICTIONS)["top5_error"]))
+    assert curve[0]["top5_error"] == pytest.approx(np.mean(metrics.summarise(PREDICTIONS)["top5_error"]))
 
 
 def test_curve_of_many_members_samples_subsets():
-    curve = evaluate.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
+    curve = metrics.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
     assert [row["subsets"] for row in curve][:3] == [15, 100, 100]
     assert curve[-1]["subsets"] == 1
 
 
 def test_curve_of_much_data_samples_fewer_subsets(monkeypatch):
     monkeypatch.setattr(evaluate, "WORK", 20 * 5 * LOG_PROBS.size * 9)
-    curve = evaluate.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
+    curve = metrics.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
     assert [row["subsets"] for row in curve][:3] == [15, 20, 20]
 
 
 def test_calibration_error_of_known_cases():
     labels = np.array([0, 0, 0, 1])
     three_of_four = np.log(np.float32([[0.75, 0.25]] * 4))
-    assert evaluate.calibration_error(labels, three_of_four) == pytest.approx(0, abs=1e-6)
-    assert evaluate.calibration_error(labels, np.log(np.float32([[0.95, 0.05]] * 4))) == pytest.approx(0.2, abs=1e-6)
+    assert metrics.calibration_error(labels, three_of_four) == pytest.approx(0, abs=1e-6)
+    assert metrics.calibration_error(labels, np.log(np.float32([[0.95, 0.05]] * 4))) == pytest.approx(0.2, abs=1e-6)
 
 
 def batches(count, batch_size, examples):
@@ -90,27 +90,27 @@ def batches(count, batch_size, examples):
 
 @pytest.mark.parametrize("batch_size", [10, 203, 64])
 def test_predict_split_sees_every_example_once(batch_size):
-    predictions = evaluate.predict_split(lambda image: LOG_PROBS[:, image], batches(203, batch_size, 203), 203, PREDICTIONS.member_names)
+    predictions = metrics.predict_split(lambda image: LOG_PROBS[:, image], batches(203, batch_size, 203), 203, PREDICTIONS.member_names)
     assert np.array_equal(predictions.log_probs, LOG_PROBS)
     assert np.array_equal(predictions.labels, LABELS)
 
 
 def test_missing_examples_are_noticed():
     with pytest.raises(RuntimeError, match="saw 200 examples of a split of 203"):
-        evaluate.predict_split(lambda image: LOG_PROBS[:, image], batches(200, 10, 203), 203, [])
+        metrics.predict_split(lambda image: LOG_PROBS[:, image], batches(200, 10, 203), 203, [])
     with pytest.raises(RuntimeError, match="saw 200 examples of a split of 203"):
-        evaluate.sum_over_split(lambda batch: {"count": batch["mask"].sum()}, batches(200, 10, 203), 203)
+        metrics.sum_over_split(lambda batch: {"count": batch["mask"].sum()}, batches(200, 10, 203), 203)
 
 
 def test_sum_over_split():
     def eval_step(batch):
         return {"count": batch["mask"].sum(), "loss": (batch["label"] * batch["mask"]).sum() * np.ones(2), "top1_errors": np.zeros(2)}
 
-    result = evaluate.sum_over_split(eval_step, batches(203, 64, 203), 203)
+    result = metrics.sum_over_split(eval_step, batches(203, 64, 203), 203)
     assert result["count"] == 203
     np.testing.assert_allclose(result["loss"], LABELS.mean())
     assert set(result) == {"count", "loss", "top1_error"}
-    assert evaluate.sum_over_split(eval_step, batches(203, 64, 203), 203, stop=lambda: True) is None
+    assert metrics.sum_over_split(eval_step, batches(203, 64, 203), 203, stop=lambda: True) is None
 
 
 def test_combine_runs(tmp_path):
@@ -125,8 +125,8 @@ def test_combine_runs(tmp_path):
 
 
 def test_table_reads_in_percent():
-    text = evaluate.table(evaluate.summarise(PREDICTIONS))
+    text = evaluate.table(metrics.summarise(PREDICTIONS))
     errors = (LOG_PROBS.argmax(-1) != LABELS).mean(1)
     assert f"{100 * errors[3]:.2f}%" in text.splitlines()[4]
     assert "relative cut" in text
-    assert "ensemble" not in evaluate.table(evaluate.summarise(PREDICTIONS._replace(log_probs=LOG_PROBS[:1], member_names=["seed=0"])))
+    assert "ensemble" not in evaluate.table(metrics.summarise(PREDICTIONS._replace(log_probs=LOG_PROBS[:1], member_names=["seed=0"])))

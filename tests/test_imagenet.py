@@ -7,11 +7,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, run, step
+from alexnet_jax import data, run, state
 from alexnet_jax.augment import augment
-from alexnet_jax.loop import train
-from alexnet_jax.prepare import prepare_folder
+from alexnet_jax.prepare.datasets import prepare_folder
 from alexnet_jax.runlog import read_events
+from alexnet_jax.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def first_loss(finished):
     """The loss of the first batch before anything was learnt, computed one example after the other, with no step."""
     config, network = finished.config, finished.network
     initial, source = network.init_state(), data.load(config.data, config.model.pixel_mean).source("train")
-    hyper, params = jax.tree.map(lambda leaf: leaf[0], (initial.hyper, initial.params))
+    hyper, params = jax.tree.map(lambda leaf: leaf[0], (network.hyper, initial.params))
     settings = {"batch_size": config.train.batch_size, "seed": config.data.seed, "position": 0, "threads": 1}
 
     @jax.jit
     def loss(image, label, index):
-        augmented, dropped = (jax.random.fold_in(step._key(hyper.seed, purpose), index) for purpose in (step.AUGMENT, step.DROPOUT))
+        augmented, dropped = (jax.random.fold_in(state._key(hyper.seed, purpose), index) for purpose in (state.AUGMENT, state.DROPOUT))
         view = augment(augmented, image, hyper, finished.stats, network.model.arch.input_size)
         return -jax.nn.log_softmax(network.model.apply({"params": params}, view[None], hyper, dropped[None])[0])[label]
 
@@ -56,7 +56,7 @@ def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(first_loss(run.load(tmp_path)), rel=1e-4)
     assert test["count"] == 10
-    params = run.load(tmp_path).state.params
+    params = run.load(tmp_path).networks.params
     classes = 2
     assert sum(leaf.size for layer in params.values() for leaf in layer.values()) == 62_378_344 - (1000 - classes) * 4097
     assert params["conv1"]["kernel"].shape == (1, 11, 11, 3, 96)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.images import ImageError, load_image, resize_and_crop
+from alexnet_jax.prepare.images import ImageError, load_image, resize_and_crop
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8)
 

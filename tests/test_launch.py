@@ -17,17 +17,17 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import EVENTS, read_events
-from experiments import launch as launch_lib
-from experiments import progress as progress_lib
-from experiments import slurm as slurm_lib
-from experiments import task as task_lib
-from experiments.cost import Cost
-from experiments.launch import devices
-from experiments.points import Point, pack
-from experiments.progress import Progress, duration
-from experiments.results import FAILURE, LOG, collect, progress, status
-from experiments.slurm import Slurm, minutes, run_on_slurm
-from experiments.task import Task, command
+from experiments.launch import progress as progress_lib
+from experiments.launch import slurm as slurm_lib
+from experiments.launch import task as task_lib
+from experiments.launch.cost import Cost
+from experiments.launch.launch import devices
+from experiments.launch.launch import launch as launch_lib
+from experiments.launch.points import Point, pack
+from experiments.launch.progress import Progress, duration
+from experiments.launch.results import FAILURE, LOG, collect, progress, status
+from experiments.launch.slurm import Slurm, minutes, run_on_slurm
+from experiments.launch.task import Task, command
 
 CONFIG = "configs/digits.py"
 STAND_IN = Path(__file__).parent / "stand_in.py"

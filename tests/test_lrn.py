@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.lrn import lrn
+from alexnet_jax.model.lrn import lrn
 
 CHANNELS = jnp.arange(10.0, 90.0, 10.0)
 GOLDEN = {

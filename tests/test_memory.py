@@ -4,16 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import loop, memory, parallel, run
+from alexnet_jax import memory, parallel, run
+from alexnet_jax import network as network_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
+from alexnet_jax.train import loop
 from alexnet_jax.turns import Turns
 
 NEEDS = memory.Needs(Turns(7, 7), parameters=100, optimizer=100, activations=7000)
 
 
 def test_state_is_counted_before_anything_is_compiled(tiny_config):
-    setup = run.build(tiny_config(members=3), (28, 28, 1), 10)
+    setup = network_lib.build(tiny_config(members=3), (28, 28, 1), 10)
     state = setup.abstract_state()
     needs = memory.of_state(state, Turns(3, 3))
     assert needs.parameters == 4 * sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
@@ -56,7 +58,7 @@ def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp
     (event,) = [event for event in read_events(tmp_path / "fits") if event["event"] == "memory"]
     assert event["message"].startswith("3 members: parameters")
     assert "activations of 2 at once" in event["message"]
-    needs = memory.of_state(run.load(tmp_path / "fits").state, Turns(3, 2))
+    needs = memory.of_state(run.load(tmp_path / "fits").network.abstract_state(), Turns(3, 2))
     assert needs.state < event["needed"] < 1e9
 
     monkeypatch.setattr(parallel, "memory", lambda: event["needed"] - 1)

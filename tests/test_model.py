@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, parallel, run
+from alexnet_jax import data, parallel
+from alexnet_jax import network as network_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model import VARIANTS, AlexNet, Architecture, architecture, dropout, model_config
-from alexnet_jax.step import make_train_step
+from alexnet_jax.model.alexnet import VARIANTS, AlexNet, Architecture, architecture, dropout, model_config
+from alexnet_jax.state import Controls
+from alexnet_jax.train.step import make_train_step
 
 PARAMETERS = {"seed": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
 SEED_LAYERS = {
@@ -86,8 +88,8 @@ def test_layer_order_of_the_seed_network():
     params = init(after, 3)
 
     def by_hand(x, hyper):
-        from alexnet_jax.conv import conv, max_pool
-        from alexnet_jax.lrn import lrn
+        from alexnet_jax.model.conv import conv, max_pool
+        from alexnet_jax.model.lrn import lrn
 
         def layer(name, x, padding):
             return jax.nn.relu(conv(x, params[name]["kernel"], 1, padding) + params[name]["bias"])
@@ -245,12 +247,13 @@ def test_scaled_initialisation_starts_to_learn_whatever_the_seed(digits_dir):
 def losses_of(config, steps=200):
     """Training losses (steps, M)."""
     dataset = data.load(config.data)
-    network = run.build(config, dataset.image_shape, len(dataset.classes))
+    network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
     step, state = parallel.over_devices_train(step), parallel.replicate(network.init_state())
+    controls = Controls(network.hyper, np.ones(network.hyper.members, np.float32), np.zeros(network.hyper.members, bool))
     batches = data.train_batches(dataset.source("train"), batch_size=64, seed=0, position=0, threads=2)
     losses = []
     for batch in itertools.islice(batches, steps):
-        state, metrics = step(state, parallel.shard(batch))
+        state, metrics = step(state, controls, parallel.shard(batch))
         losses.append(np.asarray(metrics["loss"]))
     return np.stack(losses)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.lrn import lrn
-from alexnet_jax.model import VARIANTS
+from alexnet_jax.model.alexnet import VARIANTS
+from alexnet_jax.model.lrn import lrn
 from experiments import parity
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
@@ -30,7 +30,7 @@ def test_whole_networks_agree(variant):
 
 def test_another_network_does_not_agree(monkeypatch):
     """CaffeNet against bvlc_alexnet, which has its parameters and another order of LRN and pooling: the comparison notices."""
-    from experiments import torch_alexnet
+    from experiments.peers import torch_alexnet
 
     monkeypatch.setitem(torch_alexnet.VARIANTS, "caffenet", torch_alexnet.VARIANTS["caffe"])
     monkeypatch.setattr(parity, "DRAWS", 2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax import plateau
+from alexnet_jax.train import plateau
 
 SETTINGS = {"patience": 2, "min_delta": 0.01, "factor": 0.1, "max_drops": 2, "cooldown": 0}
 

@@ -7,8 +7,8 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import FIELDS, base_member, parse_members
-from experiments import grid
-from experiments.points import Point, check_distinct, number, pack, setting_name
+from experiments.launch.points import Point, check_distinct, number, pack, setting_name
+from experiments.sweep import grid
 
 CONFIG, ROOT = "configs/digits.py", Path("sweeps/x")
 POINTS = [

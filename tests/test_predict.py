@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, evaluate, predict, run, step
+from alexnet_jax import data, evaluate, metrics, predict, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.images import load_image, resize_and_crop
-from alexnet_jax.loop import train
+from alexnet_jax.model import forward
 from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
+from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.train.loop import train
 
 COUNT = 21  # pictures: no batch of 4 devices divides them
 TINY = ("model.width=0.04", "train.batch_size=40", "train.epochs=0.2", "eval.batch_size=64")
@@ -66,7 +67,7 @@ def table(found):
 def test_answers_are_those_of_evaluate(answers, pictures, log_probs, ten_crop, batch_size):
     options = ["--ten-crop"] * ten_crop + [f"--batch-size={batch_size}"] * bool(batch_size)
     found = answers(pictures, "--top=10", *options)
-    expected = np.exp(evaluate.average(log_probs[ten_crop]))
+    expected = np.exp(metrics.average(log_probs[ten_crop]))
     np.testing.assert_allclose(table(found), expected, atol=1e-6)
     assert [answer["file"] for answer in found] == [str(pictures / f"{i:02}.png") for i in range(COUNT)]
     assert [answer["top"][0]["index"] for answer in found] == expected.argmax(1).tolist()
@@ -90,13 +91,13 @@ def test_unknown_member(workdir, pictures, member):
 
 
 def test_one_program_and_no_say_for_the_padding(workdir, pictures, monkeypatch):
-    traces, make_log_probs = [], step.make_log_probs
+    traces, make_log_probs = [], forward.make_log_probs
 
     def counting(*args):
         inner = make_log_probs(*args)
-        return lambda state, images: (traces.append(images.shape), inner(state, images))[1]
+        return lambda params, hyper, images: (traces.append(images.shape), inner(params, hyper, images))[1]
 
-    monkeypatch.setattr(step, "make_log_probs", counting)
+    monkeypatch.setattr(forward, "make_log_probs", counting)
     predictor = Predictor(workdir, COUNT, batch_size=8)
     found = list(predictor.predict(find_images([pictures]), 1, pytest.fail))
     assert len(found) == COUNT
@@ -199,7 +200,7 @@ def test_text(workdir, pictures, log_probs, capsys):
     assert lines[0] == str(pictures / "03.png")
     assert lines[3] == str(pictures / "05.png")
     assert len(lines) == 6
-    row = np.exp(evaluate.average(log_probs[False]))[5]
+    row = np.exp(metrics.average(log_probs[False]))[5]
     for line, best in zip(lines[4:], np.argsort(-row)[:2], strict=True):
         percent, label = line.split()
         assert label == str(best)
@@ -251,9 +252,9 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
 
     def load_with_nan(*lost):
         params = jax.tree.map(
-            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded[-1].params
+            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.networks.params
         )
-        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=params))
+        return lambda _: loaded._replace(networks=dataclasses.replace(loaded.networks, params=params))
 
     monkeypatch.setattr(run, "load", load_with_nan(1))
     found = answers(pictures, "--top=10")

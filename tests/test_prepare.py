@@ -16,16 +16,18 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import prepare, records
+from alexnet_jax import data
 from alexnet_jax.errors import UserError, run_cli
-from alexnet_jax.images import load_image, resize_and_crop
+from alexnet_jax.prepare import __main__ as prepare
+from alexnet_jax.prepare import records
+from alexnet_jax.prepare.images import load_image, resize_and_crop
 
 ROOT = Path(__file__).parent.parent
 
 
 def read(directory: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of a split, in the order of their records."""
-    examples = records.Records(tfds.builder_from_directory(directory), split)
+    examples = data.Records(tfds.builder_from_directory(directory), split)
     images, labels = zip(*(examples[i] for i in range(len(examples))), strict=True)
     return np.stack(images), np.array(labels)
 

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, probe, run
+from alexnet_jax import data, run
+from alexnet_jax import network as network_lib
 from alexnet_jax.augment import augment, evaluation_view
-from alexnet_jax.step import AUGMENT, _example_keys
+from alexnet_jax.report import activations
+from alexnet_jax.state import AUGMENT, Networks, example_keys
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +19,17 @@ def loaded(digits_dir):
     overrides = [f"data.dir={digits_dir}", "model.width=0.04", "model.positive_bias=0.1"]
     config = config_lib.load("configs/digits.py:members=2", overrides)
     dataset = data.load(config.data)
-    network = run.build(config, dataset.image_shape, 10)
+    network = network_lib.build(config, dataset.image_shape, 10)
     state = jax.tree.map(np.asarray, network.init_state())
-    return run.Run(digits_dir, config, dataset.classes, dataset.stats, network, state), probe.sample(dataset.source("train"), 70)
+    networks = Networks(state.step, state.params, network.hyper)
+    return run.Run(digits_dir, config, dataset.classes, dataset.stats, network, networks), activations.sample(dataset.source("train"), 70)
 
 
 def views_and_outputs(one, images, member):
-    params, hyper = (jax.tree.map(lambda leaf: leaf[member], tree) for tree in (one.state.params, one.state.hyper))
+    params, hyper = (jax.tree.map(lambda leaf: leaf[member], tree) for tree in (one.networks.params, one.networks.hyper))
     views = jax.vmap(lambda image: evaluation_view(image, hyper, one.stats, 28))(images)
     logits = one.network.model.apply({"params": params}, views, hyper)
-    return params, logits, {name: np.asarray(x) for name, x in probe.layer_outputs(one.network.model, params, views, hyper).items()}
+    return params, logits, {name: np.asarray(x) for name, x in activations.layer_outputs(one.network.model, params, views, hyper).items()}
 
 
 def test_outputs_are_what_the_network_computes_with(loaded):
@@ -43,7 +46,7 @@ def test_outputs_are_what_the_network_computes_with(loaded):
 
 def test_features_are_the_members_own(loaded):
     one, (images, _) = loaded
-    found = [probe.features(one, member, images) for member in (0, 1)]
+    found = [activations.features(one, member, images) for member in (0, 1)]
     for member in (0, 1):
         np.testing.assert_allclose(found[member], views_and_outputs(one, images, member)[2]["fc7"], atol=1e-5)
     assert not np.allclose(*found)
@@ -51,10 +54,10 @@ def test_features_are_the_members_own(loaded):
 
 def test_statistics_are_those_of_plain_numpy_and_see_no_padding(loaded):
     one, (images, _) = loaded
-    params = jax.tree.map(np.copy, one.state.params)
+    params = jax.tree.map(np.copy, one.networks.params)
     params["conv2"]["bias"][1, :2] = -1e6  # two filters of member 1 die
-    changed = one._replace(state=one.state.replace(params=params))
-    found = probe.layer_statistics(changed, [0, 1], images)
+    changed = one._replace(networks=one.networks.replace(params=params))
+    found = activations.layer_statistics(changed, [0, 1], images)
     for member in (0, 1):
         outputs = views_and_outputs(changed, images, member)[2]
         for place, layer in enumerate(found.layers):
@@ -71,16 +74,16 @@ def test_nearest_are_nearest():
     rng = np.random.default_rng(0)
     queries, others = rng.normal(size=(3, 5)), rng.normal(size=(40, 5))
     distances = np.linalg.norm(queries[:, None] - others, axis=-1)
-    assert probe.nearest(queries, others, 6).tolist() == np.argsort(distances, axis=1)[:, :6].tolist()
-    assert probe.nearest(others, others, 1)[:, 0].tolist() == list(range(40))
+    assert activations.nearest(queries, others, 6).tolist() == np.argsort(distances, axis=1)[:, :6].tolist()
+    assert activations.nearest(others, others, 1)[:, 0].tolist() == list(range(40))
 
 
 def test_augmented_draws_are_those_of_training(loaded):
     one, (images, _) = loaded
-    found = probe.augmented(one, 1, images[:2], 3)
+    found = activations.augmented(one, 1, images[:2], 3)
     assert found.shape == (2, 3, 28, 28, 1)
-    hyper = jax.tree.map(lambda leaf: leaf[1], one.state.hyper)
-    keys = _example_keys(hyper.seed, AUGMENT, np.arange(6))
+    hyper = jax.tree.map(lambda leaf: leaf[1], one.networks.hyper)
+    keys = example_keys(hyper.seed, AUGMENT, np.arange(6))
     view = augment(keys[4], images[1], hyper, one.stats, 28)
     np.testing.assert_allclose(found[1, 1], np.clip(np.asarray(view) + one.stats.mean, 0, 255), atol=0.51)
     assert not np.array_equal(found[0, 0], found[0, 1])
@@ -89,8 +92,8 @@ def test_augmented_draws_are_those_of_training(loaded):
 def test_a_sample_is_the_same_at_every_call_and_never_larger_than_the_split(loaded):
     one, (images, labels) = loaded
     source = data.load(one.config.data).source("train")
-    again = probe.sample(source, 70)
+    again = activations.sample(source, 70)
     np.testing.assert_array_equal(again[0], images)
     np.testing.assert_array_equal(again[1], labels)
     assert len(np.unique(images.reshape(70, -1), axis=0)) == 70
-    assert len(probe.sample(data.load(one.config.data).source("validation"), 9999)[1]) == 180
+    assert len(activations.sample(data.load(one.config.data).source("validation"), 9999)[1]) == 180

@@ -11,7 +11,8 @@ import pytest
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import plain
-from experiments import comparison, publish
+from experiments import publish
+from experiments.ablate import comparison
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
@@ -116,7 +117,7 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
     directory, root = run
     (directory / "ablation.json").write_text("{}")
     (directory / "ablation.png").write_bytes(b"effects")
-    monkeypatch.setattr("experiments.ablation_files.markdown", lambda found: "# Ablation\n\n![x](ablation.svg)\n## Question\n")
+    monkeypatch.setattr("experiments.ablate.files.markdown", lambda found: "# Ablation\n\n![x](ablation.svg)\n## Question\n")
     publish.keep("two", directory, root)
     publish.render(root)
     assert "![x](figures/two-ablation.png)\n### Question\n" in (root / "docs/results.md").read_text()

@@ -18,15 +18,16 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax import data, records
+from alexnet_jax import data
 from alexnet_jax.errors import UserError
-from alexnet_jax.images import ImageError, load_image
-from alexnet_jax.workers import worker_map
+from alexnet_jax.prepare import records
+from alexnet_jax.prepare.images import ImageError, load_image
+from alexnet_jax.prepare.workers import worker_map
 
 ROOT = Path(__file__).parent.parent
 
 
-def toy_plan(count: int = 60, shape: tuple[int, int, int] = (10, 12, 3), encoding: str = "raw", **changes) -> records.Plan:
+def toy_plan(count: int = 60, shape: tuple[int, int, int] = (10, 12, 3), encoding: str = "raw", **changes) -> records.RawDataset:
     """`count` train and 9 validation images of coloured noise, labels 0 and 1 in halves."""
     rng = np.random.default_rng(0)
 
@@ -34,11 +35,11 @@ def toy_plan(count: int = 60, shape: tuple[int, int, int] = (10, 12, 3), encodin
         return [(rng.integers(0, (255, 120, 60)[: shape[-1]], shape, np.uint8), int(2 * i >= count)) for i in range(count)]
 
     fields = {"classes": ["cat", "dog"], "shape": shape, "splits": {"train": items(count), "validation": items(9)}, "load": tuple}
-    return records.Plan(**{**fields, "encoding": encoding, "source": "a toy", "protocol": "as it is", **changes})
+    return records.RawDataset(**{**fields, "encoding": encoding, "source": "a toy", "protocol": "as it is", **changes})
 
 
 def read(directory: Path, split: str) -> list[tuple[np.ndarray, int]]:
-    examples = records.Records(tfds.builder_from_directory(directory), split)
+    examples = data.Records(tfds.builder_from_directory(directory), split)
     return [examples[i] for i in range(len(examples))]
 
 
@@ -125,7 +126,7 @@ def test_threads_read_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARD_RECORDS", 50)
     directory = records.write(toy_plan(200, encoding="png"), tmp_path / "toy" / "1.0.0")
     expected = read(directory, "train")
-    examples = records.Records(tfds.builder_from_directory(directory), "train")  # no shard is open yet
+    examples = data.Records(tfds.builder_from_directory(directory), "train")  # no shard is open yet
     order = np.random.default_rng(1).integers(0, 200, 4000).tolist()
     with ThreadPoolExecutor(8) as pool:
         for i, (image, label) in zip(order, pool.map(examples.__getitem__, order), strict=True):
@@ -213,7 +214,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from alexnet_jax import records
+from alexnet_jax.prepare import records
 
 def load(i):
     return np.full((4, 4, 1), i, np.uint8), 0
@@ -225,7 +226,7 @@ def write(self, chunk, original=records._Shards.write):
 
 if __name__ == "__main__":
     records._Shards.write = write
-    records.write(records.Plan(["all"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
+    records.write(records.RawDataset(["all"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
 """
 
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import data, run
-from alexnet_jax.loop import train
 from alexnet_jax.report import charts, network, page, pictures, style, write_report
 from alexnet_jax.report.answers import Answers
 from alexnet_jax.report.bars import Bars, bars_figure
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.runlog import RunLog
+from alexnet_jax.train.loop import train
 
 FIGURES = ["filters", "filters-1", "augmentations", "confusion", "mistakes", "predictions", "neighbours", "calibration", "activations"]
 HOSTILE = "<script>alert('x')</script> $\\frac$ 中国"
@@ -131,7 +131,7 @@ def test_diverged_members_are_left_out(workdir, monkeypatch):
         def spoil(leaf):
             return np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf)
 
-        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=jax.tree.map(spoil, loaded.state.params)))
+        return lambda _: loaded._replace(networks=dataclasses.replace(loaded.networks, params=jax.tree.map(spoil, loaded.networks.params)))
 
     monkeypatch.setattr(run, "load", load_with_nan(0))
     titled = by_title(network_sections(workdir))
@@ -149,7 +149,7 @@ def test_an_ensemble_without_mistakes_shows_where_it_is_least_sure(workdir, monk
     dataset = data.load(loaded.config.data)
     label = np.array([dataset.source("test")[i]["label"] for i in range(360)])
     answers = Answers(label, label[None], np.linspace(0.5, 1, 360)[None], label, np.linspace(0.5, 1, 360))
-    subject = network.Subject(loaded, 0, dataset, "test", network.evaluate.Predictions(label, np.zeros((1, 360, 10)), ["seed=0"]))
+    subject = network.Subject(loaded, 0, dataset, "test", network.metrics.Predictions(label, np.zeros((1, 360, 10)), ["seed=0"]))
     section = network.mistakes_section(subject, answers)
     assert section.title == "Least sure answers"
     axes = section.blocks[1].figure.axes

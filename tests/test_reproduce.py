@@ -9,9 +9,12 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
-from experiments import ablate, claims, published, reproduce, setting
-from experiments.figure1 import _in_words, epochs_to, figure1, training_errors
-from experiments.points import Point, Program
+from experiments import published
+from experiments.ablate import __main__ as ablate
+from experiments.launch.points import Point, Program
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import claims, setting
+from experiments.reproduce.figure1 import _in_words, epochs_to, figure1, training_errors
 
 ARGS = config_lib.parse_command_line(reproduce.parser(), ["figure1"])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import Difference, holm, mcnemar, paired_difference, verdict
+from experiments.ablate.statistics import Difference, holm, mcnemar, paired_difference, verdict
 
 
 def test_paired_difference_by_hand():

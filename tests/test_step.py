@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import cpu, hyper, parallel, step, turns
-from alexnet_jax import model as model_lib
-from alexnet_jax.augment import PixelStats
+from alexnet_jax import cpu, hyper, parallel, turns
 from alexnet_jax.metrics import is_error
-from alexnet_jax.model import AlexNet, architecture, model_config
+from alexnet_jax.model import alexnet as model_lib
+from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.forward import make_log_probs, make_sums
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.step import abstract_state, init_state, make_log_probs, make_sums, make_train_step
+from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.state import Controls, abstract_state, init_state
+from alexnet_jax.train import step
+from alexnet_jax.train.step import make_train_step
 
 STATS = PixelStats(np.float32([120]), np.float32(75), np.float32([75]), np.float32([[1]]))
 BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 0, "learning_rate": 0.05}
@@ -27,9 +30,15 @@ def network(**changes):
 
 
 def state_of(model, spec, **base):
+    """The state of a run that has not begun, and its controls."""
     rows, _ = hyper.parse_members(spec, {**BASE, **base})
-    state = init_state(model, OPTIMIZER, hyper.stack(rows), 1)
-    return jax.tree.map(np.asarray, state)  # on the host, where no step can reuse its buffers
+    members = hyper.stack(rows)
+    state = jax.tree.map(np.asarray, init_state(model, OPTIMIZER, members, 1))  # on the host, where no step can reuse its buffers
+    return state, Controls(members, np.ones(len(rows), np.float32), np.zeros(len(rows), bool))
+
+
+def log_probs_of(model, state, controls, images, **options):
+    return np.asarray(make_log_probs(model, STATS, **options)(state.params, controls.hyper, images))
 
 
 def batch(step, size=16):
@@ -41,14 +50,15 @@ def batch(step, size=16):
     }
 
 
-def train(model, state, steps=3, size=16, at_once=0):
+def train(model, start, steps=3, size=16, at_once=0):
     """The state and the metrics after some steps on all four devices."""
     train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
-    in_turn, metrics = turns.plan(state.hyper.members, at_once), []
-    parts = turns.place(state, in_turn)
-    program = turns.TrainProgram(train_step, in_turn, parts, parallel.shard(batch(0, size)))
+    (state, controls), metrics = start, []
+    in_turn = turns.plan(controls.hyper.members, at_once)
+    parts, controls = turns.place(state, in_turn), turns.place(controls, in_turn)
+    program = turns.TrainProgram(train_step, in_turn, parts, controls, parallel.shard(batch(0, size)))
     for i in range(steps):
-        parts, values = program(parts, parallel.shard(batch(i, size)))
+        parts, values = program(parts, controls, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
     return jax.tree.map(np.asarray, in_turn.join(parts)), metrics
 
@@ -63,9 +73,9 @@ def close(a, b, **tolerance):
 
 def test_initialisation_quickly_compiled_has_the_same_bits(monkeypatch):
     assert cpu.quick_to_compile()
-    quick = state_of(network(), "seeds=2")
+    quick, _ = state_of(network(), "seeds=2")
     monkeypatch.setattr(cpu, "quick_to_compile", dict)
-    jax.tree.map(np.testing.assert_array_equal, quick, state_of(network(), "seeds=2"))
+    jax.tree.map(np.testing.assert_array_equal, quick, state_of(network(), "seeds=2")[0])
 
 
 def test_the_abstract_state_is_the_states():
@@ -113,10 +123,10 @@ def test_every_hyperparameter_acts_on_its_member_alone(field):
 def test_dropout_zero_and_augmentation_off_is_the_plain_network():
     """The first loss is that of the evaluation network on the evaluation views."""
     model = network()
-    state = state_of(model, "augment=off, dropout=0, seed=0")
-    _, metrics = train(model, state, steps=1)
-    log_probs = make_log_probs(model, STATS)(state, batch(0)["image"])
-    np.testing.assert_allclose(metrics[0]["loss"], -np.mean(np.asarray(log_probs)[0, np.arange(16), batch(0)["label"]]), rtol=1e-6)
+    start = state_of(model, "augment=off, dropout=0, seed=0")
+    _, metrics = train(model, start, steps=1)
+    log_probs = log_probs_of(model, *start, batch(0)["image"])
+    np.testing.assert_allclose(metrics[0]["loss"], -np.mean(log_probs[0, np.arange(16), batch(0)["label"]]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["augment", "dropout", "lrn"])
@@ -137,12 +147,11 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
 
 def test_a_done_member_stays_what_it_was():
     model = network()
-    state = state_of(model, "seeds=2")
-    done = state.replace(plateau=state.plateau.replace(done=np.array([True, False])))
-    after, _ = train(model, done)
+    state, controls = state_of(model, "seeds=2")
+    after, _ = train(model, (state, controls.replace(done=np.array([True, False]))))
     before = jax.tree.map(np.asarray, state.params)
     assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 0), member(before, 0)))
-    free, _ = train(model, state)
+    free, _ = train(model, (state, controls))
     assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 1), member(free.params, 1)))
 
 
@@ -150,26 +159,26 @@ def test_one_trace_whatever_the_rate():
     model, traces = network(), []
     inner = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
 
-    def counted(state, batch):
+    def counted(state, controls, batch):
         traces.append(1)
-        return inner(state, batch)
+        return inner(state, controls, batch)
 
-    parts = turns.place(state_of(model, "seeds=2"), turns.plan(2, 0))
-    program = turns.TrainProgram(counted, turns.plan(2, 0), parts, parallel.shard(batch(0)))
+    two, (state, controls) = turns.plan(2, 0), state_of(model, "seeds=2")
+    parts = turns.place(state, two)
+    program = turns.TrainProgram(counted, two, parts, turns.place(controls, two), parallel.shard(batch(0)))
     for i in range(4):
-        (state,), _ = program(parts, parallel.shard(batch(i)))
-        scaled = state.plateau.replace(scale=np.float32([0.1**i, 1]))
-        parts = [state.replace(plateau=parallel.replicate(scaled))]
+        scaled = controls.replace(scale=np.float32([0.1**i, 1]))
+        parts, metrics = program(parts, turns.place(scaled, two), parallel.shard(batch(i)))
+        np.testing.assert_allclose(metrics["learning_rate"], [0.05 * 0.1**i, 0.05], rtol=1e-6)
     assert len(traces) == 1
 
 
 def test_drop_scales_the_step():
     """Under PyTorch's rule without momentum the update is proportional to the rate."""
     model = network()
-    state = state_of(model, "seed=[0,0]", momentum=0.0)
-    state = state.replace(plateau=state.plateau.replace(scale=np.float32([1, 0.1])))
+    state, controls = state_of(model, "seed=[0,0]", momentum=0.0)
     before = jax.tree.map(np.asarray, state.params)
-    after, metrics = train(model, state, steps=1)
+    after, metrics = train(model, (state, controls.replace(scale=np.float32([1, 0.1]))), steps=1)
     np.testing.assert_allclose(metrics[0]["learning_rate"], [0.05, 0.005], rtol=1e-6)
     moved = jax.tree.map(lambda new, old: new - old, after.params, before)
     close(member(moved, 1), jax.tree.map(lambda leaf: 0.1 * leaf, member(moved, 0)), rtol=2e-2, atol=1e-7)
@@ -178,13 +187,14 @@ def test_drop_scales_the_step():
 @pytest.mark.parametrize("at_once", [3, 2])
 def test_sums_of_what_the_mask_admits(at_once):
     model = network()
-    state = state_of(model, "seeds=3")
+    state, controls = state_of(model, "seeds=3")
     masked = {**batch(0), "mask": np.arange(16) < 13}
     shares = parallel.shard(masked)
     in_turn = turns.plan(3, at_once)
-    on_devices = turns.over_devices_predict(make_log_probs(model, STATS), in_turn)(turns.place(state, in_turn), shares["image"])
+    predict = turns.over_devices_predict(make_log_probs(model, STATS), in_turn)
+    on_devices = predict(turns.place(state.params, in_turn), turns.place(controls.hyper, in_turn), shares["image"])
     sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))(on_devices, shares)
-    log_probs = np.asarray(make_log_probs(model, STATS)(state, masked["image"]))[:, :13]
+    log_probs = log_probs_of(model, state, controls, masked["image"])[:, :13]
     label = masked["label"][:13]
     assert float(sums["count"]) == 13
     np.testing.assert_allclose(sums["loss"], -log_probs[:, np.arange(13), label].sum(-1), rtol=1e-5)
@@ -196,12 +206,12 @@ def test_sums_of_what_the_mask_admits(at_once):
 
 def test_ten_crop_averages_probabilities():
     model = network(input_size=28)
-    state = state_of(model, "augment=off, seed=0")
+    start = state_of(model, "augment=off, seed=0")
     image = batch(0)["image"][:1]
-    ten = np.exp(make_log_probs(model, STATS, ten_crop=True)(state, image))[0, 0]
+    ten = np.exp(log_probs_of(model, *start, image, ten_crop=True))[0, 0]
     corners = [image[:, t : t + 28, s : s + 28] for t, s in ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))]
     views = np.concatenate([*corners, *(view[:, :, ::-1] for view in corners)])
-    np.testing.assert_allclose(ten, np.exp(make_log_probs(model, STATS)(state, views))[0].mean(0), rtol=1e-4)
+    np.testing.assert_allclose(ten, np.exp(log_probs_of(model, *start, views))[0].mean(0), rtol=1e-4)
 
 
 def test_is_error_gives_no_credit_for_ties_or_nan():

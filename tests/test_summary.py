@@ -10,8 +10,9 @@ import pytest
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model import VARIANTS, AlexNet, architecture, model_config
-from alexnet_jax.summary import Layer, differences, layers, main
+from alexnet_jax.model.__main__ import differences, main
+from alexnet_jax.model.alexnet import VARIANTS, AlexNet, architecture, model_config
+from alexnet_jax.model.layers import Layer, layers
 
 # Parameters and multiply-accumulates for 1000 classes.
 TOTALS = {

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, parallel, run, summary
+from alexnet_jax import data, parallel, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import architecture
-from experiments import cost, plan, table
-from experiments.cost import Cost, Pace, check, estimate
-from experiments.points import Point, pack
-from experiments.results import FAILURE
-from experiments.sweep import main
+from alexnet_jax.model import __main__ as summary
+from alexnet_jax.model.alexnet import architecture
+from experiments.launch import cost
+from experiments.launch.cost import Cost, Pace, check, estimate
+from experiments.launch.points import Point, pack
+from experiments.launch.results import FAILURE
+from experiments.sweep import plan, table
+from experiments.sweep.__main__ import main
 
 CONFIG = "configs/digits.py"
 TINY = ("model.width=0.04", "train.batch_size=40", "train.epochs=0.5", "train.log_every_steps=5", "eval.batch_size=64")

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, loop, parallel, run
+from alexnet_jax import data, evaluate, metrics, parallel, run
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
-from alexnet_jax.loop import train
 from alexnet_jax.runlog import read_events
-from alexnet_jax.schedule import make_plan
+from alexnet_jax.train import loop, plateau
+from alexnet_jax.train.loop import train
+from alexnet_jax.train.schedule import make_timeline
 
 # 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
 LOOP = (
@@ -50,9 +52,9 @@ def count_traces(patch):
     def counting(*args):
         inner = make_train_step(*args)
 
-        def train_step(state, batch):
+        def train_step(state, controls, batch):
             traces.append(1)
-            return inner(state, batch)
+            return inner(state, controls, batch)
 
         return train_step
 
@@ -65,7 +67,12 @@ def events_of(directory, kind):
 
 
 def final_state(directory):
-    return jax.tree_util.tree_leaves_with_path(run.load(directory).state)
+    """Every array of the newest checkpoint: networks, momentum, plateau."""
+    loaded = run.load(directory)
+    training = {"opt_state": loaded.network.abstract_state().opt_state, "plateau": plateau.init(loaded.network.hyper.members)}
+    with Checkpoints(directory) as checkpoints:
+        trees, _ = checkpoints.restore({"networks": loaded.networks, "training": training})
+    return jax.tree_util.tree_leaves_with_path(trees)
 
 
 def assert_same_bits(one, other):
@@ -107,12 +114,12 @@ def test_evaluation_is_exact_on_a_split_that_no_batch_divides(reference, digits_
     last = events_of(directory, "eval")[-1]
     assert last["count"] == 180  # batches of 64
     predictions, protocol = evaluate.predict_run(directory, "validation", batch_size=100)
-    result = evaluate.summarise(predictions)
+    result = metrics.summarise(predictions)
     assert last["top1_error"] == pytest.approx(result["top1_error"])
     assert last["loss"] == pytest.approx(result["nll"], rel=1e-4)
     assert last["ensemble_top1_error"] == pytest.approx(result["ensemble_top1_error"])
     assert protocol["split"] == "validation"
-    again = evaluate.summarise(evaluate.predict_run(directory, "test", batch_size=36)[0])
+    again = metrics.summarise(evaluate.predict_run(directory, "test", batch_size=36)[0])
     assert test["top1_error"] == again["top1_error"]
 
 
@@ -307,7 +314,7 @@ def test_a_stalled_member_is_named_after_some_steps(tiny_config, tmp_path):
 def test_plan():
     from alexnet_jax import config as config_lib
 
-    plan = make_plan(config_lib.load("configs/imagenet.py"), 1_281_167)
+    plan = make_timeline(config_lib.load("configs/imagenet.py"), 1_281_167)
     assert plan == (1_281_167 / 128, 900_821, 10_009, 5_005, 50, 0, ())
 
 

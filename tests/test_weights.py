@@ -15,17 +15,21 @@ import pytest
 import sklearn.datasets
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, evaluate, formats, model, oihw, predict, run
+from alexnet_jax import data, evaluate, predict, run
+from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
-from alexnet_jax.formats import CAFFE_NAMES, SAFETENSORS_NAMES, TORCHVISION_NAMES
-from alexnet_jax.images import load_image, resize_and_crop
-from alexnet_jax.loop import train
-from alexnet_jax.oihw import LAYERS
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model.forward import make_log_probs
+from alexnet_jax.prepare.images import load_image, resize_and_crop
 from alexnet_jax.report import write_report
 from alexnet_jax.report.network import network_sections
-from alexnet_jax.step import make_log_probs
-from alexnet_jax.weights import main, read_run
+from alexnet_jax.state import Networks
+from alexnet_jax.train.loop import train
+from alexnet_jax.weights import formats, torch_layout
+from alexnet_jax.weights.__main__ import main, read_run
+from alexnet_jax.weights.formats import CAFFE_NAMES, SAFETENSORS_NAMES, TORCHVISION_NAMES
+from alexnet_jax.weights.torch_layout import LAYERS
 from experiments import parity
 
 PHOTOS = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
@@ -53,7 +57,7 @@ def random_tensors(variant, names, classes=10, seed=0):
     shapes = jax.eval_shape(net.init, jax.random.key(0), image, run.hyper.Hyper())["params"]
     tensors = {}
     for (layer, leaf), name in names.items():
-        shape = oihw.oihw_shape(shapes[layer][leaf].shape)
+        shape = torch_layout.oihw_shape(shapes[layer][leaf].shape)
         scale = (2 / np.prod(shape[1:])) ** 0.5 if leaf == "kernel" else 0.1
         tensors[name] = rng.normal(0, scale, shape).astype(np.float32)
     return tensors
@@ -125,7 +129,7 @@ def imported(kind, file, tmp_path, *arguments):
 
 
 def log_probs(loaded, images):
-    return np.asarray(jax.jit(make_log_probs(loaded.network.model, loaded.stats))(loaded.state, images))
+    return np.asarray(jax.jit(make_log_probs(loaded.network.model, loaded.stats))(loaded.networks.params, loaded.networks.hyper, images))
 
 
 def same(a, b):
@@ -147,16 +151,16 @@ def test_layouts_by_meaning():
     rng = np.random.default_rng(0)
     maps, dense, conv = rng.normal(size=(5, 3, 3)), rng.normal(size=(7, 45)), rng.normal(size=(4, 2, 3, 3))
     tensors = {name: np.zeros(1) for name in TORCHVISION_NAMES.values()} | {"features.3.weight": conv, "classifier.1.weight": dense}
-    params = oihw.from_oihw(tensors, TORCHVISION_NAMES, 3)
+    params = torch_layout.from_oihw(tensors, TORCHVISION_NAMES, 3)
     np.testing.assert_allclose(maps.transpose(1, 2, 0).reshape(-1) @ params["fc6"]["kernel"], dense @ maps.reshape(-1))
     assert params["conv2"]["kernel"][2, 1, 0, 3] == conv[3, 0, 2, 1]
-    back = oihw.to_oihw(params, TORCHVISION_NAMES, 3)
+    back = torch_layout.to_oihw(params, TORCHVISION_NAMES, 3)
     assert all(np.array_equal(back[name], tensors[name]) for name in tensors)
 
 
 def test_ungrouped_kernel_is_block_diagonal():
     kernel = np.arange(1, 3 * 3 * 2 * 6 + 1, dtype=np.float32).reshape(3, 3, 2, 6)
-    full = oihw.ungroup(kernel, 2)
+    full = torch_layout.ungroup(kernel, 2)
     assert np.array_equal(full[:, :, :2, :3], kernel[..., :3])
     assert np.array_equal(full[:, :, 2:, 3:], kernel[..., 3:])
     assert np.count_nonzero(full) == kernel.size
@@ -170,7 +174,7 @@ def test_ungrouped_kernel_is_block_diagonal():
 def test_caffe(variant, old, caffe_file, tmp_path):
     file, tensors = caffe_file(variant, old)
     loaded = imported("caffe", file, tmp_path)
-    params = jax.tree.map(lambda leaf: leaf[0], loaded.state.params)
+    params = jax.tree.map(lambda leaf: leaf[0], loaded.networks.params)
     assert np.array_equal(params["conv1"]["kernel"], tensors["conv1.blobs[0]"].transpose(2, 3, 1, 0)[:, :, ::-1])  # RGB, from BGR
     assert np.array_equal(params["conv4"]["kernel"], tensors["conv4.blobs[0]"].transpose(2, 3, 1, 0))
     assert np.array_equal(params["fc7"]["kernel"], tensors["fc7.blobs[0]"].T)
@@ -188,7 +192,7 @@ def test_caffe(variant, old, caffe_file, tmp_path):
 def test_caffe_computes_what_caffe_would(variant, caffe_file, tmp_path, stored):
     """The file's own tensors in a PyTorch network that is fed as Caffe is: BGR, less BGR's mean, 227 pixels of the centre."""
     torch = pytest.importorskip("torch")
-    from experiments import torch_alexnet
+    from experiments.peers import torch_alexnet
 
     file, tensors = caffe_file(variant)
     network = torch_alexnet.AlexNet(torch_alexnet.VARIANTS[variant].narrow(WIDTH), 10)
@@ -208,11 +212,11 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
     full = run.load(tmp_path / "seed")
     differing = {field for field, value in full.config.model.items() if value != model.model_config("seed")[field]}
     assert differing == {"lrn_convention", "lrn_k", "init", "pixel_mean"}
-    kernel = full.state.params["conv2"]["kernel"][0]
+    kernel = full.networks.params["conv2"]["kernel"][0]
     half_in, half_out = kernel.shape[2] // 2, kernel.shape[3] // 2
     assert not kernel[:, :, :half_in, half_out:].any()
     assert not kernel[:, :, half_in:, :half_out].any()
-    assert np.array_equal(kernel[:, :, :half_in, :half_out], grouped.state.params["conv2"]["kernel"][0, ..., :half_out])
+    assert np.array_equal(kernel[:, :, :half_in, :half_out], grouped.networks.params["conv2"]["kernel"][0, ..., :half_out])
     expected = log_probs(grouped, stored)
     np.testing.assert_allclose(log_probs(full, stored), expected, atol=1e-5 * np.abs(expected).max())
 
@@ -293,7 +297,7 @@ def test_torchvision_computes_what_torchvision_would(pth, tmp_path, stored, caps
     """torchvision's preprocessing, [0, 1], then mean and std, in front of a PyTorch network with the file's own tensors."""
     import torch
 
-    from experiments import torch_alexnet
+    from experiments.peers import torch_alexnet
 
     file, tensors = pth()
     network = torch_alexnet.AlexNet(torch_alexnet.VARIANTS["owt"].narrow(WIDTH), 10)
@@ -383,10 +387,11 @@ def members(tmp_path_factory, digits_dir):
 
 def make_run(workdir, config):
     dataset = data.load(config.data)
-    network = run.build(config, dataset.image_shape, len(dataset.classes))
+    network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     run.write_config(workdir, config, dataset)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(network.init_state(), {"evaluated": 0, "commands": 0})
+        state = network.init_state()
+        checkpoints.save(0, {"networks": Networks(state.step, state.params, network.hyper)}, {"evaluated": 0, "commands": 0})
     return run.load(workdir)
 
 
@@ -397,8 +402,8 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir), "--member", str(member)])
     back = imported("safetensors", file, tmp_path)
     assert back.network.hyper.members == 1
-    assert same(back.state.params, jax.tree.map(lambda leaf: leaf[member : member + 1], members.state.params))
-    assert same(back.state.hyper, jax.tree.map(lambda leaf: leaf[member : member + 1], members.state.hyper))
+    assert same(back.networks.params, jax.tree.map(lambda leaf: leaf[member : member + 1], members.networks.params))
+    assert same(back.networks.hyper, jax.tree.map(lambda leaf: leaf[member : member + 1], members.networks.hyper))
     assert back.config.model.to_dict() == members.config.model.to_dict()
     assert (back.classes, back.network.member_names) == (members.classes, [f"seed={5 + member}"])
     assert same(back.stats, members.stats)
@@ -426,11 +431,11 @@ def test_imported_weights_have_a_report(members, tmp_path):
 
 def test_what_was_set_while_it_trained_is_exported(members, tmp_path):
     changed = make_run(tmp_path / "run", members.config)
-    state = changed.state.replace(step=np.int32(1), hyper=changed.state.hyper.replace(lrn_alpha=np.float32([0.5, 0.25])))
+    networks = changed.networks.replace(step=np.int32(1), hyper=changed.networks.hyper.replace(lrn_alpha=np.float32([0.5, 0.25])))
     with Checkpoints(changed.workdir) as checkpoints:
-        checkpoints.save(state, {"evaluated": 0, "commands": 1})
+        checkpoints.save(1, {"networks": networks}, {"evaluated": 0, "commands": 1})
     main(["export", "--to", "safetensors", str(tmp_path / "net"), "--run", str(changed.workdir), "--member", "1"])
-    assert imported("safetensors", tmp_path / "net", tmp_path / "back").state.hyper.lrn_alpha == [0.25]
+    assert imported("safetensors", tmp_path / "net", tmp_path / "back").networks.hyper.lrn_alpha == [0.25]
 
 
 def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
@@ -438,7 +443,7 @@ def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
     first = imported("caffe", file, tmp_path)
     main(["export", "--to", "safetensors", str(tmp_path / "net.safetensors"), "--run", str(first.workdir)])
     second = imported("safetensors", tmp_path / "net.safetensors", tmp_path)
-    assert same(second.state.params, first.state.params)
+    assert same(second.networks.params, first.networks.params)
     assert second.config.model.to_dict() == first.config.model.to_dict()
     assert same(second.stats, first.stats)
 
@@ -532,7 +537,7 @@ def test_unnamed_classes_are_any_datasets_of_their_number():
 
 def start(tmp_path, config, classes=None):
     dataset = data.load(config.data)
-    network = run.build(config, dataset.image_shape, len(dataset.classes))
+    network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     return run.start_state(tmp_path / "new", network, config, classes or dataset.classes), network.init_state()
 
 
@@ -543,7 +548,7 @@ def digits_config(digits_dir, source, members, *overrides):
 
 def test_members_take_over_their_counterparts(members, digits_dir, tmp_path):
     (state, notes), drawn = start(tmp_path, digits_config(digits_dir, members.workdir, "seeds=2"))
-    assert same(state.params, members.state.params)
+    assert same(state.params, members.networks.params)
     assert not same(state.params, drawn.params)
     assert same(state.opt_state, drawn.opt_state)
     assert notes == []
@@ -555,14 +560,14 @@ def test_an_only_member_is_taken_over_by_all(members, digits_dir, tmp_path):
     main(["export", "--to", "safetensors", str(tmp_path / "net.safetensors"), "--run", str(members.workdir), "--member", "1"])
     alone = imported("safetensors", tmp_path / "net.safetensors", tmp_path)
     (state, _), _ = start(tmp_path, digits_config(digits_dir, alone.workdir, "seeds=3"))
-    assert same(state.params, jax.tree.map(lambda leaf: np.stack([leaf[1]] * 3), members.state.params))
+    assert same(state.params, jax.tree.map(lambda leaf: np.stack([leaf[1]] * 3), members.networks.params))
 
 
 def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     config = digits_config(digits_dir, members.workdir, "seeds=2")
     (state, notes), drawn = start(tmp_path, config, tuple("ABCDEFGHIJ"))
     assert same(state.params["fc8"], drawn.params["fc8"])
-    assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
+    assert same({**state.params, "fc8": 0}, {**members.networks.params, "fc8": 0})
     assert notes == [f"fc8 is new: {members.workdir} has 10 classes, this dataset 10, or others"]
 
 
@@ -582,12 +587,17 @@ def test_another_function_of_the_same_parameters_is_told(members, digits_dir, tm
     assert [note.split(" in ")[0] for note in notes] == ["model.pixel_scale was 70.0"]
 
 
+def test_imported_weights_are_trained_in_another_directory(members):
+    with pytest.raises(UserError, match=r"holds imported weights; train them in another --workdir, with --config\.train\.init_from="):
+        train(members.config, members.workdir)
+
+
 def test_training_starts_from_another_run(members, digits_dir, tmp_path):
     """With a rate of 0 a run ends with what it took over; one that went on from its own checkpoint needs the other no more."""
     zero = ("optimizer.learning_rate=0", "train.batch_size=40", "train.epochs=0.1", "eval.batch_size=64")
     other = shutil.copytree(members.workdir, tmp_path / "other")
     train(digits_config(digits_dir, other, "seeds=2", *zero), tmp_path / "new")
-    assert same(run.load(tmp_path / "new").state.params, members.state.params)
+    assert same(run.load(tmp_path / "new").networks.params, members.networks.params)
     shutil.rmtree(other)
     train(digits_config(digits_dir, other, "seeds=2", *zero[:2], "train.epochs=0.2", zero[3]), tmp_path / "new")
     assert evaluate.predict_run(tmp_path / "new", "test")[0].log_probs.shape == (2, 360, 10)

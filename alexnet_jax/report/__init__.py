@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_jax import run
 from alexnet_jax.errors import UserError
 from alexnet_jax.report import history
 from alexnet_jax.report.charts import ensemble_curve_figure
@@ -38,7 +39,7 @@ def write_report(workdir: str | Path, network: Sequence[Section] | None = None) 
     """
     workdir = Path(workdir)
     record = history.read_record(workdir)
-    if history.is_imported(workdir):
+    if run.is_imported(workdir):
         events, status, headline = [], "imported", "Weights that were not trained here."
     else:
         events = read_events(workdir)

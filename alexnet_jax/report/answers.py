@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.evaluate import BINS
+from alexnet_jax.metrics import BINS
 
 
 class Answers(NamedTuple):
-    """The likeliest class and its probability, for each network and for their ensemble: what `evaluate.answers` gives."""
+    """The likeliest class and its probability, for each network and for their ensemble: what `metrics.answers` gives."""
 
     label: np.ndarray  # int32 (N,)
     answer: np.ndarray  # int32 (M, N)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_jax.evaluate import BINS
+from alexnet_jax.metrics import BINS
 from alexnet_jax.report.answers import Reliability
 from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, WRONG, member_colour, printable, style_axes
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from alexnet_jax.probe import LayerStatistics
+    from alexnet_jax.report.activations import LayerStatistics
 
 NAME = 16  # letters of a class along a confusion matrix
 NUMBERED = 12  # a confusion matrix of so many classes has its numbers in it

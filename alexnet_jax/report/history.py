@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.report.style import COLOURS
-from alexnet_jax.runlog import EVENTS, describe
+from alexnet_jax.runlog import describe
 
 REASONS = {"epochs": "finished, all epochs done", "done": "finished, every member has plateaued", "stopped": "stopped"}
 # Error in percent (top-1, top-5) of one and of five equal networks on ImageNet's 2012 validation images: table 2 of the 2012 paper.
@@ -18,11 +18,6 @@ PAPER_ONE, PAPER_FIVE = (40.7, 18.2), (38.1, 16.4)
 
 
 # Events
-
-
-def is_imported(workdir: Path) -> bool:
-    """Whether a run directory was made of weights by alexnet_jax.weights, and never trained in: it has a checkpoint and no log."""
-    return (workdir / "checkpoints").is_dir() and not (workdir / EVENTS).exists()
 
 
 def of_kind(events: list[dict], kind: str) -> list[dict]:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import data, evaluate, parallel, probe, run
+from alexnet_jax import data, evaluate, metrics, parallel, run
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import AUGMENTATIONS
-from alexnet_jax.report import charts, pictures
+from alexnet_jax.report import activations, charts, pictures
 from alexnet_jax.report.answers import (
     Answers,
     confident_mistakes,
@@ -21,7 +21,7 @@ from alexnet_jax.report.answers import (
     unsure,
 )
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
-from alexnet_jax.report.history import is_imported, test_of
+from alexnet_jax.report.history import test_of
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
 from alexnet_jax.report.style import COLOURS, any_script
 from alexnet_jax.runlog import read_events
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
     member: int  # the one whose inside is shown: the first that has not diverged
     dataset: Dataset
     split: str  # the test split of a run that is finished; before, the validation split: the test images are for the end
-    predictions: evaluate.Predictions
+    predictions: metrics.Predictions
 
     @property
     def voters(self) -> str:
@@ -60,14 +60,16 @@ def network_sections(workdir: Path) -> list[Section]:
     Raises:
       UserError: not a run directory.
     """
-    imported = is_imported(workdir)
+    imported = run.is_imported(workdir)
     finished = imported or bool(test_of(read_events(workdir)))
     try:
         loaded = run.load(workdir)
     except UserError as error:
         return [_left_out("All that shows the networks", error)]
     healthy = [
-        m for m in range(loaded.network.hyper.members) if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.state.params))
+        m
+        for m in range(loaded.network.hyper.members)
+        if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.networks.params))
     ]
     if not healthy:
         return [_left_out("All that shows the networks", UserError("every member has diverged"))]
@@ -76,7 +78,7 @@ def network_sections(workdir: Path) -> list[Section]:
         subject = _subject(loaded, healthy[0], finished, imported)
     except UserError as error:
         return [*sections, *_from_stored_answers(loaded), _left_out("What needs the dataset", error)]
-    answers = Answers(**evaluate.answers(subject.predictions))
+    answers = Answers(**metrics.answers(subject.predictions))
     return [
         *sections,
         augmentations_section(subject),
@@ -91,10 +93,10 @@ def network_sections(workdir: Path) -> list[Section]:
 
 def filters_section(loaded: run.Run, healthy: list[int]) -> Section:
     """The paper's Figure 3, of one member and, folded, of others."""
-    names, kernels = loaded.network.member_names, np.asarray(loaded.state.params["conv1"]["kernel"])
+    names, kernels = loaded.network.member_names, np.asarray(loaded.networks.params["conv1"]["kernel"])
     arch, (_, size, _, channels, count) = loaded.network.model.arch, kernels.shape
     text = (
-        f"The {count} filters of {names[healthy[0]]} after {int(loaded.state.step):,} steps, {size} x {size} pixels at stride "
+        f"The {count} filters of {names[healthy[0]]} after {int(loaded.networks.step):,} steps, {size} x {size} pixels at stride "
         f"{arch.stem_stride}, each divided by its largest weight; mid-grey is zero."
     )
     if size < 11:
@@ -118,9 +120,9 @@ def _filters(kernels: np.ndarray, file: str, member: str) -> Drawing:
 
 def augmentations_section(subject: Subject) -> Section:
     """What the network sees in training."""
-    images, _ = probe.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
-    views = probe.augmented(subject.run, subject.member, images, AUGMENTED[1])
-    strengths = {name: float(np.asarray(getattr(subject.run.state.hyper, name))[subject.member]) for name in AUGMENTATIONS}
+    images, _ = activations.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
+    views = activations.augmented(subject.run, subject.member, images, AUGMENTED[1])
+    strengths = {name: float(np.asarray(getattr(subject.run.networks.hyper, name))[subject.member]) for name in AUGMENTATIONS}
     drawn = ", ".join(f"{name} {value:g}{' degrees' if name == 'rotation' else ''}" for name, value in strengths.items() if value)
     text = (
         f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back. Strengths: "
@@ -154,7 +156,7 @@ def mistakes_section(subject: Subject, answers: Answers) -> Section:
     if not len(places):
         places, title = unsure(answers, MISTAKES), "Least sure answers"
         text = f"None of {len(answers.label):,} answers of {subject.voters} is wrong; these are the least sure ones."
-    images, labels = probe.examples(subject.dataset.source(subject.split), places)
+    images, labels = activations.examples(subject.dataset.source(subject.split), places)
     classes = subject.run.classes
     shown = [
         pictures.Mistake(image, classes[label], classes[answers.ensemble_answer[i]], answers.ensemble_confidence[i])
@@ -169,8 +171,8 @@ def bars_section(subject: Subject, answers: Answers) -> Section:
     hard = unsure(answers, 4)
     others = np.setdiff1d(np.arange(len(answers.label)), hard)
     places = np.concatenate([np.random.default_rng(0).permutation(others)[:4], hard])
-    images, labels = probe.examples(subject.dataset.source(subject.split), places)
-    classes, probabilities = subject.run.classes, np.exp(evaluate.average(evaluate.voting(subject.predictions.log_probs)[:, places]))
+    images, labels = activations.examples(subject.dataset.source(subject.split), places)
+    classes, probabilities = subject.run.classes, np.exp(metrics.average(metrics.voting(subject.predictions.log_probs)[:, places]))
     shown = []
     for image, label, row in zip(images, labels, probabilities, strict=True):
         top = [{"label": classes[i], "index": int(i), "probability": row[i]} for i in np.argsort(-row, kind="stable")[:BARS]]
@@ -185,13 +187,13 @@ def bars_section(subject: Subject, answers: Answers) -> Section:
 def neighbours_section(subject: Subject) -> Section:
     """The paper's Figure 4, right: what the last hidden layer holds for alike."""
     source = subject.dataset.source(subject.split)
-    train_images, train_labels = probe.sample(subject.dataset.source(subject.run.config.data.train_split), TRAINING_SAMPLE)
+    train_images, train_labels = activations.sample(subject.dataset.source(subject.run.config.data.train_split), TRAINING_SAMPLE)
     order = np.random.default_rng(1).permutation(len(source))
     labels = subject.predictions.labels[order]
     places = order[np.sort(np.unique(labels, return_index=True)[1])][: NEIGHBOURS[0]]  # of different classes
-    images, labels = probe.examples(source, places)
-    of_test, of_train = (probe.features(subject.run, subject.member, each) for each in (images, train_images))
-    found = probe.nearest(of_test, of_train, NEIGHBOURS[1])
+    images, labels = activations.examples(source, places)
+    of_test, of_train = (activations.features(subject.run, subject.member, each) for each in (images, train_images))
+    found = activations.nearest(of_test, of_train, NEIGHBOURS[1])
     classes = subject.run.classes
     rows = [
         [(image, classes[label]), *((train_images[i], classes[train_labels[i]]) for i in near)]
@@ -218,15 +220,15 @@ def calibration_section(answers: Answers, names: list[str], split: str) -> Secti
     text = (
         f"How often an answer is right that has a probability of so many percent, on the {split} images: the thick line is "
         f"{'the ensemble, thin ones its members' if len(names) > 1 else 'the network'}, the dashed one perfect calibration. The expected "
-        f"calibration error (ECE) is the mean distance from it, over {evaluate.BINS} bins of confidence."
+        f"calibration error (ECE) is the mean distance from it, over {metrics.BINS} bins of confidence."
     )
     drawing = Drawing("calibration", charts.reliability_figure(members, ensemble), "Reliability diagram: accuracy against confidence")
     return Section("Calibration", [Text(text), drawing, Table(("", "ECE"), rows)])
 
 
 def activations_section(subject: Subject, members: list[int]) -> Section:
-    images, _ = probe.sample(subject.dataset.source(subject.split), SAMPLE)
-    found = probe.layer_statistics(subject.run, members, images)
+    images, _ = activations.sample(subject.dataset.source(subject.split), SAMPLE)
+    found = activations.layer_statistics(subject.run, members, images)
     mean, std, zeros, dead = (values.mean(0) for values in (found.mean, found.std, found.zeros, found.dead))
     rows = [
         (layer, f"{a:#.3g}", f"{b:#.3g}", f"{100 * c:.1f} %", f"{100 * d:.1f} %")

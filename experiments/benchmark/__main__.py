@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     if (backend := jax.default_backend()) in VISIBLE and jax.local_device_count() > 1:
         raise UserError(f"{jax.local_device_count()} devices are visible, and the peer uses one; set {VISIBLE[backend]} to compare alike")
     if measure.has_torch():
-        from experiments import torch_train
+        from experiments.peers import torch_train
 
         torch_train.start(parallel.cores())
     machine = measure.machine()

@@ -42,7 +42,7 @@ def _sides(variant: str, batch: int) -> dict[str, measure.Side]:
     keys, ready = jax.random.split(jax.random.key(0), batch), jax.device_put(images)
     sides: dict[str, measure.Side] = {"ours": lambda: views(keys, ready, member).block_until_ready()}
     if measure.has_torch():
-        from experiments import torch_train
+        from experiments.peers import torch_train
 
         strengths = {name: float(getattr(member, name)) for name in torch_train.STRENGTHS}
         sides["PyTorch, grid_sample of a batch"] = torch_train.batch_augmentation(images, size, strengths, float(stats.std))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from alexnet_jax.model.layers import forward_flops
 from experiments.benchmark import measure, ours
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -31,7 +32,7 @@ def _against_peer(table: Table, settings: Settings, variant: str, batch: int) ->
     model = ours.network(variant, settings.width)
     sides: dict[str, measure.Side] = {"ours": ours.Evaluation(variant, model, "seeds=1", ours.random_batch(variant, batch)["image"])}
     if measure.has_torch():
-        from experiments import torch_train
+        from experiments.peers import torch_train
 
         for compiled in (False, True) if settings.compile and torch_train.compiles() else (False,):
             for layout in torch_train.LAYOUTS:
@@ -41,7 +42,7 @@ def _against_peer(table: Table, settings: Settings, variant: str, batch: int) ->
                 )
     timings = measure.alternately(sides, settings.rounds, settings.turn)
     best = max((timing.rate(batch) for side, timing in timings.items() if side != "ours"), default=None)
-    flops = ours.forward_flops(model, ours.CHANNELS[variant])
+    flops = forward_flops(model.arch, model.classes, ours.CHANNELS[variant])
     for side, timing in timings.items():
         rate = timing.rate(batch)
         ratio = rate / best if best else None

@@ -14,7 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-from alexnet_jax import data, parallel, prepare, records
+from alexnet_jax import data, parallel
+from alexnet_jax.prepare import datasets, records
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -51,8 +52,8 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count
     name = f"random_{shape[0]}_{encoding}_{count}"
     load = functools.partial(make_image, shape)
     splits = {"train": range(count), "validation": range(1)}
-    plan = records.Plan(("even", "odd"), shape, splits, load, encoding, "random", "made in this size")
-    records.write(plan, prepare.dataset_dir(folder, name), workers=parallel.cores() if encoding == "jpeg" else 1)
+    plan = records.RawDataset(("even", "odd"), shape, splits, load, encoding, "random", "made in this size")
+    records.write(plan, datasets.dataset_dir(folder, name), workers=parallel.cores() if encoding == "jpeg" else 1)
     section = new_config().data
     section.update({"dir": str(folder), "name": name, "prepare": ""})
     return data.load(section)
@@ -76,9 +77,9 @@ def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> It
     if not measure.has_torch():
         yield sides
         return
-    from experiments import torch_input
+    from experiments.peers import torch_input
 
-    images = torch_input.store(records.Records(dataset.builder, "train"), folder / f"{dataset.name}.bin", encoding)
+    images = torch_input.store(data.Records(dataset.builder, "train"), folder / f"{dataset.name}.bin", encoding)
     with contextlib.ExitStack() as stack:
         for workers in WORKERS:
             loader = stack.enter_context(torch_input.loading(images, batch, workers))

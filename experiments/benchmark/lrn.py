@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax.lrn import lrn
+from alexnet_jax.model.lrn import lrn
 from experiments.benchmark import measure, ours
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -40,7 +40,7 @@ def _layer(table: Table, settings: Settings, shape: tuple[int, ...], dtype: str)
         "streaming, JAX": lambda: jax.block_until_ready(scale(x, gradient, np.asarray(1.5, x.dtype))),
     }
     if measure.has_torch():
-        from experiments import torch_train
+        from experiments.peers import torch_train
 
         sides["streaming, PyTorch"] = torch_train.stream(arrays[0], arrays[1], dtype)
         for compiled in (False, True) if settings.compile and torch_train.compiles() else (False,):
@@ -65,7 +65,7 @@ def _share_of_step(table: Table, settings: Settings) -> None:
         measure.progress(f"training step {name}: compiling ours")
         sides[f"ours, {name}"] = ours.TrainStep("seed", ours.network("seed", settings.width, lrn=lrn_on), "augment=off, seeds=1", data)
         if measure.has_torch():
-            from experiments import torch_train
+            from experiments.peers import torch_train
 
             sides[f"PyTorch eager, {name}"] = torch_train.Training(
                 "seed", batch, settings.width, ours.CHANNELS["seed"], ours.CLASSES["seed"], lrn=lrn_on

@@ -118,7 +118,7 @@ def machine() -> dict[str, Any]:
     if has_torch():
         import torch
 
-        from experiments import torch_train
+        from experiments.peers import torch_train
 
         record["threads"]["torch"] = torch.get_num_threads()
         record["torch_device"] = torch_train.describe()

@@ -75,8 +75,8 @@ def peak_of_lean(variant: str, width: float, batch: int) -> Peak:
 def peak_of_torch(variant: str, width: float, batch: int) -> Peak:
     """As `peak_of_ours`."""
     from alexnet_jax import parallel
-    from experiments import torch_train
     from experiments.benchmark import ours
+    from experiments.peers import torch_train
 
     torch_train.start(parallel.cores())
     step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant])

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from alexnet_jax import hyper, parallel, turns
-from alexnet_jax.augment import PixelStats
-from alexnet_jax.model import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.optimizer import make_optimizer
-from alexnet_jax.step import init_state, make_log_probs, make_train_step
-from alexnet_jax.summary import layers
+from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.state import Controls, init_state
+from alexnet_jax.train.step import make_train_step
 
 OPTIMIZER = partial(make_optimizer, rule="torch")  # the peer's rule, as fast as the paper's
 CHANNELS = {"seed": 3, "small": 1}
@@ -51,15 +52,10 @@ def random_batch(variant: str, size: int) -> dict[str, np.ndarray]:
     }
 
 
-def forward_flops(model: AlexNet, channels: int) -> int:
-    """Of one image: two a multiply-accumulate; pooling, LRN and activations are left out."""
-    return 2 * sum(layer.macs for layer in layers(model.arch, model.classes, channels))
-
-
-def step_flops(model: AlexNet, channels: int) -> int:
-    """Of one image in a training step: forward, the kernels' gradients, the inputs' gradients but for the image's own."""
-    macs = [layer.macs for layer in layers(model.arch, model.classes, channels)]
-    return 2 * (3 * sum(macs) - macs[0])
+def controls(hyperparameters: hyper.Hyper) -> Controls:
+    """The controls of members that have neither dropped nor are done."""
+    count = hyperparameters.members
+    return Controls(hyperparameters, np.ones(count, np.float32), np.zeros(count, bool))
 
 
 class TrainStep:
@@ -72,17 +68,18 @@ class TrainStep:
     def __init__(self, variant: str, model: AlexNet, spec: str, batch: dict[str, np.ndarray], at_once: int = 0) -> None:
         channels = CHANNELS[variant]
         step = make_train_step(model, OPTIMIZER, pixel_stats(channels), lambda step: 1.0, parallel.DEVICES)
-        state = init_state(model, OPTIMIZER, members(spec), channels)
-        shares, self._turns = parallel.shard(batch), turns.plan(state.hyper.members, at_once)
-        self.parts = turns.place(state, self._turns)
+        chosen = members(spec)
+        shares, self._turns = parallel.shard(batch), turns.plan(chosen.members, at_once)
+        self.parts = turns.place(init_state(model, OPTIMIZER, chosen, channels), self._turns)
+        self._controls = turns.place(controls(chosen), self._turns)
         started = time.perf_counter()
-        self._program = turns.TrainProgram(step, self._turns, self.parts, shares)
+        self._program = turns.TrainProgram(step, self._turns, self.parts, self._controls, shares)
         self.compile_seconds = time.perf_counter() - started  # tracing included
-        self.batch = jax.device_put(shares, self._program.compiled.input_shardings[0][1])
-        self.images = len(batch["index"]) * state.hyper.members  # images x members of a call
+        self.batch = jax.device_put(shares, self._program.compiled.input_shardings[0][2])
+        self.images = len(batch["index"]) * chosen.members  # images x members of a call
 
     def __call__(self) -> None:
-        self.parts, metrics = self._program(self.parts, self.batch)
+        self.parts, metrics = self._program(self.parts, self._controls, self.batch)
         jax.block_until_ready((self.parts, metrics))
 
     def planned(self) -> tuple[int, float]:
@@ -93,9 +90,8 @@ class TrainStep:
         """The same program with other hyperparameters, which are data, and with a state of its own."""
         other = object.__new__(TrainStep)
         other.__dict__.update(self.__dict__)
-        copies = jax.tree.map(lambda leaf: leaf.copy(), self.parts)
-        changed = parallel.replicate(self._turns.split(members(spec)))
-        other.parts = [part.replace(hyper=leaves) for part, leaves in zip(copies, changed, strict=True)]
+        other.parts = jax.tree.map(lambda leaf: leaf.copy(), self.parts)
+        other._controls = turns.place(controls(members(spec)), self._turns)
         return other
 
 
@@ -103,10 +99,10 @@ class Evaluation:
     """The evaluation networks on one ready batch: centre crop or ten crops, forward, log-probabilities on the host."""
 
     def __init__(self, variant: str, model: AlexNet, spec: str, images: np.ndarray, ten_crop: bool = False) -> None:
-        stats = pixel_stats(CHANNELS[variant])
-        state = init_state(model, OPTIMIZER, members(spec), CHANNELS[variant])
-        in_turn = turns.plan(state.hyper.members, 0)
-        self._predict = turns.predictor(make_log_probs(model, stats, ten_crop), in_turn, turns.place(state, in_turn))
+        chosen, log_probs = members(spec), make_log_probs(model, pixel_stats(CHANNELS[variant]), ten_crop)
+        params = init_state(model, OPTIMIZER, chosen, CHANNELS[variant]).params
+        in_turn = turns.plan(chosen.members, 0)
+        self._predict = turns.predictor(log_probs, in_turn, turns.place(params, in_turn), turns.place(chosen, in_turn))
         self._images = images
 
     def __call__(self) -> np.ndarray:

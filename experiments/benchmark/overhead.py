@@ -17,12 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, loop, parallel, turns
-from alexnet_jax import run as run_lib
-from alexnet_jax.prepare import prepare_digits
+from alexnet_jax import data, parallel, turns
+from alexnet_jax.network import build
+from alexnet_jax.prepare.datasets import prepare_digits
 from alexnet_jax.runlog import read_events
-from alexnet_jax.step import make_train_step
-from experiments.benchmark import measure
+from alexnet_jax.train import loop
+from alexnet_jax.train.step import make_train_step
+from experiments.benchmark import measure, ours
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
@@ -77,23 +78,24 @@ class _Idle(turns.TrainProgram):
 
     metrics: ClassVar = {name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")}
 
-    def __call__(self, parts, batch):
+    def __call__(self, parts, controls, batch):
         return parts, self.metrics
 
 
 def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
     """The run's own step on a ready batch, `STEPS` at a time without waiting in between, as the loop does: -> seconds of a step."""
     dataset = data.load(config.data)
-    network = run_lib.build(config, dataset.image_shape, len(dataset.classes))
+    network = build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
     batches = data.train_batches(dataset.source("train"), batch_size=config.train.batch_size, seed=0, position=0, threads=1)
     one = turns.plan(1, 0)
     batch, held = parallel.shard(next(batches)), {"parts": turns.place(network.init_state(), one)}
-    program = turns.TrainProgram(step, one, held["parts"], batch)
+    controls = turns.place(ours.controls(network.hyper), one)
+    program = turns.TrainProgram(step, one, held["parts"], controls, batch)
 
     def steps() -> None:
         for _ in range(STEPS):
-            held["parts"], metrics = program(held["parts"], batch)
+            held["parts"], metrics = program(held["parts"], controls, batch)
         jax.block_until_ready((held["parts"], metrics))
 
     steps()

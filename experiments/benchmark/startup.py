@@ -23,7 +23,7 @@ def run(settings: Settings, out: Path) -> None:
     sides: dict[str, measure.Side] = {
         "python -c pass": lambda: _python("-c", "pass"),
         "import jax": lambda: _python("-c", "import jax"),
-        "import alexnet_jax.loop, which imports all of training": lambda: _python("-c", "import alexnet_jax.loop"),
+        "import alexnet_jax.train.loop, which imports all of training": lambda: _python("-c", "import alexnet_jax.train.loop"),
         "python -m alexnet_jax.train --help": lambda: _python("-m", "alexnet_jax.train", "--help"),
     }
     if measure.has_torch():

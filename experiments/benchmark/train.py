@@ -7,6 +7,7 @@ images ready made, in its own layout, and so does less.
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax.model.layers import step_flops
 from experiments.benchmark import measure, ours
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -47,7 +48,7 @@ def matrix_rate(table: Table, settings: Settings) -> float:
         product, x, y = jax.jit(lambda a, b: a @ b), jax.device_put(a), jax.device_put(b)
         sides: dict[str, measure.Side] = {"JAX": lambda f=product, x=x, y=y: f(x, y).block_until_ready()}  # type: ignore[misc]
         if measure.has_torch():
-            from experiments import torch_train
+            from experiments.peers import torch_train
 
             sides["PyTorch"] = torch_train.matrix_product(a, b)
         for side, timing in measure.alternately(sides, settings.rounds, settings.turn).items():
@@ -73,7 +74,7 @@ def _compare(
     }
     sides |= {f"{name}, PyTorch {side}": step for side, step in peers(settings, variant, batch, members, lrn).items()}
     timings = measure.alternately(sides, settings.rounds, settings.turn)
-    images, flops = off.images, ours.step_flops(model, ours.CHANNELS[variant])
+    images, flops = off.images, step_flops(model.arch, model.classes, ours.CHANNELS[variant])
     best = max((timing.rate(images) for side, timing in timings.items() if "PyTorch" in side), default=None)
     for side, timing in timings.items():
         rate = timing.rate(images)
@@ -93,7 +94,7 @@ def peers(settings: Settings, variant: str, batch: int, members: int, lrn: bool)
     """PyTorch's training steps by name: the layouts that may be the best, eager and compiled."""
     if not measure.has_torch():
         return {}
-    from experiments import torch_train
+    from experiments.peers import torch_train
 
     layouts = ("channels_last",) if variant == "seed" else ("channels_last", "contiguous")
     compiled = (False, True) if settings.compile and torch_train.compiles() else (False,)

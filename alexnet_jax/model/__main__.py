@@ -1,0 +1,66 @@
+"""A network on paper: its layers with their shapes, parameters and multiply-accumulates; and what differs between two variants.
+
+    python -m alexnet_jax.model seed
+    python -m alexnet_jax.model seed caffenet
+
+The layers come from layers.py; nothing is computed or compiled.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from alexnet_jax.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from alexnet_jax.model.alexnet import Architecture
+
+
+def table(arch: "Architecture", classes: int, channels: int) -> str:
+    """The layers as text, with totals."""
+    from alexnet_jax.model.layers import Layer, forward_flops, layers, step_flops
+
+    rows = layers(arch, classes, channels)
+    parameters, macs = sum(row.parameters for row in rows), sum(row.macs for row in rows)
+    forward, step = forward_flops(arch, classes, channels), step_flops(arch, classes, channels)
+    lines = [f"{'layer':6}{'output shape':>16}{'parameters':>14}{'MACs':>17}"]
+    for row in [Layer("input", (arch.input_size, arch.input_size, channels)), *rows]:
+        shape = " x ".join(map(str, row.shape))
+        numbers = f"{row.parameters:14,}{row.macs:17,}" if row.parameters else ""
+        lines.append(f"{row.name:6}{shape:>16}{numbers}")
+    lines.append(f"{'total':6}{'':16}{parameters:14,}{macs:17,}")
+    lines.append(
+        f"{forward / 1e9:.4f} GFLOPs an image forward, {step / 1e9:.4f} in a training step: two a MAC, no gradient for the image itself"
+    )
+    return "\n".join(lines)
+
+
+def differences(variant: str, other: str) -> str:
+    """The fields of the model section in which two variants differ, a line each."""
+    from alexnet_jax.model.alexnet import model_config
+
+    before, after = model_config(variant), model_config(other)
+    return "\n".join(f"{field}: {before[field]} -> {after[field]}" for field in before if before[field] != after[field])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m alexnet_jax.model", description="The layers of a network, or what differs between two.")
+    parser.add_argument("variant", nargs="?", default="seed", help="seed (default), caffenet, caffe, paper, owt or small")
+    parser.add_argument("other", nargs="?", metavar="other", help="a second variant, to print only what differs")
+    parser.add_argument("--classes", type=int, default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="of the images (default: 3)")
+    args = parser.parse_args(argv)
+    if min(args.classes, args.channels) < 1:
+        raise UserError(f"--classes {args.classes} and --channels {args.channels} must be at least 1")
+
+    from alexnet_jax.model.alexnet import architecture, model_config
+
+    if args.other is None:
+        arch = architecture(model_config(args.variant))
+        arch.check_channels(args.channels)
+        print(table(arch, args.classes, args.channels))
+    else:
+        print(differences(args.variant, args.other) or f"{args.variant} and {args.other} are the same network")
+
+
+if __name__ == "__main__":
+    run_cli(main)

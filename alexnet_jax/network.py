@@ -1,0 +1,67 @@
+"""A config and a dataset -> the network: its module, its optimiser and its members.
+
+Training, evaluation, weights and the launchers all build it here:
+
+    network = build(config, dataset.image_shape, len(dataset.classes))
+    state = network.init_state()
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import hyper
+from alexnet_jax.errors import UserError
+from alexnet_jax.model.alexnet import AlexNet, architecture
+from alexnet_jax.optimizer import make_optimizer
+from alexnet_jax.state import MakeOptimizer, Networks, TrainState, abstract_state, init_state
+
+
+class Network(NamedTuple):
+    """What a config and a dataset make: the module, its optimiser, its members."""
+
+    model: AlexNet
+    make_optimizer: MakeOptimizer
+    hyper: hyper.Hyper  # leaves (M,)
+    member_names: list[str]
+    channels: int
+
+    def init_state(self) -> TrainState:
+        return init_state(self.model, self.make_optimizer, self.hyper, self.channels)
+
+    def abstract_state(self) -> TrainState:
+        return abstract_state(self.model, self.make_optimizer, self.hyper, self.channels)
+
+    def abstract_networks(self) -> Networks:
+        """The shapes and types of a checkpoint's networks; nothing is computed."""
+        state = self.abstract_state()
+        return Networks(state.step, state.params, self.hyper)
+
+
+def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Network:
+    """The network of a config for images (height, width, channels) of so many classes.
+
+    Raises:
+      UserError: a config that contradicts itself or the images.
+    """
+    arch = architecture(config.model)
+    if min(image_shape[:2]) < arch.input_size:
+        raise UserError(
+            f"model.input_size={arch.input_size} is more than the dataset's {image_shape[0]}x{image_shape[1]} pixels; "
+            f"prepare it with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
+        )
+    arch.check_channels(image_shape[2])
+    try:
+        optimizer = partial(make_optimizer, rule=config.optimizer.rule, bias=config.optimizer.bias, lars=config.optimizer.lars)
+        optimizer(0.0, 0.0, 0.0)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    members, names = hyper.from_config(config)
+    if not arch.lrn and any(np.ptp(leaf) for leaf in (members.lrn_k, members.lrn_alpha, members.lrn_beta)):
+        raise UserError(
+            f"ensemble.members={config.ensemble.members} differ in LRN, of which this network has none (model.lrn is off): "
+            "they would be the same; leave it out"
+        )
+    return Network(AlexNet(arch, classes, config.train.remat), optimizer, members, names, image_shape[2])

@@ -1,0 +1,90 @@
+"""Raw images -> a TFDS dataset of fixed-size uint8 images, in array_record files that need no TensorFlow to read.
+
+    python -m alexnet_jax.prepare digits                                     scikit-learn's digits: nothing to download
+    python -m alexnet_jax.prepare idx    --source DIR --name fashion_mnist   the IDX files of the MNIST family
+    python -m alexnet_jax.prepare folder --source DIR --name imagenet        DIR/train/CLASS/*.jpg, DIR/val/CLASS/*.jpg
+    python -m alexnet_jax.prepare tfds   --name cifar10                      any TFDS dataset of labelled images
+
+The result is DATA_DIR/NAME/1.0.0 with the splits `train`, `validation` and, where the source has one, `test`; `tfds.builder_from_directory`
+opens it. Its metadata holds the statistics of the training pixels that mean subtraction and PCA colour need.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from alexnet_jax.errors import run_cli
+from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits, prepare_folder, prepare_idx, prepare_tfds
+from alexnet_jax.prepare.records import CORRUPT_LIST, refuse_existing
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = vars(_parser().parse_args(argv))
+    command = options.pop("command")
+    if command == "digits":  # prepare_digits takes what is there
+        refuse_existing(dataset_dir(options["data_dir"], "digits"), options["overwrite"])
+    prepare: dict[str, Callable[..., Path]] = {
+        "digits": prepare_digits,
+        "idx": prepare_idx,
+        "folder": prepare_folder,
+        "tfds": prepare_tfds,
+    }
+    print(_summary(prepare[command](**options)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m alexnet_jax.prepare", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    digits = commands.add_parser("digits", help="scikit-learn's digits: nothing to download")
+    idx = commands.add_parser("idx", help="the IDX files of the MNIST family, packed or unpacked")
+    folder = commands.add_parser("folder", help="images in train/CLASS/ and val/CLASS/, optionally test/CLASS/")
+    tfds = commands.add_parser("tfds", help="any TFDS dataset of labelled images; most need TensorFlow to be built")
+    idx.add_argument("--source", required=True, help="directory of {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]")
+    folder.add_argument("--source", required=True, help="directory that holds train/ and val/")
+    tfds.add_argument(
+        "--source", help="where TFDS keeps its data (default ~/tensorflow_datasets), or the directory of one finished dataset"
+    )
+    idx.add_argument("--name", required=True, help="of the dataset; fashion_mnist and kmnist have class names")
+    folder.add_argument("--name", required=True, help="of the dataset")
+    tfds.add_argument("--name", required=True, help="of the TFDS dataset, such as cifar10 or imagenet_resized/64x64")
+    digits.add_argument("--size", type=_positive, default=28, help="pixels (default 28)")
+    idx.add_argument("--size", type=_positive, help="pixels (default: as they are)")
+    folder.add_argument("--size", type=_positive, default=256, help="pixels (default 256)")
+    tfds.add_argument("--size", type=_positive, help="pixels (default: as they are if all have one shape, else 256)")
+    for command in (idx, tfds):
+        command.add_argument("--validation", type=_positive, default=5000, help="examples to hold out of train (default 5000)")
+    for command in (folder, tfds):
+        command.add_argument(
+            "--encoding", choices=("raw", "jpeg", "png"), help="of the stored images (default: raw up to 64 pixels, else jpeg)"
+        )
+        command.add_argument("--workers", type=_positive, help="processes (default: one for each core)")
+    folder.add_argument("--skip-corrupt", action="store_true", help=f"leave broken images out and list them in {CORRUPT_LIST}")
+    for command in (digits, idx, folder, tfds):
+        command.add_argument("--data-dir", default="data", help="where datasets lie (default data)")
+        command.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _summary(directory: Path) -> str:
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(directory).info
+    splits = ", ".join(f"{split} {info.splits[split].num_examples:,}" for split in ("train", "validation", "test") if split in info.splits)
+    height, width, channels = info.features["image"].shape
+    text = f"{directory}: {splits}; {info.features['label'].num_classes} classes; {height}x{width}x{channels}, {info.dataset_size}"
+    if (listed := directory / CORRUPT_LIST).exists():
+        text += f"\n{len(listed.read_text().splitlines())} broken images left out, see {listed}"
+    if (config := Path("configs", f"{info.name}.py")).exists():
+        place = "" if directory.parents[1] == Path("data") else f" --config.data.dir={directory.parents[1]}"
+        text += f"\nnext: python -m alexnet_jax.train --config {config} --workdir runs/{info.name}{place}"
+    return text
+
+
+if __name__ == "__main__":
+    run_cli(main)

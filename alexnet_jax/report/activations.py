@@ -1,0 +1,129 @@
+"""What the networks of a run do inside: the outputs of their layers, on samples of a dataset. Needs JAX; training pays nothing for it."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.augment import augment, evaluation_view
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.run import Run
+from alexnet_jax.state import AUGMENT
+
+if TYPE_CHECKING:
+    from alexnet_jax.data import Examples
+
+BATCH = 64
+LAST = "fc8"  # gives logits: no activation follows it
+
+
+class LayerStatistics(NamedTuple):
+    """What layers put out, after their activations, on a sample: arrays (M, layers)."""
+
+    layers: list[str]
+    mean: np.ndarray
+    std: np.ndarray
+    zeros: np.ndarray  # share of the values that are zero
+    dead: np.ndarray  # share of the units that are zero for every image: of filters, wherever they look, and of dense units
+
+
+def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> dict[str, jax.Array]:
+    """The outputs of all layers of one network, after their activations, for mean-subtracted `views`; without dropout.
+
+    `{"conv1": (B, height, width, filters), ..., "fc8": (B, classes)}`
+    """
+    _, kept = model.apply({"params": params}, views, hyper, mutable="intermediates")
+    return kept["intermediates"]["layers"]  # type: ignore[index]
+
+
+def layer_statistics(run: Run, members: list[int], images: np.ndarray) -> LayerStatistics:
+    """Of some members, on uint8 images (N, H, W, C)."""
+
+    def describe(outputs):
+        # One number an image and layer, so that the last batch's padding can be cut off afterwards.
+        each = {name: x.reshape(*x.shape[:1], -1, x.shape[-1]).astype(jnp.float32) for name, x in outputs.items() if name != LAST}
+        return {
+            name: {
+                "mean": x.mean((1, 2)),
+                "square": jnp.square(x).mean((1, 2)),
+                "zeros": (x == 0).mean((1, 2), dtype=jnp.float32),
+                "fires": (x != 0).any(1),
+            }
+            for name, x in each.items()
+        }
+
+    found = list(_of_members(run, members, images, describe))
+    layers = list(found[0])
+
+    def table(value: Callable[[dict], float]) -> np.ndarray:
+        return np.array([[value(of_member[layer]) for layer in layers] for of_member in found])
+
+    mean = table(lambda x: x["mean"].mean(dtype=np.float64))
+    return LayerStatistics(
+        layers,
+        mean,
+        np.sqrt(np.maximum(table(lambda x: x["square"].mean(dtype=np.float64)) - mean**2, 0)),
+        table(lambda x: x["zeros"].mean(dtype=np.float64)),
+        table(lambda x: 1 - x["fires"].any(0).mean()),
+    )
+
+
+def features(run: Run, member: int, images: np.ndarray, layer: str = "fc7") -> np.ndarray:
+    """The features (N, units) of uint8 images (N, H, W, C) in a dense layer of one member."""
+    (found,) = _of_members(run, [member], images, lambda outputs: outputs[layer].astype(jnp.float32))
+    return found
+
+
+def nearest(queries: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
+    """Indices (Q, count) of the `others` (N, units) that are nearest to each of the `queries` (Q, units), by Euclidean distance."""
+    squares = np.square(queries).sum(1)[:, None] - 2 * queries @ others.T + np.square(others).sum(1)
+    return np.argsort(squares, axis=1, kind="stable")[:, :count]
+
+
+def augmented(run: Run, member: int, images: np.ndarray, draws: int) -> np.ndarray:
+    """What a member is shown in training: draws of `augment` (N, draws, size, size, C) of images (N, H, W, C), as uint8 pixels.
+
+    The mean is put back, and what lies outside of 0 to 255 is cut off. As in training, a draw comes from (member seed, purpose, index).
+    """
+    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.networks.hyper)
+    key, size = jax.random.fold_in(jax.random.key(hyper.seed), AUGMENT), run.network.model.arch.input_size
+    index = jnp.arange(len(images) * draws).reshape(len(images), draws)
+
+    def one(i, image):
+        return augment(jax.random.fold_in(key, i), image, hyper, run.stats, size)
+
+    views = jax.jit(jax.vmap(jax.vmap(one, (0, None))))(index, images)
+    return np.clip(np.round(np.asarray(views) + run.stats.mean), 0, 255).astype(np.uint8)
+
+
+def sample(source: "Examples", count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `count` examples of a split, the same at every call: images uint8 (N, H, W, C), labels (N,)."""
+    places = np.random.default_rng(0).choice(len(source), min(count, len(source)), replace=False)
+    return examples(source, places)
+
+
+def examples(source: "Examples", places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some examples of a split: images uint8 (N, H, W, C), labels (N,)."""
+    found = [source[place] for place in places]
+    return np.stack([example["image"] for example in found]), np.array([example["label"] for example in found])
+
+
+def _of_members(run: Run, members: list[int], images: np.ndarray, wanted: Callable[[dict[str, jax.Array]], Any]) -> Iterator[Any]:
+    """For each member `wanted(layer_outputs)`, leaves (B, ...), batch by batch for all images: numpy leaves (N, ...)."""
+    model, stats = run.network.model, run.stats
+
+    @jax.jit
+    def look(params, hyper, images):
+        views = jax.vmap(lambda image: evaluation_view(image, hyper, stats, model.arch.input_size))(images)
+        return wanted(layer_outputs(model, params, views, hyper))
+
+    for member in members:
+        params, hyper = (jax.tree.map(lambda leaf, m=member: leaf[m], tree) for tree in (run.networks.params, run.networks.hyper))
+        parts = []
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            padded = np.concatenate([batch, np.zeros((BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
+            parts.append(look(params, hyper, padded))
+        yield jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)

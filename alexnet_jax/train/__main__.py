@@ -1,0 +1,40 @@
+"""Train M members at once: config + dataset -> a run directory.
+
+    python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
+    python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
+
+Ctrl-C or SIGTERM saves and stops; the same command again goes on, mid-epoch, on CPUs to the same bits. `alexnet_jax.control` steers a run.
+"""
+
+import argparse
+from pathlib import Path
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import run_cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m alexnet_jax.train", description="Train the members of a config; the same command again resumes."
+    )
+    config_lib.add_arguments(parser)
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory, made if it isn't there")
+    args = config_lib.parse_command_line(parser, argv)
+    config = config_lib.load(args.config, args.overrides)
+
+    from alexnet_jax import parallel, report  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax.train.loop import train
+
+    parallel.start()
+    test = train(config, args.workdir)
+    page = report.write_report(args.workdir)
+    if test is None:
+        print(f"stopped and saved in {args.workdir}; the same command goes on from there")
+        return 1
+    print(report.results_table(report.read_events(args.workdir)))
+    print(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,57 @@
+"""The train step: augmentation, loss, gradients and update, written for one member and vmapped over members once, here.
+
+The loop compiles it for all devices (turns.py, parallel.py) and calls it once a batch:
+
+    step = make_train_step(network.model, network.make_optimizer, dataset.stats, schedule, parallel.DEVICES)
+    state, metrics = step(state, controls, batch)
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from alexnet_jax.augment import augment
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.forward import logits
+from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.state import AUGMENT, DROPOUT, MEMBER_AXES, Batch, Controls, MakeOptimizer, TrainState, example_keys
+
+
+def make_train_step(
+    model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, schedule: Callable[[Any], Any], device_axis: str
+) -> Callable:
+    """`train_step(state, controls, batch) -> (state, metrics)` for the share of the batch that one device of the axis holds.
+
+    `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
+    top-1 `error`, of dropout networks on augmented images, and the `learning_rate` in force, of which `schedule(step)` is a factor.
+    """
+
+    def loss_fn(params, hyper: Hyper, batch: Batch):
+        views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
+            example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
+        )
+        scores = logits(model, params, views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"]))
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
+        return jnp.mean(losses), jnp.mean(jnp.argmax(scores, -1) != batch["label"], dtype=jnp.float32)
+
+    def train_member(state: TrainState, controls: Controls, batch: Batch):
+        hyper = controls.hyper
+        (loss, error), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, hyper, batch)
+        if lax.axis_size(device_axis) > 1:  # XLA would copy every gradient for the mean of one
+            loss, error, gradients = lax.pmean((loss, error, gradients), device_axis)
+        learning_rate = controls.learning_rate(schedule(state.step))
+        optimizer = make_optimizer(learning_rate, hyper.momentum, hyper.weight_decay)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        # A member that is done stays what it was. Masking the update, not the result, keeps this in the optimiser's one pass.
+        updates = jax.tree.map(lambda update: jnp.where(controls.done, 0, update), updates)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "error": error, "learning_rate": learning_rate}
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return jax.vmap(train_member, in_axes=(MEMBER_AXES, 0, None), out_axes=(MEMBER_AXES, 0))

@@ -1,0 +1,139 @@
+"""Weights made elsewhere -> run directories, and members of runs -> files for elsewhere.
+
+    python -m alexnet_jax.weights import --from torchvision alexnet.pth --workdir runs/torchvision
+    python -m alexnet_jax.weights import --from caffe bvlc_reference_caffenet.caffemodel --workdir runs/caffenet --as seed
+    python -m alexnet_jax.weights export --to safetensors alexnet.safetensors --run runs/ensemble --member 3
+
+An imported network is a run of one member that has taken no step: evaluate, predict and `train --config.train.init_from` take it. Its
+preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
+
+Formats: torchvision and safetensors both ways, caffe in, stablehlo out; see alexnet_jax/formats.py.
+Numbers are moved, never computed: what is imported and exported again is what it was, to the bit.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.weights import torch_layout
+from alexnet_jax.weights.formats import READERS, WRITERS, Weights, dataset_from_json, words
+
+
+def as_seed(weights: Weights) -> Weights:
+    """The same function as a network of one tower: grouped kernels become block-diagonal full ones.
+
+    Raises:
+      UserError: the source document's network differs in more than its groups, LRN's constants and the mean.
+    """
+    from alexnet_jax.model.alexnet import contradictions, model_config
+
+    config, dataset, params = weights
+    groups = config.model.groups
+    config = config.copy_and_resolve_references().unlock()
+    config.model.groups = 1
+    different = contradictions(config.model, model_config("seed"))
+    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the source document's network may have too
+    different = {field: both for field, both in different.items() if field not in constants}
+    if different:
+        raise UserError(f"--as seed: the source document's network can't be this one, which has {words(different)}")
+    full = {name: {**params[name], "kernel": torch_layout.ungroup(params[name]["kernel"], groups)} for name in ("conv2", "conv4", "conv5")}
+    return Weights(config.lock(), dataset, {**params, **full})
+
+
+def with_classes(weights: Weights, path: Path) -> Weights:
+    """The network with its classes' names from a file, one a line.
+
+    Raises:
+      UserError: no such file, or another number of names.
+    """
+    try:
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if len(names) != len(weights.dataset.classes):
+        raise UserError(f"{path} has {len(names)} lines, the network {len(weights.dataset.classes)} classes")
+    return weights._replace(dataset=dataclasses.replace(weights.dataset, classes=names))
+
+
+def write_run(workdir: Path, weights: Weights) -> None:
+    """Make a run directory of a network: its config.json, and a checkpoint of step 0.
+
+    Raises:
+      UserError: the directory holds a run already.
+    """
+    from alexnet_jax import run
+    from alexnet_jax.checkpoint import Checkpoints
+
+    if run.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
+        raise UserError(f"{workdir} holds a run already; choose another --workdir")
+    _, networks = weights.networks()
+    run.write_config(workdir, weights.config, weights.dataset)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(int(networks.step), {"networks": networks}, {"evaluated": 0, "commands": 0})
+        checkpoints.wait()
+
+
+def read_run(workdir: Path, member: int) -> Weights:
+    """A member of a run as a network of its own: the config says its hyperparameters, those that were set while it trained too.
+
+    Raises:
+      UserError: not a run, or no such member.
+    """
+    import jax
+
+    from alexnet_jax import run
+
+    loaded, record = run.load(workdir), run.read_config(workdir)
+    names = loaded.network.member_names
+    if not 0 <= member < len(names):
+        raise UserError(f"{workdir} has no member {member}; its members: {', '.join(f'{i} ({name})' for i, name in enumerate(names))}")
+    row = {field: values[member].item() for field, values in vars(loaded.networks.hyper).items()}
+    config = loaded.config.copy_and_resolve_references().unlock()
+    config.ensemble.members = ", ".join(f"{field}={value!r}" for field, value in row.items())
+    config.augment.whitening = row["whitening"]
+    params = jax.tree.map(lambda leaf: leaf[member], loaded.networks.params)
+    return Weights(config.lock(), dataset_from_json(record["dataset"]), params)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m alexnet_jax.weights", description="Weights made elsewhere, and for elsewhere.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    reader = commands.add_parser("import", help="make a run directory of a file")
+    reader.add_argument("--from", dest="format", required=True, choices=READERS)
+    reader.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory to make")
+    reader.add_argument("--as", dest="as_seed", choices=["seed"], help="rewrite CaffeNet's two towers as the source document's one")
+    reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line (default: class 0, class 1, ...)")
+    writer = commands.add_parser("export", help="write a member of a run into a file")
+    writer.add_argument("--to", dest="format", required=True, choices=WRITERS)
+    writer.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run directory")
+    writer.add_argument("--member", type=int, default=0, metavar="I", help="which network of the run (default: 0)")
+    for command in (reader, writer):
+        command.add_argument("file", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+
+    from alexnet_jax import parallel
+    from alexnet_jax.runlog import writing
+
+    if args.command == "export":
+        parallel.start()
+        weights = read_run(args.run, args.member)
+        with writing(args.file):
+            usage = WRITERS[args.format](args.file, weights)
+        print(f"{args.file}: member {args.member} of {args.run}; {usage}")
+        return
+    if not args.file.is_file():
+        raise UserError(f"there is no file {args.file}")
+    parallel.start()
+    weights = READERS[args.format](args.file)
+    if args.classes:
+        weights = with_classes(weights, args.classes)
+    if args.as_seed:
+        weights = as_seed(weights)
+    write_run(args.workdir, weights)
+    count = sum(leaf.size for layer in weights.params.values() for leaf in layer.values())
+    print(f"{args.workdir}: {count:,} parameters, {len(weights.dataset.classes)} classes; use it as any run")
+
+
+if __name__ == "__main__":
+    run_cli(main)

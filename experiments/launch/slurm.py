@@ -1,0 +1,181 @@
+"""Programs as one Slurm array job, a task for each, by submitit.
+
+A task that is about to run out of time, or is preempted, saves and goes back into the queue, from where it goes on: a training may take
+longer than --time. The process that submitted waits and shows the progress; Ctrl-C there leaves the jobs alone, and the same command
+watches them again.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import writing
+from alexnet_jax.train.inbox import StopSignal
+from experiments.launch.points import Program
+from experiments.launch.progress import Progress
+from experiments.launch.results import progress
+from experiments.launch.task import Task
+
+if TYPE_CHECKING:
+    import submitit
+
+FOLDER = "slurm"  # below the experiment's directory: sbatch scripts, pickles and the tasks' own output
+JOB = "job.json"  # in a run's directory: the job that trains it
+TIMEOUTS = 100  # how often a task whose time was up goes back into the queue
+POLL = 5.0  # seconds between two looks at the jobs
+
+
+class Slurm(NamedTuple):
+    """What a task asks for; empty fields are left to the cluster."""
+
+    partition: str = ""
+    gpus: int = 1
+    minutes: int = 24 * 60
+    cpus: int = 8
+    memory_gb: float = 0.0
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    setup: tuple[str, ...] = ()  # shell lines before the training, such as `module load cuda`
+    extra: tuple[str, ...] = ()  # further options of sbatch, NAME=VALUE
+
+    def parameters(self, parallel: int) -> dict[str, Any]:
+        """As `update_parameters` of submitit's AutoExecutor takes them.
+
+        Raises:
+          UserError: an extra option that isn't NAME=VALUE.
+        """
+        extra = {}
+        for option in self.extra:
+            name, equals, value = option.removeprefix("--").partition("=")
+            if not equals or not name:
+                raise UserError(f"--sbatch {option}: write it as NAME=VALUE, such as --sbatch nodelist=node7")
+            extra[name] = value
+        chosen = {
+            "mem_gb": self.memory_gb,
+            "gpus_per_node": self.gpus,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_qos": self.qos,
+            "slurm_constraint": self.constraint,
+            "slurm_setup": list(self.setup),
+            "slurm_additional_parameters": extra,
+        }
+        return {
+            "name": "alexnet_jax",
+            "timeout_min": self.minutes,
+            "cpus_per_task": self.cpus,
+            "nodes": 1,
+            "tasks_per_node": 1,
+            "slurm_array_parallelism": parallel,
+            **{name: value for name, value in chosen.items() if value},
+        }
+
+
+def minutes(text: str) -> int:
+    """Slurm's notation of a time, in minutes: `90`, `90:00`, `12:00:00`, `2-0`, `1-12:30`, `1-12:30:00`.
+
+    Raises:
+      UserError: it is none, or nothing.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
+        raise UserError(f"--time {text}: write minutes, HH:MM:SS or DAYS-HH:MM:SS")
+    days, first, second, third = (int(group) if group else 0 for group in match.groups())
+    if match[1]:
+        seconds = ((days * 24 + first) * 60 + second) * 60 + third
+    elif match[4]:
+        seconds = (first * 60 + second) * 60 + third
+    else:
+        seconds = first * 60 + second
+    if not seconds:
+        raise UserError(f"--time {text}: a task needs some time")
+    return -(-seconds // 60)
+
+
+def run_on_slurm(
+    programs: Sequence[Program], slurm: Slurm, shown: Progress, parallel: int, cluster: str = "slurm"
+) -> dict[Path, str | None]:
+    """Submit the programs that no job is training yet, and wait for all of them.
+
+    Args:
+      parallel: tasks of the array that may run at once.
+      cluster: slurm | local, submitit's stand-in that runs tasks on this machine.
+
+    Raises:
+      UserError: there is no Slurm here, or it refuses the job.
+      KeyboardInterrupt: after Ctrl-C; the jobs go on.
+    """
+    known = {program.directory: job for program in programs if (job := known_job(program.directory))}
+    new = [program for program in programs if program.directory not in known]
+    jobs = {**known, **_submit(new, slurm, parallel, cluster)}
+    for directory, job in jobs.items():
+        shown.say(f"{directory.name}: job {job.job_id}{', submitted before' if directory in known else ''}")
+    errors: dict[Path, str | None] = {}
+    with StopSignal() as stop:
+        while len(errors) < len(jobs):
+            for directory, job in jobs.items():
+                if directory in errors:
+                    continue
+                shown.update(directory, progress(directory))
+                if job.done():
+                    errors[directory] = _outcome(job)
+                    shown.finished(directory, errors[directory])
+            if stop.requested:
+                left = " ".join(job.job_id for directory, job in jobs.items() if directory not in errors)
+                shown.say(f"the jobs go on; the same command watches them again. To end them: scancel {left}")
+                raise KeyboardInterrupt
+            if len(errors) < len(jobs):
+                time.sleep(POLL if cluster == "slurm" else POLL / 20)
+    return errors
+
+
+def _submit(programs: Sequence[Program], slurm: Slurm, parallel: int, cluster: str) -> dict[Path, "submitit.Job"]:
+    import submitit
+
+    if not programs:
+        return {}
+    if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError("there is no Slurm here: sbatch and srun are not in PATH; log in to the cluster, or use --launcher local")
+    folder = programs[0].directory.parent.resolve() / FOLDER
+    executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
+    executor.update_parameters(**slurm.parameters(parallel))
+    try:
+        with executor.batch():
+            jobs = [executor.submit(Task(program)) for program in programs]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from None
+    for program, job in zip(programs, jobs, strict=True):
+        with writing(program.directory / JOB):
+            program.directory.mkdir(parents=True, exist_ok=True)
+            (program.directory / JOB).write_text(json.dumps({"id": job.job_id, "folder": str(folder), "cluster": cluster}) + "\n")
+    return {program.directory: job for program, job in zip(programs, jobs, strict=True)}
+
+
+def known_job(directory: Path) -> "submitit.Job | None":
+    """The job that was submitted for a run before, and isn't done."""
+    import submitit
+
+    try:
+        record = json.loads((directory / JOB).read_text())
+    except (OSError, ValueError):
+        return None
+    kind = submitit.SlurmJob if record["cluster"] == "slurm" else submitit.LocalJob
+    job: submitit.Job = kind(record["folder"], record["id"])
+    return None if job.done() else job
+
+
+def _outcome(job: "submitit.Job") -> str | None:
+    """What the task gave back, or how its job ended without giving anything back."""
+    import submitit
+
+    try:
+        return job.result()
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return f"job {job.job_id} ended as {job.state}: {lines[0] if lines else 'no reason given'}; its output: {job.paths.stderr}"

@@ -1,0 +1,71 @@
+"""PyTorch's DataLoader as the peer of the input pipeline."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from alexnet_jax.data import Records
+from alexnet_jax.prepare.records import JPEG_QUALITY
+
+
+class Stored(NamedTuple):
+    """Images one after another in a file."""
+
+    path: Path
+    ends: list[int]  # of each image, in bytes
+    shape: tuple[int, int, int]
+    encoding: str  # raw or jpeg
+    labels: list[int]
+
+
+class Images(Dataset):
+    """Stored images, mapped into memory: what is not decoding costs next to nothing."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._bytes: Any = None  # mapped in each worker for itself
+
+    def __len__(self) -> int:
+        return len(self._stored.ends)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if self._bytes is None:
+            self._bytes = np.memmap(self._stored.path, np.uint8, "c")  # copy on write: PyTorch warns of what is read-only
+        start = self._stored.ends[index - 1] if index else 0
+        data = self._bytes[start : self._stored.ends[index]]
+        image = simplejpeg.decode_jpeg(data, "RGB") if self._stored.encoding == "jpeg" else data.reshape(self._stored.shape)
+        return torch.from_numpy(image), self._stored.labels[index]
+
+
+def store(records: Records, path: Path, encoding: str) -> Stored:
+    """Copy a prepared split's images one after another into a file, encoded as they were."""
+    ends, labels = [0], []
+    with open(path, "wb") as file:
+        for index in range(len(records)):
+            image, label = records[index]
+            data = simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", "420") if encoding == "jpeg" else image.tobytes()
+            ends.append(ends[-1] + file.write(data))
+            labels.append(label)
+    return Stored(path, ends[1:], image.shape, encoding, labels)
+
+
+@contextlib.contextmanager
+def loading(stored: Stored, batch: int, workers: int) -> Iterator[Iterator[Any]]:
+    """The batches of a DataLoader; its workers end with the context.
+
+    The sampler draws without end, so that no end of an epoch, where the workers would run dry, is paid for.
+    """
+    images = Images(stored)
+    sampler = RandomSampler(images, replacement=True, num_samples=1 << 40)
+    context = "spawn" if workers else None  # a fork would copy the locks of JAX's threads
+    stream = iter(DataLoader(images, batch, sampler=sampler, num_workers=workers, multiprocessing_context=context))
+    try:
+        yield stream
+    finally:
+        del stream

@@ -1,0 +1,242 @@
+"""PyTorch as the peer of benchmarks, as a good user of it would write them: the networks of torch_alexnet.py in training and evaluation.
+
+Its own local response normalisation throughout, with constants that make it equal: its alpha is divided by the window's size.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.peers.torch_alexnet import VARIANTS, AlexNet
+
+STRENGTHS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def start(threads: int) -> None:
+    """Set PyTorch up: its threads, and on GPUs TensorFloat-32, which JAX uses there by default too."""
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(0)
+
+
+def describe() -> str:
+    """Where PyTorch computes."""
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+
+
+def synchronise() -> None:
+    """Wait for what a GPU was given to do."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@functools.cache
+def compiles() -> bool:
+    """Whether torch.compile works here: on CPUs it needs a C++ compiler."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=DEVICE))
+    except Exception as error:  # whatever its compiler raises
+        print(f"torch.compile doesn't work here and is left out: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
+def network(
+    variant: str, width: float, classes: int, channels: int, lrn: bool = True, dropout: float = 0.5, layout: str = "channels_last"
+) -> AlexNet:
+    """A variant with PyTorch's own LRN."""
+    chosen = VARIANTS[variant].narrow(width)
+    chosen = replace(chosen, alpha=5 * chosen.alpha, alpha_over_size=True) if lrn else replace(chosen, norm="none")
+    return AlexNet(chosen, classes, channels, dropout).to(DEVICE, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+
+
+def random_images(variant: str, batch: int, channels: int, layout: str) -> Tensor:
+    """Uniformly random pixels as a variant's first layer sees them, without their mean and scaled."""
+    pixels, scale = VARIANTS[variant].pixels, torch.as_tensor(VARIANTS[variant].scale).reshape(1, -1, 1, 1)
+    return ((255 * torch.rand(batch, channels, pixels, pixels) - 127.5) / scale).to(DEVICE, memory_format=LAYOUTS[layout])
+
+
+class Training:
+    """A training step of some networks, one after the other, on one ready batch of float images; a call returns when it is done."""
+
+    def __init__(
+        self,
+        variant: str,
+        batch: int,
+        width: float,
+        channels: int,
+        classes: int,
+        *,
+        members: int = 1,
+        lrn: bool = True,
+        layout: str = "channels_last",
+        compiled: bool = False,
+    ) -> None:
+        self.images = random_images(variant, batch, channels, layout)
+        self.labels = torch.randint(classes, (batch,), device=DEVICE)
+        self.networks = [network(variant, width, classes, channels, lrn, layout=layout) for _ in range(members)]
+        self.optimizers = [torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.networks]
+        self._forward: list[Callable[[Tensor], Tensor]] = [torch.compile(net) if compiled else net for net in self.networks]
+
+    def __call__(self) -> None:
+        for forward, optimizer in zip(self._forward, self.optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(forward(self.images), self.labels).backward()
+            optimizer.step()
+        synchronise()
+
+
+class Evaluation:
+    """The forward pass of a network on one ready batch of float images, to log-probabilities on the host."""
+
+    def __init__(self, variant: str, batch: int, width: float, channels: int, classes: int, *, layout: str, compiled: bool) -> None:
+        self._images = random_images(variant, batch, channels, layout)
+        module = network(variant, width, classes, channels, layout=layout).eval()
+        self._forward = torch.compile(module) if compiled else module
+
+    def __call__(self) -> np.ndarray:
+        with torch.inference_mode():
+            return F.log_softmax(self._forward(self._images), -1).cpu().numpy()
+
+
+def matrix_product(a: np.ndarray, b: np.ndarray) -> Callable[[], None]:
+    """The product of two matrices, to be called."""
+    x, y = torch.from_numpy(a).to(DEVICE), torch.from_numpy(b).to(DEVICE)
+
+    def product():
+        torch.mm(x, y)
+        synchronise()
+
+    return product
+
+
+def normalisation(x: np.ndarray, gradient: np.ndarray, dtype: str, layout: str, compiled: bool) -> Callable[[], None]:
+    """Forward and backward of `nn.LocalResponseNorm` on images (batch, height, width, channels) with a given gradient of its result."""
+
+    def put(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(DEVICE, getattr(torch, dtype))
+        return tensor.contiguous(memory_format=LAYOUTS[layout])
+
+    norm: Callable = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    if not _normalises(dtype):
+        layer = norm
+        norm = lambda x: layer(x.float()).to(x.dtype)  # noqa: E731
+    norm = torch.compile(norm) if compiled else norm
+    inputs, cotangent = put(x).requires_grad_(), put(gradient)
+
+    def forward_and_backward():
+        inputs.grad = None
+        norm(inputs).backward(cotangent)
+        synchronise()
+
+    return forward_and_backward
+
+
+@functools.cache
+def _normalises(dtype: str) -> bool:
+    """Whether PyTorch has LRN in a type: on CPUs none in bfloat16, so that one's user goes through float32."""
+    try:
+        F.local_response_norm(torch.zeros(1, 8, 2, 2, dtype=getattr(torch, dtype), device=DEVICE), 5)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def stream(x: np.ndarray, gradient: np.ndarray, dtype: str) -> Callable[[], None]:
+    """Read two arrays and write two: the least that a layer with its gradient can do."""
+    inputs, outputs = [[torch.from_numpy(a).to(DEVICE, getattr(torch, dtype)) for a in (x, gradient)] for _ in range(2)]
+
+    def scale():
+        for source, target in zip(inputs, outputs, strict=True):
+            torch.mul(source, 1.5, out=target)
+        synchronise()
+
+    return scale
+
+
+# Augmentation
+
+
+def augment(images: Tensor, size: int, strengths: dict[str, float], std: float) -> Tensor:
+    """uint8 images (batch, channels, height, width) -> float views: the operations of alexnet_jax/augment.py on a whole batch at once.
+
+    Crop, flip, rotation and shift by one bilinear sampling, mean subtraction (127.5), whitening, PCA colour along the channels.
+    """
+    batch, channels, height, _ = images.shape
+    device, margin = images.device, height - size
+
+    def draw() -> Tensor:
+        return torch.rand(batch, device=device)
+
+    def offset() -> Tensor:  # from the centre, whole pixels
+        crop = torch.floor(draw() * (strengths["crop"] * margin + 1)) - (strengths["crop"] * margin) // 2
+        return crop + torch.round((2 * draw() - 1) * strengths["shift"] * size)
+
+    angle = torch.deg2rad((2 * draw() - 1) * strengths["rotation"])
+    mirror = torch.where(draw() < strengths["flip"], -1.0, 1.0)
+    cos, sin, zoom = torch.cos(angle), torch.sin(angle), size / height  # coordinates run from -1 to 1 over either image
+    odd = margin % 2  # the centre crop of an odd margin begins half a pixel before the middle
+    rows = [
+        torch.stack([zoom * cos * mirror, -zoom * sin, (2 * offset() - odd) / height], -1),
+        torch.stack([zoom * sin * mirror, zoom * cos, (2 * offset() - odd) / height], -1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), [batch, channels, size, size], align_corners=False)
+    views = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False) - 127.5
+    deviation, mean = torch.std_mean(views, (1, 2, 3), correction=0, keepdim=True)
+    standardised = std * (views - mean) / deviation.clamp(min=(channels * size * size) ** -0.5)
+    views = torch.lerp(views, standardised, strengths["whitening"])
+    return views + strengths["colour"] * std * torch.randn(batch, channels, 1, 1, device=device)
+
+
+def batch_augmentation(images: np.ndarray, size: int, strengths: dict[str, float], std: float) -> Callable[[], Tensor]:
+    """`augment` of one batch (batch, height, width, channels), to be called."""
+    ready = torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE)
+
+    def views() -> Tensor:
+        result = augment(ready, size, strengths, std)
+        synchronise()
+        return result
+
+    return views
+
+
+def torchvision_augmentation(images: np.ndarray, size: int, strengths: dict[str, float], std: float) -> Callable[[], Tensor] | None:
+    """The same operations by torchvision.transforms.v2, image by image; None where it isn't there, or was built for another PyTorch."""
+    try:
+        from torchvision.transforms import InterpolationMode, v2
+    except (ImportError, RuntimeError):
+        return None
+    warp = v2.Compose(
+        [
+            v2.RandomCrop(size),
+            v2.RandomHorizontalFlip(strengths["flip"]),
+            v2.RandomAffine(strengths["rotation"], translate=(strengths["shift"],) * 2, interpolation=InterpolationMode.BILINEAR),
+            v2.ToDtype(torch.float32),
+        ]
+    )
+    ready = list(torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE))
+
+    def view(image: Tensor) -> Tensor:
+        warped = warp(image) - 127.5
+        deviation, mean = torch.std_mean(warped, correction=0)
+        whitened = torch.lerp(warped, std * (warped - mean) / deviation, strengths["whitening"])
+        return whitened + strengths["colour"] * std * torch.randn(len(image), 1, 1, device=DEVICE)
+
+    def views() -> Tensor:
+        result = torch.stack([view(image) for image in ready])
+        synchronise()
+        return result
+
+    return views
+
+
+def device_peak() -> int | None:
+    """The most bytes that a GPU has held; None on CPUs."""
+    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None

@@ -1,0 +1,222 @@
+"""The targets of `experiments.reproduce` but figure 1: from a `Setting` to the lines of a result, None after a dry run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import writing
+from experiments import published
+from experiments.ablate import __main__ as ablate
+from experiments.ablate import figures, study
+from experiments.reproduce.setting import Setting, aligned, changed, differences
+
+FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
+FEW_IMAGES = 2000
+RATE_PARTS = (0.1, 0.3, 1)  # of the config's learning rate, at which the levels of `lrn` are tried
+ERRORS = ("top1_error", "top5_error")
+# What a config says in epochs: times as many for a part of the images, that as many steps are done.
+IN_EPOCHS = (
+    "train.epochs",
+    "train.checkpoint_every_epochs",
+    "eval.every_epochs",
+    "optimizer.warmup_epochs",
+    "optimizer.drop_epochs",
+)
+
+
+def table1(setting: Setting) -> list[str] | None:
+    """One network's errors, with the centre crop and with the paper's ten views."""
+    if not ablate.train([setting.baseline], setting.root, setting.args):
+        return None
+    centre, ten = published.CENTRE, published.TEN_VIEWS
+    rows = [["", "top-1", "top-5"]]
+    rows += [[f"published, {name}", *_published(errors)] for name, errors in (("centre crop", centre), ("ten views", ten))]
+    rows.append(["published, gain of ten views", *(f"{a - b:.1f}" for a, b in zip(centre[:2], ten[:2], strict=True))])
+    measured = {view: [100 * np.mean(_evaluate(setting, view)[name]) for name in ERRORS] for view in _views(setting)}
+    rows += [[f"measured, {view}", *(f"{error:.2f} %" for error in errors)] for view, errors in measured.items()]
+    if len(measured) == 2:
+        gains = [a - b for a, b in zip(*measured.values(), strict=True)]
+        rows.append(["measured, gain of ten views", *(f"{gain:.2f}" for gain in gains)])
+    validation = published.ENSEMBLES[1]
+    comparable = (
+        "what compares is the gain of ten views. The errors do on ImageNet alone, with ILSVRC-2012's validation images, for which the "
+        f"paper has {validation.top1} / {validation.top5} % (its table 2): the numbers above are of 2010's test images"
+    )
+    return [*aligned(rows), f"published: {ten.source}; {centre.source}", *differences(setting, comparable, *_about_views(setting))]
+
+
+def ensemble(setting: Setting) -> list[str] | None:
+    """The paper's table 2: 1, 5 and 7 networks."""
+    if not ablate.train([setting.baseline], setting.root, setting.args):
+        return None
+    view = _views(setting)[-1]
+    result = _evaluate(setting, view)
+    curve, one = {row["members"]: row for row in result["curve"]}, published.ENSEMBLES[1]
+    rows = [["networks", "published: top-1 (cut)", "top-5 (cut)", "measured: top-1 (cut)", "top-5 (cut)"]]
+    for size in sorted({*published.ENSEMBLES, *curve}):
+        known, found = published.ENSEMBLES.get(size), curve.get(size)
+        left = [f"{b:.1f} %{_cut(a, b)}" for a, b in zip(one[:2], known[:2], strict=True)] if known else ["", ""]
+        right = [f"{100 * found[name]:.2f} %{_cut(curve[1][name], found[name])}" for name in ERRORS] if found else ["", ""]
+        rows.append([str(size), *left, *right])
+    factors = {size: errors.top1 / one.top1 for size, errors in published.ENSEMBLES.items() if size > 1}
+    figure = figures.ensemble_figure(result["protocol"]["split"], result["curve"], factors)
+    figures.save(figure, setting.root / "ensemble" / "ensemble")
+    return [
+        *aligned(rows),
+        f"published: {published.ENSEMBLES[7].source}; (cut) of one network's error",
+        f"measured: {view}, probabilities averaged; fewer than all {len(curve)} networks: the mean over subsets",
+        *differences(
+            setting,
+            "what compares is the relative cut; the errors do on ImageNet alone",
+            "the paper's seven are five networks and two pre-trained on more data: seven equal ones compare with its five",
+            *_about_views(setting),
+        ),
+    ]
+
+
+def figure3(setting: Setting) -> list[str] | None:
+    """The filters of the first layer."""
+    copies = _report_figures(setting, "figure3", {"filters": "figure3"})
+    seen = "published: 96 filters of 11 x 11 x 3, gratings and edges on one GPU, blobs of colour on the other (the paper, figure 3)"
+    return copies and [seen, *copies, *differences(setting)]
+
+
+def figure4(setting: Setting) -> list[str] | None:
+    """Eight test images with their five likeliest classes, and test images with their neighbours in the last hidden layer."""
+    copies = _report_figures(setting, "figure4", {"predictions": "figure4-left", "neighbours": "figure4-right"})
+    seen = (
+        "published: eight ILSVRC-2010 test images; five, and the six training images of the nearest last hidden layer (the paper, figure 4)"
+    )
+    return copies and [seen, *copies, *differences(setting)]
+
+
+def lrn(setting: Setting) -> list[str] | None:
+    """Local response normalisation: on, at the wrong scale, off; each at its best rate, since without it the same rate may not learn."""
+    rates = [f"{setting.loaded.optimizer.learning_rate * part:g}" for part in RATE_PARTS]
+    found = _ablate(setting, "lrn", "lrn", rates)
+    return [f"published: {published.CLAIMS['lrn']}", *_verdicts(found), *differences(setting)] if found else None
+
+
+def augmentation(setting: Setting) -> list[str] | None:
+    """Augmentations, on all training images and when samples are few."""
+    config, images = setting.loaded, setting.images
+    few = min(FEW_IMAGES, -(-images // FEW))
+    longer = images / few
+    name, _, cut = config.data.train_split.partition("[")
+    if cut and not cut.startswith(":"):
+        raise UserError(
+            f"data.train_split={config.data.train_split}: the first {few} images are taken of it, so it must begin at the first"
+        )
+    split = f"data.train_split={name}[:{few}]"
+    fields = config_lib.flat(config)
+    longer_fields = [f"{name}={_times(fields[name], longer)}" for name in IN_EPOCHS]
+    subset = setting._replace(
+        overrides=changed(setting.overrides, [split, *longer_fields]),
+        root=setting.root / "augmentation" / f"{few}-images",
+    )
+    lines = [f"published: {published.CLAIMS['augment']}"]
+    for count, part, where in ((images, setting, f"augmentation/{images}-images"), (few, subset, ".")):
+        print(f"\n{count:,} training images:", flush=True)
+        found = _ablate(part, where, "augment")
+        lines += [f"with {count:,} training images", *_verdicts(found)] if found else []
+    if setting.args.dry_run:
+        return None
+    return [*lines, *differences(setting, f"the {few:,} images are trained on for as many steps as the {images:,}")]
+
+
+# Their parts
+
+
+def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()) -> dict[str, Any] | None:
+    planned = study.plan(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members, rates)
+    trained = ablate.train_study(planned, setting.root, setting.args)
+    return ablate.report(planned, ablate.MARGIN, setting.root / where) if trained else None
+
+
+def _verdicts(found: dict[str, Any]) -> list[str]:
+    """What an ablation of one factor says of each level."""
+    (factor,) = found["factors"]
+    reference, *levels = factor["levels"]
+    name = f"{reference['level']} ({100 * reference['mean_test_error']:.2f} % test error)"
+    return [f"measured, {level['level']} against {name}: {level['verdict']['words']}" for level in levels]
+
+
+def _times(value: Any, factor: float) -> str:
+    """A number, or each of a tuple, times a factor, as on the command line."""
+    if isinstance(value, tuple):
+        return str(tuple(float(_times(item, factor)) for item in value))
+    return f"{value * factor:.6g}"
+
+
+def _views(setting: Setting) -> list[str]:
+    """The views in which networks can be tested: ten only if they have learnt mirror images."""
+    return ["centre crop", "ten views"] if setting.loaded.augment.flip > 0 else ["centre crop"]
+
+
+def _about_views(setting: Setting) -> list[str]:
+    """What is to be known of the ten views here."""
+    config = setting.loaded
+    if not config.augment.flip:
+        return ["views: the centre crop alone; half of the ten are mirror images, which this network has never seen (augment.flip=0)"]
+    if min(setting.dataset.image_shape[:2]) == config.model.input_size:
+        return ["views: the stored images have no margin, so the ten are the image and its mirror image, five times each"]
+    return []
+
+
+def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
+    """What `alexnet_jax.evaluate` says of the baseline, in a process of its own, which has the accelerators; kept with the run."""
+    from alexnet_jax.run import PREDICTIONS
+
+    directory, split = setting.baseline.directory, setting.loaded.data.test_split
+    path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
+    if not path.exists() or path.stat().st_mtime < (directory / PREDICTIONS).stat().st_mtime:  # the run may have gone on since
+        options = ["--ten-crop"] if view == "ten views" else []
+        _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> list[str] | None:
+    """Figures of the baseline's report, copied beside the other results: the report's name -> ours; a line each."""
+    directory = setting.baseline.directory
+    if not ablate.train([setting.baseline], setting.root, setting.args):
+        return None
+    _python("experiments.report", str(directory))
+    copies = []
+    for name, ours in names.items():
+        for kind in ("png", "svg"):
+            source, copy = directory / "figures" / f"{name}.{kind}", setting.root / target / f"{ours}.{kind}"
+            if not source.exists():
+                raise UserError(f"the report of {directory} has no figure {name}; {directory / 'report.html'} says why")
+            with writing(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+            copies.append(f"measured: {copy}")
+    return copies
+
+
+def _python(module: str, *options: str) -> None:
+    """Run a command of this project in a process of its own.
+
+    Raises:
+      UserError: with its last words, where it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise UserError(f"python -m {module} {' '.join(options)} failed: {words.removeprefix('error: ')}")
+
+
+def _cut(before: float, after: float) -> str:
+    """The cut of an error, in brackets; nothing where it is the same."""
+    return f" ({1 - after / before:.1%})" if before and before != after else ""
+
+
+def _published(errors: published.Errors) -> list[str]:
+    return [f"{errors.top1:.1f} %", f"{errors.top5:.1f} %"]

@@ -1,0 +1,161 @@
+"""A sweep: many settings, each with several seeds, trained in as few programs as possible, and one table of their errors.
+
+    python -m experiments.sweep --config configs/digits.py --grid "learning_rate=.01,.02; lrn=on,off; seeds=3" --out sweeps/rates
+    python -m experiments.sweep --config configs/digits.py --points my_points.py --out sweeps/mine --dry-run
+    python -m experiments.sweep --out sweeps/rates --table
+
+Settings that `Hyper` holds, such as rates, strengths and LRN's constants, become members of one program; others make runs of their own. The
+same command again skips what has finished and goes on with what was interrupted.
+"""
+
+import argparse
+from pathlib import Path
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError, run_cli
+from experiments.launch import arguments
+
+EPILOG = """\
+Points can also come from a function in a file, or in the config file itself:
+
+    def sweep(add):
+        for rate in (0.003, 0.01):
+            add(learning_rate=rate, seeds=3)
+        add("gentle", learning_rate=0.001, **{"model.activation": "tanh", "lrn": False})
+
+Any field of the config can be changed for all points: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists them.
+Ctrl-C: what is training saves and stops, and the same command goes on. Jobs in Slurm are left alone.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        "python -m experiments.sweep",
+        description="Train many settings with several seeds each, in few programs, and compare their errors.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--config", metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
+    p.add_argument("--grid", metavar="AXES", help="'name=value,value; name=value,...; seeds=N': every combination")
+    p.add_argument("--points", type=Path, metavar="FILE", help="a Python file with sweep(add), which adds one point after the other")
+    p.add_argument("--seeds", type=int, metavar="N", help="of every point (default: as the grid or the file says, else 1)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's directory, made if it isn't there")
+    p.add_argument("--table", action="store_true", help="print and write the table of what has finished, and stop")
+    arguments.add(p)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = config_lib.parse_command_line(parser(), argv)
+    from experiments.sweep import plan as plans
+
+    if args.table:
+        _refuse_with_table(args)
+        _show_table(args.out, plans.load(args.out).programs)
+        return 0
+
+    slurm = arguments.slurm(args)
+    import jax  # not before: --help, a wrong argument and --table need none of it
+
+    jax.config.update("jax_platforms", "cpu")  # this process only plans: the accelerators are for those that train
+    from experiments.launch.cost import check, estimate
+    from experiments.launch.launch import launch
+
+    plan = make_plan(args)
+    plans.check_directory(args.out, plan)
+    costs = {program.directory: cost for program, cost in zip(plan.programs, check(plan.programs), strict=True)}
+    print(plans.describe(args.out, plan.programs, costs))
+    expected = estimate(plan.programs, costs, measure=slurm is None, retry=args.retry)
+    unknown = "unknown, since no run of this sweep has ended yet, and what will train it can't be timed from here"
+    print(f"\nestimated time, one program after the other: {expected or unknown}", flush=True)
+    if args.dry_run:
+        return 0
+    plans.save(args.out, plan)
+    try:
+        errors = launch(plan.programs, costs, args.jobs, args.retry, slurm)
+    except KeyboardInterrupt:
+        _show_table(args.out, plan.programs)
+        raise
+    _show_table(args.out, plan.programs)
+    return _tell_failures(errors)
+
+
+def make_plan(args: argparse.Namespace):
+    """The plan that the command line describes, every point checked.
+
+    Raises:
+      UserError: anything that is missing, unknown or contradicts itself.
+    """
+    from experiments.launch import points
+    from experiments.sweep import grid, plan
+
+    if not args.config:
+        raise UserError("--config is missing: the config file that the points change, such as --config configs/digits.py")
+    if args.grid and args.points:
+        raise UserError("--grid and --points both say what to train; leave one out")
+    source = Path(args.config.partition(":")[0])
+    config_lib.load(args.config)  # first, since a mistake in the file is told best by what reads it
+    wanted = grid.parse_grid(args.grid) if args.grid else grid.from_file(args.points or source)
+    if wanted is None:
+        if args.points:
+            raise UserError(f"{args.points} has no function sweep(add)")
+        raise UserError(f"nothing to sweep over: pass --grid or --points, or write a function sweep(add) in {source}")
+    if args.seeds is not None and wanted.seeds not in (None, args.seeds):
+        raise UserError(f"--seeds {args.seeds} contradicts seeds={wanted.seeds} of the {'grid' if args.grid else 'file'}; leave one out")
+    _check_overrides(args.overrides, wanted.points)
+    seeds = wanted.seeds if args.seeds is None else args.seeds
+    programs = points.pack(args.config, args.overrides, wanted.points, 1 if seeds is None else seeds, args.out, args.max_members)
+    points.check_distinct(wanted.points, args.config, args.overrides)
+    return plan.make(args.config, args.overrides, programs)
+
+
+def _check_overrides(overrides: list[str], wanted: list) -> None:
+    """Refuse a field that is given twice, or given for all points and then by each of them.
+
+    Raises:
+      UserError: naming it.
+    """
+    from experiments.launch.points import setting_name
+
+    names = [override.partition("=")[0] for override in overrides]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"--config.{name} is given twice; give it once")
+        if all(setting_name(name) in map(setting_name, point.settings) for point in wanted):
+            raise UserError(
+                f"--config.{overrides[i]} would have no effect: every point sets {setting_name(name)}; leave it out of one of them"
+            )
+
+
+def _refuse_with_table(args: argparse.Namespace) -> None:
+    """`--table` takes the sweep from its directory alone.
+
+    Raises:
+      UserError: it was given something that it would not heed.
+    """
+    for name in ("config", "grid", "points", "seeds"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--table shows the sweep that {args.out} holds; leave --{name} out")
+
+
+def _show_table(root: Path, programs: list) -> None:
+    from experiments.sweep import table
+
+    found = table.rows(programs)
+    print(f"\n{table.text(found)}\n\n{table.headline(found)}\n{table.caption(programs)}")
+    print("written: " + ", ".join(str(path) for path in table.write(root, programs)))
+
+
+def _tell_failures(errors: dict[Path, str | None]) -> int:
+    from experiments.launch.results import LOG
+
+    failed = {directory: error for directory, error in errors.items() if error is not None}
+    for directory, error in failed.items():
+        print(f"not finished: {directory.name}: {error} (see {directory / LOG})")
+    if failed:
+        print("the same command goes on with what was stopped; --retry also trains anew what failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

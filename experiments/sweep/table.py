@@ -1,0 +1,242 @@
+"""The results of a sweep, sorted by validation error: as text, CSV, a figure, and a page that stands alone."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.runlog import writing
+from experiments.launch.points import Point, Program, varying
+from experiments.launch.results import Result, collect, same_split, status
+from experiments.sweep.grid import labels, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CSV, PAGE, FIGURE = "results.csv", "results.html", "figures/results"
+DRAWN = 40  # the figure has at most so many points, the best
+
+
+class Row(NamedTuple):
+    """A point with its results, which it has once its run has finished."""
+
+    point: Point
+    result: Result | None
+    note: str  # what else there is to say
+    workdir: Path
+
+    @property
+    def ranks(self) -> bool:
+        """Whether there is an error to rank it by: of one seed at least that did not diverge."""
+        return self.result is not None and len(self.result.diverged) < len(self.result.seeds)
+
+    def spread(self, split: str) -> tuple[float, float, int]:
+        """Mean, sample standard deviation (NaN for one) and count of the top-1 errors of the seeds that did not diverge."""
+        if self.result is None:
+            return np.nan, np.nan, 0
+        errors = self.errors(split)
+        return float(errors.mean()) if errors.size else np.nan, float(errors.std(ddof=1)) if errors.size > 1 else np.nan, errors.size
+
+    def errors(self, split: str) -> np.ndarray:
+        """The top-1 errors, fractions, of the seeds that did not diverge; `split` is validation or test."""
+        assert self.result is not None
+        kept = [seed not in self.result.diverged for seed in self.result.seeds]
+        return (self.result.validation_error if split == "validation" else self.result.test_error)[kept]
+
+
+ORDER = "Sorted by whether a network diverged, then by validation error"
+
+
+def rows(programs: Sequence[Program]) -> list[Row]:
+    """A row for each point: by validation error those whose seeds all stayed finite, then those of which some diverged, then the rest."""
+    found = [Row(result.point, result, _diverged(result), result.workdir) for result in collect(programs)]
+    found.sort(key=lambda row: (not row.ranks, bool(row.note), row.spread("validation")[0]))
+    done = {(row.workdir, row.point.name) for row in found}
+    missing = [(program, point) for program in programs for point in program.points if (program.directory, point.name) not in done]
+    return found + [Row(point, None, _unfinished(program.directory), program.directory) for program, point in missing]
+
+
+def text(table: Sequence[Row]) -> str:
+    """The table for a terminal; errors in percent."""
+    header, cells = _cells(table)
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [name in ("validation error", "test error", "seeds") for name in header]
+
+    def line(words: Sequence[str]) -> str:
+        return "  ".join(f"{w:>{n}}" if r else f"{w:<{n}}" for w, n, r in zip(words, widths, right, strict=True)).rstrip()
+
+    return "\n".join([line(header), *map(line, cells)])
+
+
+def caption(programs: Sequence[Program]) -> str:
+    """How to read the table."""
+    spread = "± is the standard deviation over seeds, diverged ones left out."
+    split = same_split(programs)
+    if split:
+        return f"{ORDER}. Here the test images are the same split, {split}: the test error says nothing more. {spread}"
+    return (
+        f"{ORDER}, which is the one to choose by; the test error then says what the chosen point is worth, "
+        f"and would no longer do so had it been used to choose. {spread}"
+    )
+
+
+def headline(table: Sequence[Row]) -> str:
+    """The point of the lowest validation error, in a sentence."""
+    if not table or not table[0].ranks:
+        return "No point has finished yet."
+    best = table[0]
+    seeds = best.spread("validation")[2]
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    rest = sum(row.result is None for row in table)
+    so_far = f", of the {len(table) - rest} of {len(table)} points that have finished" if rest else ""
+    better = any(row.result and row.spread("validation")[0] < best.spread("validation")[0] for row in table)
+    finite = ", where no network diverged" if better else ""
+    return (
+        f"Lowest validation error{so_far}{finite}: {best.point.name}, {_percent(best, 'validation')} over {over}; "
+        f"its test error is {_percent(best, 'test')}."
+    )
+
+
+def csv_text(table: Sequence[Row]) -> str:
+    """The table as CSV; errors are fractions, and those of single seeds stand in one cell, separated by spaces."""
+    keys = list(dict.fromkeys(key for row in table for key in row.point.settings))
+    figures = ["validation_error_mean", "validation_error_std", "test_error_mean", "test_error_std"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["point", *keys, "seeds", "diverged", *figures, "validation_errors", "test_errors", "note", "run", "members"])
+    for row in table:
+        result = row.result
+        numbers = [value for split in ("validation", "test") for value in row.spread(split)[:2]]
+        each = [" ".join(f"{e:.6g}" for e in errors) for errors in (result.validation_error, result.test_error)] if result else ["", ""]
+        writer.writerow(
+            [
+                row.point.name,
+                *(row.point.settings.get(key, "") for key in keys),
+                row.spread("validation")[2],
+                len(result.diverged) if result else "",
+                *("" if np.isnan(value) else f"{value:.6g}" for value in numbers),
+                *each,
+                row.note,
+                row.workdir,
+                " ".join(map(str, result.members)) if result else "",
+            ]
+        )
+    return out.getvalue()
+
+
+def write(root: Path, programs: Sequence[Program]) -> list[Path]:
+    """Write results.csv, results.html and figures/results.png and .svg below `root`; returns their paths."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from alexnet_jax.report.page import Drawing, inline_svg
+
+    table = rows(programs)
+    paths = [root / CSV, root / PAGE]
+    if any(row.ranks for row in table):
+        picture = figure(table)
+        paths += [root / f"{FIGURE}.{kind}" for kind in ("png", "svg")]
+    header, cells = _cells(table)
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    html = page.get_template("sweep.html.jinja").render(
+        title=root.resolve().name,
+        headline=headline(table),
+        caption=caption(programs),
+        header=header,
+        rows=[[*zip(words, _sort_keys(row, header), strict=True)] for words, row in zip(cells, table, strict=True)],
+        figure=inline_svg(Drawing("results", picture, "")) if len(paths) > 2 else None,
+    )
+    with writing(root):
+        (root / CSV).write_text(csv_text(table), encoding="utf-8")
+        (root / PAGE).write_text(html, encoding="utf-8")
+        for path in paths[2:]:
+            path.parent.mkdir(exist_ok=True)
+            picture.savefig(path, dpi=160)
+    return paths
+
+
+def figure(table: Sequence[Row]) -> "Figure":
+    """Each point's validation and test error, mean with one standard deviation either way and a dot for each seed; the best at the top."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    from alexnet_jax.report.style import COLOURS, INK, WIDTH, WRONG, printable, shorten, style_axes
+
+    shown = [row for row in table if row.ranks][:DRAWN]
+    drawn = Figure(figsize=(WIDTH, 1.5 + 0.36 * len(shown)), layout="constrained")
+    axes = drawn.subplots()
+    for split, colour, marker, offset in (("validation", COLOURS[0], "o", -0.14), ("test", COLOURS[1], "D", 0.14)):
+        y = np.arange(len(shown)) + offset
+        for at, row in zip(y, shown, strict=True):
+            errors = 100 * row.errors(split)
+            if errors.size > 1:
+                axes.plot(errors, np.full(errors.size, at), marker, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
+        mean, std, _ = (np.array(column) for column in zip(*(row.spread(split) for row in shown), strict=True))
+        axes.errorbar(100 * mean, y, xerr=100 * np.nan_to_num(std), fmt=marker, color=colour, markersize=6, capsize=3, label=split)
+    low, high = (100 * bound([bound(row.errors(split)) for row in shown for split in ("validation", "test")]) for bound in (min, max))
+    if low > 0 and high > 8 * low:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+    for at, row in enumerate(shown):
+        if row.note:
+            axes.annotate(row.note, (1, at), (-4, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", color=WRONG)
+    axes.set_yticks(range(len(shown)), [printable(row.point.name) for row in shown], parse_math=False)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    ranked = sum(row.ranks for row in table)
+    axes.set_title("Top-1 error (%) by point" + (f": the best {DRAWN} of {ranked}" if ranked > DRAWN else ""))
+    lost = sum(row.result is not None and not row.ranks for row in table)
+    notes = ["bars: one standard deviation over seeds"] if any(row.spread("validation")[2] > 1 for row in shown) else []
+    notes += [f"not drawn: {lost} diverged point{'' if lost == 1 else 's'}"] if lost else []
+    axes.set_xlabel("\n".join(notes))
+    style_axes(axes)
+    axes.grid(axis="y", visible=False)
+    labels = axes.get_yticklabels()
+    for label in labels:
+        shorten(label, 0.45 * WIDTH)
+    # Set again, or drawing puts the whole names back.
+    axes.set_yticks(range(len(shown)), [label.get_text() for label in labels], parse_math=False)
+    drawn.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
+    return drawn
+
+
+def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heading and cells as people read them: a column for each setting that differs, after the names where points were given some."""
+    settings = [row.point.settings for row in table]
+    keys = varying(settings)
+    in_words = dict(zip([row.point.name for row in table], labels(settings), strict=True)) if table else {}
+    names = ["point"] if not keys or any(name != label for name, label in in_words.items()) else []
+    header = [*names, *short_names(keys).values(), "validation error", "test error", "seeds", "note"]
+    cells = []
+    for row in table:
+        errors = [_percent(row, "validation"), _percent(row, "test"), str(row.spread("validation")[2]) if row.result else ""]
+        cells.append([*([row.point.name] if names else []), *(row.point.settings.get(key, "") for key in keys), *errors, row.note])
+    return header, cells
+
+
+def _sort_keys(row: Row, header: Sequence[str]) -> list[str]:
+    """What the page sorts each cell by: the number in full where there is one, else the empty text for the cell's own."""
+    exact = {f"{split} error": f"{row.spread(split)[0]:.8g}" if row.ranks else "" for split in ("validation", "test")}
+    return [exact.get(name, "") for name in header]
+
+
+def _percent(row: Row, split: str) -> str:
+    mean, std, _ = row.spread(split)
+    if np.isnan(mean):
+        return ""
+    return f"{100 * mean:.2f} %" if np.isnan(std) else f"{100 * mean:.2f} ± {100 * std:.2f} %"
+
+
+def _diverged(result: Result) -> str:
+    lost, seeds = len(result.diverged), len(result.seeds)
+    return "" if not lost else "diverged" if lost == seeds else f"{lost} of {seeds} diverged"
+
+
+def _unfinished(directory: Path) -> str:
+    found = status(directory)
+    if found.state == "failed":
+        return f"failed: {found.error}"
+    return found.state + (f" at step {found.step:,} of {found.steps:,}" if found.steps else "")

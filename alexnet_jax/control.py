@@ -1,4 +1,4 @@
-"""A running run <- drop the learning rate, set a hyperparameter, save, stop: the source document's hand, without a restart.
+"""A running run <- drop the learning rate, set a hyperparameter, save, stop: the study post's hand, without a restart.
 
     python -m alexnet_jax.control runs/digits status
     python -m alexnet_jax.control runs/digits drop [--member I] [--factor .1]

@@ -21,7 +21,7 @@ from alexnet_jax.errors import UserError
 class Hyper:
     """Hyperparameters of M members: every leaf is (M,), float32 but for the seed; inside the vmapped step, scalars.
 
-    The defaults are the source document's. Strengths of 0 switch an augmentation off exactly, lrn_k = 1 with lrn_alpha = 0 is the
+    The defaults are the study post's. Strengths of 0 switch an augmentation off exactly, lrn_k = 1 with lrn_alpha = 0 is the
     identity, dropout = 0 likewise.
     """
 

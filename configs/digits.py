@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.whitening = 0.0
 
     config.model.width = 0.125  # 12, 32, 48, 48, 32 filters and 512 units: enough for these images, and seven of them in two minutes
-    config.optimizer.learning_rate = 0.02  # the source document's 0.01 learns too, in twice the epochs that there is time for
+    config.optimizer.learning_rate = 0.02  # the study post's 0.01 learns too, in twice the epochs that there is time for
 
     config.plateau.patience = 3
     config.plateau.max_drops = 2

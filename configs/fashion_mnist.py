@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.colour = 0.0  # grey images
     config.augment.whitening = 0.0
 
-    config.optimizer.learning_rate = 0.02  # twice the source document's, with `scaled` initialisation: 16 epochs are few
+    config.optimizer.learning_rate = 0.02  # twice the study post's, with `scaled` initialisation: 16 epochs are few
 
     config.plateau.patience = 2  # the paper's 90 epochs can wait five evaluations, 16 can't
     config.plateau.max_drops = 2

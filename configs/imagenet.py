@@ -1,10 +1,10 @@
-"""ImageNet with the source document's recipe, to the letter. Every field of a config is here, with its meaning.
+"""ImageNet with the study post's recipe, to the letter. Every field of a config is here, with its meaning.
 
     python -m alexnet_jax.prepare folder --source ILSVRC2012 --name imagenet
     python -m alexnet_jax.train --config configs/imagenet.py --workdir runs/imagenet              one network
     python -m alexnet_jax.train --config configs/imagenet.py:members=7 --workdir runs/ensemble    the ensemble of seven
 
-Arguments: members=N networks that differ in their seed; variant=NAME a network of alexnet_jax/model.py; lrn=off.
+Arguments: members=N networks that differ in their seed; variant=NAME a network of alexnet_jax/model/alexnet.py; lrn=off.
 
 Expected: 90 epochs are 7.6e17 floating-point operations per member. Not measured: nobody has trained this configuration on ImageNet
 with this code yet. The published error of one such network is 40.7 % top-1 and 18.2 % top-5, ten views averaged.
@@ -17,7 +17,7 @@ from alexnet_jax.model.alexnet import model_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = parse_arg(arg, members=1, variant="seed", lrn=True)
+    args = parse_arg(arg, members=1, variant="one_tower", lrn=True)
     config = new_config()
 
     config.data.name = "imagenet"  # a dataset that alexnet_jax.prepare made
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.colour = 0.1  # the paper's PCA sigma
     config.augment.whitening = 1.0  # also when evaluating
 
-    # Architecture, dropout and LRN: see the table of variants in alexnet_jax/model.py.
+    # Architecture, dropout and LRN: see the table of variants in alexnet_jax/model/alexnet.py.
     config.model.update(model_config(args.variant))
     config.model.lrn = config.model.lrn and args.lrn
 
@@ -47,13 +47,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.rule = "paper"  # paper | torch: see alexnet_jax/optimizer.py
     config.optimizer.bias = "same"  # same | caffe: twice the rate and no decay for biases
     config.optimizer.lars = 0.0  # trust coefficient of layer-wise rates, for batches of thousands (1e-3 there); 0: off
-    config.optimizer.schedule = "constant"  # constant | fixed | poly: what time alone does to the rate, see alexnet_jax/schedule.py
+    config.optimizer.schedule = "constant"  # constant | fixed | poly: what time alone does to the rate, see alexnet_jax/train/schedule.py
     config.optimizer.drop_epochs = (25.0, 51.0, 79.0)  # of `fixed`: the 2012 run's, times plateau.factor each
     config.optimizer.poly_power = 2.0  # of `poly`
     config.optimizer.warmup_epochs = 0.0
 
     # The learning rate is multiplied by `factor` when validation accuracy plateaus, for each member by itself.
-    config.plateau.mode = "auto"  # auto | suggest | manual | replay:RUN, see alexnet_jax/hand.py
+    config.plateau.mode = "auto"  # auto | suggest | manual | replay:RUN, see alexnet_jax/train/rates.py
     config.plateau.patience = 5  # evaluations without an improvement
     config.plateau.min_delta = 1e-3  # of accuracy, for an improvement
     config.plateau.factor = 0.1

@@ -27,10 +27,10 @@ FIGURE1 = (0.25, 6.0, "the paper, figure 1: a four-layer network on CIFAR-10; Re
 CLAIMS = {
     "lrn": (
         "LRN lowers top-1 and top-5 error by 1.4 and 1.2 points (the paper, section 3.3); it was later shown to have little effect (the "
-        "source document); 47.0 % accuracy with it, 47.1 % without (caffenet-benchmark)"
+        "study post); 47.0 % accuracy with it, 47.1 % without (caffenet-benchmark)"
     ),
     "augment": (
-        "heavy augmentation makes more data from few samples (the source document); without it there is substantial overfitting "
+        "heavy augmentation makes more data from few samples (the study post); without it there is substantial overfitting "
         "(the paper, section 4.1)"
     ),
     "dropout": (
@@ -39,7 +39,7 @@ CLAIMS = {
     "activation": "ReLUs reach 25 % training error on CIFAR-10 six times faster than tanh (the paper, figure 1)",
     "overlap": "overlapping pooling lowers top-1 and top-5 error by 0.4 and 0.3 points (the paper, section 3.4)",
     "order": (
-        "the paper and bvlc_alexnet normalise before the pool, the source document and CaffeNet after it; bvlc_alexnet has 42.9 % top-1 "
+        "the paper and bvlc_alexnet normalise before the pool, the study post and CaffeNet after it; bvlc_alexnet has 42.9 % top-1 "
         "error, CaffeNet 42.6 % (Caffe's model files)"
     ),
     "colour": "PCA colour lowers top-1 error by over 1 point (the paper, section 4.1)",

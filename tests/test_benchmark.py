@@ -130,7 +130,7 @@ def test_the_figure_shows_every_point(tmp_path):
 @pytest.mark.parametrize("variant", ours.CHANNELS)
 def test_flops_are_those_of_the_network_table(variant):
     model = ours.network(variant)
-    if variant == "seed":
+    if variant == "one_tower":
         assert round(step_flops(model.arch, 1000, 3) / 1e6, 1) == 6600.7
         assert round(forward_flops(model.arch, 1000, 3) / 1e6, 1) == 2270.5
     of = model.arch, model.classes, ours.CHANNELS[variant]
@@ -241,7 +241,7 @@ def test_pytorchs_normalisation_has_our_constants():
     from experiments.peers import torch_train
 
     x = 50 * np.random.default_rng(0).normal(size=(2, 3, 3, 16)).astype(np.float32)
-    module = torch_train.network("seed", 0.04, 10, 3)
+    module = torch_train.network("one_tower", 0.04, 10, 3)
     theirs = module.norm(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(lrn(x), theirs, rtol=1e-5)
 

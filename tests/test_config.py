@@ -53,11 +53,11 @@ def test_every_field_is_read(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no dataset"):
         data.load(config.data)
     assert set(config_lib.flat(config)) <= read
-    source = Path("alexnet_jax/model.py").read_text()  # its fields are all read into an Architecture, so look at what reads that
+    source = Path("alexnet_jax/model/alexnet.py").read_text()  # its fields are all read into an Architecture, so look at what reads that
     assert all(re.search(rf"\b(arch|self)\.{field.name}\b", source) for field in dataclasses.fields(Architecture))
 
 
-def test_imagenet_is_the_source_documents_recipe():
+def test_imagenet_is_the_study_posts_recipe():
     config = config_lib.load("configs/imagenet.py")
     assert config.train.batch_size == 128
     optimizer = config.optimizer
@@ -92,7 +92,7 @@ def test_arguments_and_overrides():
         ("configs/digits.py", ["train.batch_size=1.5"], "expected a whole number"),
         ("configs/digits.py", ["train.epochs=many"], "expected a number"),
         ("configs/digits.py", ["model.filters=3"], "expected a tuple"),
-        ("configs/imagenet.py:variant=vgg", [], "unknown model variant 'vgg'; known: seed"),
+        ("configs/imagenet.py:variant=vgg", [], "unknown model variant 'vgg'; known: one_tower"),
     ],
 )
 def test_errors_name_the_nearest(spec, overrides, message):

@@ -91,7 +91,7 @@ def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained)
 @pytest.mark.parametrize("members", [1, 3])
 def test_the_one_tower_networks_step_computes_nothing_twice(members):
     """Lowered, not compiled: as many convolutions and matrix products as the derivative needs, and no grouped convolution."""
-    model, optimizer = AlexNet(architecture(model_config("seed")), 1000), partial(make_optimizer, rule="paper")
+    model, optimizer = AlexNet(architecture(model_config("one_tower")), 1000), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(3, np.float32), np.float32(74), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
     state = abstract_state(model, optimizer, members_of(f"seeds={members}"), 3)

@@ -1,4 +1,4 @@
-"""The source document's recipe at full size, on a folder of real photographs: a few steps."""
+"""The study post's recipe at full size, on a folder of real photographs: a few steps."""
 
 import jax
 import numpy as np

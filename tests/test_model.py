@@ -15,7 +15,7 @@ from alexnet_jax.model.alexnet import VARIANTS, AlexNet, Architecture, architect
 from alexnet_jax.state import Controls
 from alexnet_jax.train.step import make_train_step
 
-PARAMETERS = {"seed": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
+PARAMETERS = {"one_tower": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
 SEED_LAYERS = {
     "conv1": ((11, 11, 3, 96), 34_944),
     "conv2": ((5, 5, 96, 256), 614_656),
@@ -57,7 +57,7 @@ def test_parameter_counts(variant):
 
 
 def test_seed_network_layer_by_layer():
-    params = shapes_of("seed")
+    params = shapes_of("one_tower")
     assert {name: (layer["kernel"].shape, count(layer)) for name, layer in params.items()} == SEED_LAYERS
     assert Architecture().map_sizes == (55, 27, 13, 6)
 
@@ -227,7 +227,7 @@ def test_a_mean_for_other_channels_is_refused():
 
 
 def test_unknown_variant_lists_the_known_ones():
-    with pytest.raises(UserError, match="seed, caffenet, caffe, paper, owt, small"):
+    with pytest.raises(UserError, match="one_tower, caffenet, caffe, paper, owt, small"):
         model_config("alexnet")
 
 

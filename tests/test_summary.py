@@ -16,7 +16,7 @@ from alexnet_jax.model.layers import Layer, layers
 
 # Parameters and multiply-accumulates for 1000 classes.
 TOTALS = {
-    "seed": (62_378_344, 1_135_256_096),
+    "one_tower": (62_378_344, 1_135_256_096),
     "caffenet": (60_965_224, 724_406_816),
     "caffe": (60_965_224, 724_406_816),
     "paper": (60_965_224, 724_406_816),
@@ -37,7 +37,7 @@ def test_totals(variant):
 
 
 def test_seed_network_layer_by_layer():
-    assert layers(arch_of("seed"), 1000, 3) == [
+    assert layers(arch_of("one_tower"), 1000, 3) == [
         Layer("conv1", (55, 55, 96), 34_944, 105_415_200),
         Layer("pool1", (27, 27, 96)),
         Layer("norm1", (27, 27, 96)),
@@ -55,8 +55,8 @@ def test_seed_network_layer_by_layer():
 
 
 def test_order_of_pooling_and_lrn():
-    names = {variant: [row.name for row in layers(arch_of(variant), 10, 3)][1:3] for variant in ("seed", "caffe", "owt")}
-    assert names == {"seed": ["pool1", "norm1"], "caffe": ["norm1", "pool1"], "owt": ["pool1", "conv2"]}
+    names = {variant: [row.name for row in layers(arch_of(variant), 10, 3)][1:3] for variant in ("one_tower", "caffe", "owt")}
+    assert names == {"one_tower": ["pool1", "norm1"], "caffe": ["norm1", "pool1"], "owt": ["pool1", "conv2"]}
     assert layers(arch_of("caffe"), 10, 3)[1].shape == (55, 55, 96)
 
 
@@ -97,7 +97,7 @@ def test_printed(capsys):
 
 
 def test_differences(capsys):
-    assert differences("seed", "paper").splitlines() == [
+    assert differences("one_tower", "paper").splitlines() == [
         "input_size: 227 -> 224",
         "stem_padding: (0, 0) -> (0, 3)",
         "groups: 1 -> 2",
@@ -112,8 +112,8 @@ def test_differences(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vgg"], "unknown model variant 'vgg'; known: seed"),
-        (["seed", "vgg"], "unknown model variant 'vgg'; known: seed"),
+        (["vgg"], "unknown model variant 'vgg'; known: one_tower"),
+        (["one_tower", "vgg"], "unknown model variant 'vgg'; known: one_tower"),
         (["--classes", "0"], "--classes 0 and --channels 3 must be at least 1"),
         (["owt", "--channels", "1"], "is for 3 channels, the images have 1"),
     ],

@@ -39,7 +39,7 @@ WIDTH = 1 / 16
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """The published networks with a sixteenth of their units: 300,000 parameters, and all else as it is."""
-    for variant in ("seed", "caffenet", "caffe", "owt"):
+    for variant in ("one_tower", "caffenet", "caffe", "owt"):
         monkeypatch.setitem(model.VARIANTS, variant, {**model.VARIANTS[variant], "width": WIDTH})
 
 
@@ -208,9 +208,9 @@ def test_caffe_computes_what_caffe_would(variant, caffe_file, tmp_path, stored):
 def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
     file, _ = caffe_file("caffenet")
     grouped = imported("caffe", file, tmp_path)
-    main(["import", "--from", "caffe", str(file), "--workdir", str(tmp_path / "seed"), "--as", "seed"])
+    main(["import", "--from", "caffe", str(file), "--workdir", str(tmp_path / "seed"), "--as", "one_tower"])
     full = run.load(tmp_path / "seed")
-    differing = {field for field, value in full.config.model.items() if value != model.model_config("seed")[field]}
+    differing = {field for field, value in full.config.model.items() if value != model.model_config("one_tower")[field]}
     assert differing == {"lrn_convention", "lrn_k", "init", "pixel_mean"}
     kernel = full.networks.params["conv2"]["kernel"][0]
     half_in, half_out = kernel.shape[2] // 2, kernel.shape[3] // 2
@@ -222,8 +222,8 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
 
 
 def test_bvlc_alexnet_is_no_seed_network(caffe_file, tmp_path):
-    message = refusal(["import", "--from", "caffe", caffe_file("caffe")[0], "--workdir", tmp_path / "x", "--as", "seed"])
-    assert message == "--as seed: the source document's network can't be this one, which has lrn_order before_pool and not after_pool"
+    message = refusal(["import", "--from", "caffe", caffe_file("caffe")[0], "--workdir", tmp_path / "x", "--as", "one_tower"])
+    assert message == "--as one_tower: the study post's network can't be this one, which has lrn_order before_pool and not after_pool"
     assert not (tmp_path / "x").exists()
 
 

@@ -1,7 +1,7 @@
 """A network on paper: its layers with their shapes, parameters and multiply-accumulates; and what differs between two variants.
 
-    python -m alexnet_jax.model seed
-    python -m alexnet_jax.model seed caffenet
+    python -m alexnet_jax.model one_tower
+    python -m alexnet_jax.model one_tower caffenet
 
 The layers come from layers.py; nothing is computed or compiled.
 """
@@ -44,7 +44,7 @@ def differences(variant: str, other: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m alexnet_jax.model", description="The layers of a network, or what differs between two.")
-    parser.add_argument("variant", nargs="?", default="seed", help="seed (default), caffenet, caffe, paper, owt or small")
+    parser.add_argument("variant", nargs="?", default="one_tower", help="one_tower (default), caffenet, caffe, paper, owt or small")
     parser.add_argument("other", nargs="?", metavar="other", help="a second variant, to print only what differs")
     parser.add_argument("--classes", type=int, default=1000, metavar="N", help="default: 1000")
     parser.add_argument("--channels", type=int, default=3, metavar="N", help="of the images (default: 3)")

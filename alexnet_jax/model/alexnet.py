@@ -1,9 +1,9 @@
-"""AlexNet as a Flax module, and its variants as one table of differences from the source document's network.
+"""AlexNet as a Flax module, and its variants as one table of differences from the study post's network.
 
     python -m alexnet_jax.model owt             its layers: shapes, parameters, multiply-accumulates
-    python -m alexnet_jax.model seed caffenet   what differs between two
+    python -m alexnet_jax.model one_tower caffenet   what differs between two
 
-The module is one network. The member axis is added outside, once, by `vmap` (step.py).
+The module is one network. The member axis is added outside, once, by `vmap` (train/step.py).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What shapes the program; the defaults are the source document's network, 62,378,344 parameters for 1000 classes.
+    """What shapes the program; the defaults are the study post's network, 62,378,344 parameters for 1000 classes.
 
     Raises:
       UserError: an unknown choice, or a combination that makes no network.
@@ -151,9 +151,9 @@ _CAFFE = {
     "pixel_mean": (122.67891, 116.66877, 104.00699),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    # The source document's: one tower, conv - ReLU - pool - LRN.
-    "seed": {},
-    # BVLC's CaffeNet: the source document's order, in two towers.
+    # The study post's: one tower, conv - ReLU - pool - LRN.
+    "one_tower": {},
+    # BVLC's CaffeNet: the study post's order, in two towers.
     "caffenet": _CAFFE,
     # bvlc_alexnet: LRN before the pool; bias 0.1, since 1 gave a flat loss.
     "caffe": {**_CAFFE, "lrn_order": "before_pool", "positive_bias": 0.1},
@@ -242,7 +242,7 @@ class AlexNet(nn.Module):
         stage = partial(self._stage, lean=self.remat and dropout_keys is not None)
         arch.check_channels(images.shape[-1])
 
-        # Shapes beside the layers are the seed network's.
+        # Shapes beside the layers are the one-tower network's.
         x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
         conv1 = self._conv("conv1", x.shape[-1], channels1, arch.stem_kernel, arch.stem_stride, arch.stem_padding)  # 55 x 55 x 96
         x = stage(x, hyper, [conv1], norm=True)  # 27 x 27 x 96

@@ -90,7 +90,7 @@ def _on_record(events: list[dict], record: dict) -> list[Section]:
         alt = "Images a second over the run"
         sections.append(Section("Throughput", [Drawing("throughput", throughput_figure(events), alt)]))
     if "config" in record:
-        text = "Where this run differs from the source document's recipe, configs/imagenet.py."
+        text = "Where this run differs from the study post's recipe, configs/imagenet.py."
         rows = history.recipe_differences(record)
         fields = (f"{name} = {json.dumps(value)}" for name, value in history.flat(record["config"]).items())
         whole = Folded("The whole config", [Code("\n".join(fields))])

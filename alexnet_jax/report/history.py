@@ -152,7 +152,7 @@ def environment(record: dict) -> list[tuple[str, str]]:
 
 
 def recipe_differences(record: dict) -> list[tuple[str, ...]]:
-    """(field, the source document's recipe, this run) where they differ. The recipe is configs/imagenet.py, which has every field."""
+    """(field, the study post's recipe, this run) where they differ. The recipe is configs/imagenet.py, which has every field."""
     from configs import imagenet
 
     recipe = json.loads(imagenet.get_config().to_json())

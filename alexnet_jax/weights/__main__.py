@@ -1,13 +1,13 @@
 """Weights made elsewhere -> run directories, and members of runs -> files for elsewhere.
 
     python -m alexnet_jax.weights import --from torchvision alexnet.pth --workdir runs/torchvision
-    python -m alexnet_jax.weights import --from caffe bvlc_reference_caffenet.caffemodel --workdir runs/caffenet --as seed
+    python -m alexnet_jax.weights import --from caffe bvlc_reference_caffenet.caffemodel --workdir runs/caffenet --as one_tower
     python -m alexnet_jax.weights export --to safetensors alexnet.safetensors --run runs/ensemble --member 3
 
 An imported network is a run of one member that has taken no step: evaluate, predict and `train --config.train.init_from` take it. Its
 preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
 
-Formats: torchvision and safetensors both ways, caffe in, stablehlo out; see alexnet_jax/formats.py.
+Formats: torchvision and safetensors both ways, caffe in, stablehlo out; see formats.py.
 Numbers are moved, never computed: what is imported and exported again is what it was, to the bit.
 """
 
@@ -20,11 +20,11 @@ from alexnet_jax.weights import torch_layout
 from alexnet_jax.weights.formats import READERS, WRITERS, Weights, dataset_from_json, words
 
 
-def as_seed(weights: Weights) -> Weights:
+def as_one_tower(weights: Weights) -> Weights:
     """The same function as a network of one tower: grouped kernels become block-diagonal full ones.
 
     Raises:
-      UserError: the source document's network differs in more than its groups, LRN's constants and the mean.
+      UserError: the study post's network differs in more than its groups, LRN's constants and the mean.
     """
     from alexnet_jax.model.alexnet import contradictions, model_config
 
@@ -32,11 +32,11 @@ def as_seed(weights: Weights) -> Weights:
     groups = config.model.groups
     config = config.copy_and_resolve_references().unlock()
     config.model.groups = 1
-    different = contradictions(config.model, model_config("seed"))
-    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the source document's network may have too
+    different = contradictions(config.model, model_config("one_tower"))
+    constants = ("pixel_mean", "lrn_convention", "lrn_k", "lrn_alpha", "lrn_beta")  # which the study post's network may have too
     different = {field: both for field, both in different.items() if field not in constants}
     if different:
-        raise UserError(f"--as seed: the source document's network can't be this one, which has {words(different)}")
+        raise UserError(f"--as one_tower: the study post's network can't be this one, which has {words(different)}")
     full = {name: {**params[name], "kernel": torch_layout.ungroup(params[name]["kernel"], groups)} for name in ("conv2", "conv4", "conv5")}
     return Weights(config.lock(), dataset, {**params, **full})
 
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = commands.add_parser("import", help="make a run directory of a file")
     reader.add_argument("--from", dest="format", required=True, choices=READERS)
     reader.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory to make")
-    reader.add_argument("--as", dest="as_seed", choices=["seed"], help="rewrite CaffeNet's two towers as the source document's one")
+    reader.add_argument("--as", dest="as_one_tower", choices=["one_tower"], help="rewrite CaffeNet's two towers as the study post's one")
     reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line (default: class 0, class 1, ...)")
     writer = commands.add_parser("export", help="write a member of a run into a file")
     writer.add_argument("--to", dest="format", required=True, choices=WRITERS)
@@ -128,8 +128,8 @@ def main(argv: list[str] | None = None) -> None:
     weights = READERS[args.format](args.file)
     if args.classes:
         weights = with_classes(weights, args.classes)
-    if args.as_seed:
-        weights = as_seed(weights)
+    if args.as_one_tower:
+        weights = as_one_tower(weights)
     write_run(args.workdir, weights)
     count = sum(leaf.size for layer in weights.params.values() for leaf in layer.values())
     print(f"{args.workdir}: {count:,} parameters, {len(weights.dataset.classes)} classes; use it as any run")

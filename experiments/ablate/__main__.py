@@ -6,7 +6,7 @@
 Levels that differ in hyperparameters alone are members of one program. Members with equal seeds share initialisation, augmentation and
 dropout draws, and all see the same images in the same order, so what chance does to both levels cancels in their difference. A learning
 rate that suits one level may not suit another, above all with and without LRN: --rates gives each level its own. The same command again
-skips what has finished. experiments/statistics.py says what the numbers mean.
+skips what has finished. statistics.py says what the numbers mean.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from experiments.benchmark.table import Table
 
 COLUMNS = {"images": "<22", "side": "<34", "views/s": "10,.0f", "quartiles": ">17", "of PyTorch": "10.2f"}
 BATCH = 128
-IMAGES = {"seed": "256 -> 227, colour", "small": "28 -> 28, grey"}
+IMAGES = {"one_tower": "256 -> 227, colour", "small": "28 -> 28, grey"}
 
 
 def run(settings: Settings, out: Path) -> None:

@@ -16,8 +16,8 @@ COLUMNS = {
     "GFLOP/s": "8,.0f",
     "of PyTorch": "10.2f",
 }
-BATCH = {"seed": 64, "small": 512}
-CROP_BATCH = {"seed": 16, "small": 128}
+BATCH = {"one_tower": 64, "small": 512}
+CROP_BATCH = {"one_tower": 16, "small": 128}
 
 
 def run(settings: Settings, out: Path) -> None:

@@ -11,7 +11,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {"what": "<24", "dtype": "<9", "side": "<36", "ms": "9,.2f", "quartiles": ">17", "GB/s": "7,.1f", "x streaming": "11.2f"}
-SIZES = (27, 55)  # the seed network's maps after the first pool, and before it
+SIZES = (27, 55)  # the one-tower network's maps after the first pool, and before it
 CHANNELS, BATCH, STEP_BATCH = 96, 128, 64
 
 
@@ -21,7 +21,7 @@ def run(settings: Settings, out: Path) -> None:
     for size in SIZES:
         for dtype in ("float32", "bfloat16"):
             _layer(table, settings, (settings.batch or BATCH, size, size, CHANNELS), dtype)
-    if "seed" in settings.networks:
+    if "one_tower" in settings.networks:
         _share_of_step(table, settings)
 
 
@@ -56,19 +56,21 @@ def _layer(table: Table, settings: Settings, shape: tuple[int, ...], dtype: str)
 
 
 def _share_of_step(table: Table, settings: Settings) -> None:
-    """The seed network's training step with and without LRN, ours and PyTorch's."""
+    """The one-tower network's training step with and without LRN, ours and PyTorch's."""
     batch = settings.batch or STEP_BATCH
-    data = ours.random_batch("seed", batch)
+    data = ours.random_batch("one_tower", batch)
     sides: dict[str, measure.Side] = {}
     for lrn_on in (True, False):
         name = "with LRN" if lrn_on else "without"
         measure.progress(f"training step {name}: compiling ours")
-        sides[f"ours, {name}"] = ours.TrainStep("seed", ours.network("seed", settings.width, lrn=lrn_on), "augment=off, seeds=1", data)
+        sides[f"ours, {name}"] = ours.TrainStep(
+            "one_tower", ours.network("one_tower", settings.width, lrn=lrn_on), "augment=off, seeds=1", data
+        )
         if measure.has_torch():
             from experiments.peers import torch_train
 
             sides[f"PyTorch eager, {name}"] = torch_train.Training(
-                "seed", batch, settings.width, ours.CHANNELS["seed"], ours.CLASSES["seed"], lrn=lrn_on
+                "one_tower", batch, settings.width, ours.CHANNELS["one_tower"], ours.CLASSES["one_tower"], lrn=lrn_on
             )
     timings = measure.alternately(sides, settings.rounds, settings.turn)
     for side, timing in timings.items():
@@ -76,7 +78,7 @@ def _share_of_step(table: Table, settings: Settings) -> None:
     for side in ("ours", "PyTorch eager"):
         if f"{side}, without" in timings:
             on, off = timings[f"{side}, with LRN"].median, timings[f"{side}, without"].median
-            table.note(f"{side}: LRN takes {1 - off / on:.1%} of the seed network's training step")
+            table.note(f"{side}: LRN takes {1 - off / on:.1%} of the one-tower network's training step")
 
 
 def _row(table: Table, timing: measure.Timing, **values) -> None:

@@ -18,8 +18,8 @@ COLUMNS = {
     "quartiles": ">17",
     "of the loop": "12.2f",
 }
-MEMBERS = {"seed": (1, 7), "small": (1, 7, 32)}
-BATCH = {"seed": 16, "small": 128}
+MEMBERS = {"one_tower": (1, 7), "small": (1, 7, 32)}
+BATCH = {"one_tower": 16, "small": 128}
 PLAIN, OURS, WHOLE, LOOP = "plain vmap (grouped)", "ours", "ours, all at once", "loop over members"
 
 

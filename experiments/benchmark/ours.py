@@ -17,10 +17,10 @@ from alexnet_jax.state import Controls, init_state
 from alexnet_jax.train.step import make_train_step
 
 OPTIMIZER = partial(make_optimizer, rule="torch")  # the peer's rule, as fast as the paper's
-CHANNELS = {"seed": 3, "small": 1}
-CLASSES = {"seed": 1000, "small": 10}
-STORED = {"seed": 256, "small": 28}  # pixels of a stored image
-AUGMENTED = {"seed": "", "small": "flip=0, colour=0, whitening=0, "}  # what a config of such images changes: see configs/
+CHANNELS = {"one_tower": 3, "small": 1}
+CLASSES = {"one_tower": 1000, "small": 10}
+STORED = {"one_tower": 256, "small": 28}  # pixels of a stored image
+AUGMENTED = {"one_tower": "", "small": "flip=0, colour=0, whitening=0, "}  # what a config of such images changes: see configs/
 
 
 def network(variant: str, width: float = 1.0, **changes: Any) -> AlexNet:
@@ -31,7 +31,7 @@ def network(variant: str, width: float = 1.0, **changes: Any) -> AlexNet:
 
 
 def members(spec: str) -> hyper.Hyper:
-    """The hyperparameters of a members spec on top of the source document's."""
+    """The hyperparameters of a members spec on top of the study post's."""
     base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
     return hyper.stack(hyper.parse_members(spec, {**base, "seed": 0})[0])
 

@@ -5,7 +5,7 @@ import dataclasses
 
 from alexnet_jax.errors import UserError
 
-NETWORKS = ("seed", "small")
+NETWORKS = ("one_tower", "small")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,9 @@ def run(settings: Settings, out: Path) -> None:
     table = Table("train", f"Training step, batch {batch}, float32; images/s are images x members", COLUMNS, settings, out)
     peak = matrix_rate(table, settings)
     for variant in settings.networks:
-        if variant == "seed":
-            _compare(table, settings, peak, "seed", "seed", batch)
-            _compare(table, settings, peak, "seed without LRN", "seed", batch, lrn=False)
+        if variant == "one_tower":
+            _compare(table, settings, peak, "one_tower", "one_tower", batch)
+            _compare(table, settings, peak, "one_tower without LRN", "one_tower", batch, lrn=False)
         else:
             for members in settings.members or (1, 7):
                 _compare(table, settings, peak, f"small, M = {members}", "small", batch, members)
@@ -96,7 +96,7 @@ def peers(settings: Settings, variant: str, batch: int, members: int, lrn: bool)
         return {}
     from experiments.peers import torch_train
 
-    layouts = ("channels_last",) if variant == "seed" else ("channels_last", "contiguous")
+    layouts = ("channels_last",) if variant == "one_tower" else ("channels_last", "contiguous")
     compiled = (False, True) if settings.compile and torch_train.compiles() else (False,)
     return {
         f"{'compiled' if graph else 'eager'}, {layout}": torch_train.Training(

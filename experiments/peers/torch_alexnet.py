@@ -35,7 +35,7 @@ class Variant:
 
 _BVLC: dict[str, Any] = {"groups": 2, "k": 1.0, "alpha_over_size": True}
 VARIANTS = {
-    "seed": Variant(),
+    "one_tower": Variant(),
     "caffenet": Variant(**_BVLC),
     "caffe": Variant(**_BVLC, norm="before pool"),
     "paper": Variant(groups=2, norm="before pool", pixels=224, pad=(0, 3)),

@@ -1,4 +1,4 @@
-"""The paper's and the source document's claims on a dataset at hand: what was published beside what is measured.
+"""The paper's and the study post's claims on a dataset at hand: what was published beside what is measured.
 
     python -m experiments.reproduce lrn                                     on scikit-learn's digits, in minutes on two CPU cores
     python -m experiments.reproduce figure1 --dataset fashion_mnist

@@ -3,7 +3,8 @@
     python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
     python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
 
-Ctrl-C or SIGTERM saves and stops; the same command again goes on, mid-epoch, on CPUs to the same bits. `alexnet_jax.control` steers a run.
+Ctrl-C or SIGTERM saves and stops. The same command resumes in the middle of an epoch; on CPUs it ends with the same bits.
+`python -m alexnet_jax.control` steers a running run.
 """
 
 import argparse

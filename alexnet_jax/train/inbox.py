@@ -1,4 +1,8 @@
-"""Inbox."""
+"""A running run's side of its control.jsonl, its lock and its signals. The loop (loop.py) owns one of each; control.py writes the lines.
+
+with Inbox(workdir) as inbox, StopSignal() as stop:
+    commands = inbox.poll()
+"""
 
 import fcntl
 import json
@@ -20,7 +24,7 @@ POLL = 0.2  # seconds between two looks at control.jsonl
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save; a second one doesn't wait."""
+    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save. A second one ends the process at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -42,7 +46,7 @@ class Inbox:
     """What a running run reads of its control.jsonl; a context manager that marks the directory as one in which a process is training."""
 
     def __init__(self, workdir: Path) -> None:
-        self.read = 0  # lines taken up, which belongs in the checkpoint
+        self.read = 0  # lines carried out so far; saved in every checkpoint
         self._workdir, self._path = workdir, workdir / CONTROL
         self._looked = 0.0
         self._size = -1
@@ -58,7 +62,7 @@ class Inbox:
         except BlockingIOError:
             self._lock.close()
             raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
-        except OSError:  # a file system without locks: nobody can tell that this run is running
+        except OSError:  # a file system without locks: no other process can see that this run is running
             pass
         return self
 

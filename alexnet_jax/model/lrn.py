@@ -14,7 +14,7 @@ Frameworks differ in c by a factor of the window's size:
 | `per_size` | alpha / size | Caffe, PyTorch, cuDNN, cuda-convnet and the 2012 code |
 
 The paper's constants (k = 2, alpha = 1e-4, beta = 0.75, size 5) belong to mean-subtracted pixels on the 0-255 scale. On unit-variance
-inputs the denominator is nearly a constant. To get the same function there, multiply alpha by the square of what the pixels were divided by.
+inputs the denominator is nearly a constant. For the same function there, multiply alpha by the square of what pixels were divided by.
 """
 
 from functools import partial

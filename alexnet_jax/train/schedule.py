@@ -1,7 +1,7 @@
 """When things happen in a run, and how the learning rate depends on the step alone.
 
-The plateau (plateau.py) and people (control.py) lower rates by what they see, a schedule by the step; the factors multiply. `setup.validate`
-makes the timeline, the loop and the step use both:
+The plateau (plateau.py) and people (control.py) lower rates by what they see, a schedule by the step; the factors multiply.
+`setup.validate` makes the timeline; the loop and the step use both:
 
     timeline = make_timeline(config, examples=1_281_167)
     factor = make_schedule(config, timeline)(step)

@@ -10,6 +10,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper, stack
 from alexnet_jax.step import TrainState
 
+pytestmark = pytest.mark.newest
 ROW = {field: float(getattr(Hyper(), field)) for field in Hyper.__dataclass_fields__}
 
 

@@ -13,6 +13,7 @@ from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import VARIANTS, AlexNet, Architecture, architecture, dropout, model_config
 from alexnet_jax.step import make_train_step
 
+pytestmark = pytest.mark.newest
 PARAMETERS = {"seed": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
 SEED_LAYERS = {
     "conv1": ((11, 11, 3, 96), 34_944),

@@ -23,6 +23,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.images import ImageError, load_image
 from alexnet_jax.workers import worker_map
 
+pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parent.parent
 
 

@@ -1,14 +1,33 @@
 """Mistakes of the user, and Ctrl-C: reported in one line, without a traceback."""
 
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 
 
 class UserError(Exception):
     """Bad input. The message says what was found, where, and what to do."""
+
+
+def require_installed() -> None:
+    """Exit with one line where this Python lacks the project or a package that it needs, as the system's own does in a checkout."""
+    needed = name = "alexnet_jax"
+    try:
+        for requirement in metadata.requires(name) or ():
+            if "extra ==" not in requirement:
+                needed = re.split(r"[^\w.-]", requirement)[0]
+                metadata.distribution(needed)
+    except metadata.PackageNotFoundError:
+        root = Path(__file__).resolve().parent.parent
+        sys.exit(
+            f"error: {needed}{'' if needed == name else f', which {name} needs,'} is not installed in {sys.executable}; "
+            f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that"
+        )
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -24,6 +24,7 @@ from alexnet_jax.prepare import records
 from alexnet_jax.prepare.images import ImageError, load_image
 from alexnet_jax.prepare.workers import worker_map
 
+pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parent.parent
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
-from alexnet_jax.runlog import plain
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -24,7 +24,11 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
-    """All members' predictions of one run on a split of its dataset, and the protocol."""
+    """All members' predictions of one run on a split of its dataset, and the protocol.
+
+    The protocol says how they were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels from images
+    of `stored_size` pixels, `averaging` of members and views.
+    """
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
@@ -53,14 +57,21 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         len(source),
         loaded.network.member_names,
     )
-    size = loaded.network.model.arch.input_size
-    crop = "ten crops (corners, centre, mirrored)" if ten_crop else "centre crop"
     return predictions, {
         "dataset": dataset.name,
         "split": split,
-        "views": f"{crop} of {size} from {dataset.image_shape[0]} pixels",
+        "step": int(loaded.networks.step),
+        "views": views,
+        "input_size": loaded.network.model.arch.input_size,
+        "stored_size": dataset.image_shape[0],
         "averaging": "softmax",
     }
+
+
+def views_in_words(protocol: dict[str, Any]) -> str:
+    """`centre crop of 227 from 256 pixels`, of a protocol of `predict_run`."""
+    crop = "centre crop" if protocol["views"] == 1 else "ten crops (corners, centre, mirrored)"
+    return f"{crop} of {protocol['input_size']} from {protocol['stored_size']} pixels"
 
 
 def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
@@ -114,11 +125,12 @@ def main(argv: list[str] | None = None) -> None:
     parts = [(workdir, *predict_run(workdir, args.split, args.ten_crop, args.batch_size)) for workdir in args.run]
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]
-    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {protocol['views']}")
+    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
     print(table(result))
     path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
     try:
-        path.write_text(json.dumps(plain({"runs": list(map(str, args.run)), "protocol": protocol, **result}), indent=2) + "\n")
+        made_of = {"runs": list(map(str, args.run)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+        path.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     print(f"written to {path}")

@@ -20,11 +20,12 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.history import plain
 from alexnet_jax.prepare.images import load_image, resize_and_crop
 from alexnet_jax.prepare.sources import EXTENSIONS
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
-from alexnet_jax.runlog import plain, writing
+from alexnet_jax.runlog import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,8 +73,11 @@ class Predictor:
         self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
         self.protocol = {
             "run": str(workdir),
-            "networks": self.members[0] if len(self.members) == 1 else f"ensemble of {len(self.members)}",
-            "views": f"{'ten crops' if ten_crop else 'centre crop'} of {model.arch.input_size} from {self.size} pixels",
+            "step": int(loaded.networks.step),
+            "members": self.members,
+            "views": 10 if ten_crop else 1,
+            "input_size": model.arch.input_size,
+            "stored_size": self.size,
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)

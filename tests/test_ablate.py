@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, hyper
+from alexnet_jax import data, history, hyper
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import comparison, figures, lrn_range, study
 from experiments.ablate import files as ablation_files
@@ -263,7 +262,7 @@ def test_the_results_are_written(first):
     assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
     assert any(note.startswith("unit scale: NULL BY CONSTRUCTION") for note in lrn["notes"])
     assert not any("NULL" in note for note in lrn["notes"] if not note.startswith("unit scale"))
-    (end,) = [event for event in read_events(next(first.glob("runs/*/events.jsonl")).parent) if event["event"] == "end"]
+    (end,) = history.load(next(first.glob("runs/*/events.jsonl")).parent).of_kind("end")
     assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]
     assert found["protocol"]["test"].startswith("360 images (test)")

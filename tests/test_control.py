@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import control, data, hyper, run
+from alexnet_jax import control, data, history, hyper, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import inbox, plateau
 from alexnet_jax.train.inbox import Inbox, is_running
 from alexnet_jax.train.loop import train
@@ -35,7 +35,7 @@ def at_steps(patch, actions):
 
 
 def events_of(workdir, kind):
-    return [event for event in read_events(workdir) if event["event"] == kind]
+    return history.load(workdir).of_kind(kind)
 
 
 def rates(workdir):
@@ -100,7 +100,7 @@ def test_saved_is_said_when_it_is(tiny_config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         at_steps(patch, {3: lambda: control.send(tmp_path, "save")})
         train(tiny_config(*QUIET), tmp_path)
-    kinds = [event["event"] for event in read_events(tmp_path) if event["step"] == 4 and event["event"] != "train"]
+    kinds = [event["event"] for event in history.load(tmp_path).events if event["step"] == 4 and event["event"] != "train"]
     assert kinds == ["checkpoint", "control"]
 
 

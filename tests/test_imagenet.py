@@ -7,10 +7,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, run, state
+from alexnet_jax import data, history, run, state
 from alexnet_jax.augment import augment
 from alexnet_jax.prepare.datasets import prepare_folder
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train.loop import train
 
 
@@ -50,7 +49,7 @@ def first_loss(finished):
 def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
     overrides = [f"data.dir={photographs}", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1", "eval.batch_size=4"]
     test = train(config_lib.load("configs/imagenet.py", overrides), tmp_path)
-    events = read_events(tmp_path)
+    events = history.load(tmp_path).events
     losses = [event["loss"][0] for event in events if event["event"] == "train"]
     assert len(losses) == 6
     assert np.isfinite(losses).all()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, metrics, parallel, run
+from alexnet_jax import data, evaluate, history, metrics, parallel, run
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop, plateau
 from alexnet_jax.train.loop import train
 from alexnet_jax.train.schedule import make_timeline
@@ -63,7 +64,7 @@ def count_traces(patch):
 
 
 def events_of(directory, kind):
-    return [event for event in read_events(directory) if event["event"] == kind]
+    return history.load(directory).of_kind(kind)
 
 
 def final_state(directory):
@@ -139,6 +140,17 @@ def test_predictions_are_kept(reference):
     np.testing.assert_allclose((kept["ensemble_answer"] != kept["label"]).mean(), test["ensemble_top1_error"])
     with pytest.raises(UserError, match="hasn't finished"):
         run.load_predictions(directory / "checkpoints")
+
+
+def test_predictions_of_an_earlier_step_are_stale_whatever_their_time(reference, tmp_path):
+    shutil.copy(reference[0] / "predictions-test.npz", tmp_path)
+    with RunLog(tmp_path, 60) as log:
+        log.event("checkpoint", 50, path="checkpoints/50")
+        assert run.load_predictions(tmp_path)["answer"].shape == (2, 360)
+        log.event("checkpoint", 60, path="checkpoints/60")
+    os.utime(tmp_path / "predictions-test.npz", (2e9, 2e9))
+    with pytest.raises(UserError, match=r"predictions-test\.npz is of step 50, the run is at step 60"):
+        run.load_predictions(tmp_path)
 
 
 def test_run_directory_is_as_contracted(reference):

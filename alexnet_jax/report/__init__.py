@@ -1,7 +1,7 @@
 """A run directory -> report.html and figures/: what was trained, how it went, and how well it does.
 
-    history.py                  events and config in words and numbers
-    curves.py charts.py         figures of the events and of other numbers
+    words.py                    history and config in words
+    curves.py charts.py         figures of the history and of other numbers
     pictures.py bars.py         figures of pictures
     answers.py                  what follows from the networks' answers; pure numpy
     network.py                  the sections for which networks and dataset are asked again; needs JAX
@@ -14,17 +14,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax import run
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import history
+from alexnet_jax.history import History
+from alexnet_jax.report import words
 from alexnet_jax.report.charts import ensemble_curve_figure
 from alexnet_jax.report.curves import curves_figure, throughput_figure
-from alexnet_jax.report.history import results_table
 from alexnet_jax.report.page import Block, Code, Drawing, Folded, Pairs, Section, Table, Text, write_figures, write_page
 from alexnet_jax.report.style import any_script
-from alexnet_jax.runlog import read_events
-
-__all__ = ["read_events", "results_table", "write_report"]
 
 
 @any_script()
@@ -38,36 +35,37 @@ def write_report(workdir: str | Path, network: Sequence[Section] | None = None) 
       UserError: not a run directory, or one that cannot be read or written.
     """
     workdir = Path(workdir)
-    record = history.read_record(workdir)
-    if run.is_imported(workdir):
-        events, status, headline = [], "imported", "Weights that were not trained here."
+    record = words.read_record(workdir)
+    imported = history.is_imported(workdir)
+    past = history.load(workdir, missing_ok=imported)
+    if imported:
+        status, headline = "imported", "Weights that were not trained here."
     else:
-        events = read_events(workdir)
-        if not any(event["event"] == "start" for event in events):
+        if not past.start:
             raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
-        status, headline = history.status(events), history.headline(events)
-    sections = _how_it_went(events, record) if events else []
-    sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(events, record)]
+        status, headline = words.status(past), words.headline(past)
+    sections = [] if imported else _how_it_went(past, record)
+    sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(past, record)]
     write_figures(workdir / "figures", sections)
     report = workdir / "report.html"
     write_page(report, workdir.resolve().name, status, headline, sections)
     return report
 
 
-def _how_it_went(events: list[dict], record: dict) -> list[Section]:
+def _how_it_went(past: History, record: dict) -> list[Section]:
     alt = "Training loss, evaluation error and learning rate against epochs"
     sections = [
-        Section("The run", [Pairs(history.summary(events, record))]),
-        Section("Training", [Drawing("curves", curves_figure(events), alt)]),
+        Section("The run", [Pairs(words.summary(past, record))]),
+        Section("Training", [Drawing("curves", curves_figure(past), alt)]),
     ]
-    test = history.test_of(events)
+    test = past.test
     if test:
-        heading, *rows = history.result_rows(events)
+        heading, *rows = words.result_rows(past)
         sections.append(Section("Results", [Table(heading, rows)]))
     if len(test.get("curve", [])) > 1:
         alt = "Top-1 error by size of the ensemble, with a standard deviation either way"
         blocks: list[Block] = [
-            Text(history.ensemble_in_words(test)),
+            Text(words.ensemble_in_words(test)),
             Drawing("ensemble", ensemble_curve_figure(test), alt),
             Text("The mean over subsets of the members, all or at most 100 of each size, and one standard deviation over these subsets."),
         ]
@@ -84,20 +82,20 @@ def _how_to_get_more(workdir: Path) -> list[Section]:
     return [Section("More", [Text(text), Code(f"python -m experiments.report {workdir}")])]
 
 
-def _on_record(events: list[dict], record: dict) -> list[Section]:
+def _on_record(past: History, record: dict) -> list[Section]:
     sections = []
-    if history.speeds(events):
-        alt = "Images a second over the run"
-        sections.append(Section("Throughput", [Drawing("throughput", throughput_figure(events), alt)]))
+    if past.trains:
+        alt = "Images read a second over the run"
+        sections.append(Section("Throughput", [Drawing("throughput", throughput_figure(past), alt)]))
     if "config" in record:
         text = "Where this run differs from the study post's recipe, configs/imagenet.py."
-        rows = history.recipe_differences(record)
-        fields = (f"{name} = {json.dumps(value)}" for name, value in history.flat(record["config"]).items())
+        rows = words.recipe_differences(record)
+        fields = (f"{name} = {json.dumps(value)}" for name, value in words.flat(record["config"]).items())
         whole = Folded("The whole config", [Code("\n".join(fields))])
         sections.append(Section("Config", [Text(text), Table(("field", "recipe", "this run"), rows, numbers=False), whole]))
-    if environment := history.environment(record):
+    if environment := words.environment(record):
         sections.append(Section("Environment", [Pairs(environment)]))
-    if events:
-        log = "\n".join(f"{time}  {line}" for time, line in history.happenings(events))
+    if past.events:
+        log = "\n".join(f"{time}  {line}" for time, line in words.happenings(past))
         sections.append(Section("Log", [Folded("What happened", [Code(log)])]))
     return sections

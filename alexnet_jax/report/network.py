@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import data, evaluate, metrics, parallel, run
+from alexnet_jax import data, evaluate, history, metrics, parallel, run
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import AUGMENTATIONS
@@ -21,10 +21,8 @@ from alexnet_jax.report.answers import (
     unsure,
 )
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
-from alexnet_jax.report.history import test_of
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
 from alexnet_jax.report.style import COLOURS, any_script
-from alexnet_jax.runlog import read_events
 
 SAMPLE = 512  # images on which layers are described
 TRAINING_SAMPLE = 3000  # training images among which neighbours are searched
@@ -60,8 +58,8 @@ def network_sections(workdir: Path) -> list[Section]:
     Raises:
       UserError: not a run directory.
     """
-    imported = run.is_imported(workdir)
-    finished = imported or bool(test_of(read_events(workdir)))
+    imported = history.is_imported(workdir)
+    finished = imported or bool(history.load(workdir).test)
     try:
         loaded = run.load(workdir)
     except UserError as error:

@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     args = config_lib.parse_command_line(parser, argv)
     config = config_lib.load(args.config, args.overrides)
 
-    from alexnet_jax import parallel, report  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax import history, parallel, report  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax.report import words
     from alexnet_jax.train.loop import train
 
     parallel.start()
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if test is None:
         print(f"stopped and saved in {args.workdir}; the same command goes on from there")
         return 1
-    print(report.results_table(report.read_events(args.workdir)))
+    print(words.results_table(history.load(args.workdir)))
     print(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
     return 0
 

@@ -62,10 +62,10 @@ def write_run(workdir: Path, weights: Weights) -> None:
     Raises:
       UserError: the directory holds a run already.
     """
-    from alexnet_jax import run
+    from alexnet_jax import history, run
     from alexnet_jax.checkpoint import Checkpoints
 
-    if run.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
+    if history.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
         raise UserError(f"{workdir} holds a run already; choose another --workdir")
     _, networks = weights.networks()
     run.write_config(workdir, weights.config, weights.dataset)

@@ -119,15 +119,13 @@ def _plan_notes(study: "Study") -> list[str]:
 
 def protocol(study: "Study") -> dict[str, str]:
     """How it was measured: from the records of a study's first run."""
-    from alexnet_jax import run
-    from alexnet_jax.runlog import read_events
+    from alexnet_jax import history, run
     from experiments.launch import results
 
     first = study.programs[0]
-    record, events = run.read_config(first.directory), read_events(first.directory)
-    config, dataset = record["config"], record["dataset"]
-    start, test = [event for event in events if event["event"] == "start"][-1], [event["test"] for event in events if "test" in event][-1]
-    seconds = sum(event["seconds"] for program in study.programs for event in read_events(program.directory) if event["event"] == "end")
+    record, past = run.read_config(first.directory), history.load(first.directory)
+    config, dataset, start, test = record["config"], record["dataset"], past.start, past.test
+    seconds = sum(history.load(program.directory).seconds for program in study.programs)
     split = results.same_split(study.programs)
     return {
         "config": " ".join([first.config, *(f"--config.{override}" for override in study.overrides)]),

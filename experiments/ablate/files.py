@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_jax.history import plain
 from alexnet_jax.report.charts import ensemble_curve_figure
-from alexnet_jax.runlog import plain, writing
+from alexnet_jax.runlog import writing
 from experiments.ablate import figures
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import command, plain
+from alexnet_jax.history import plain
+from alexnet_jax.runlog import command
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.history import Follower
 from alexnet_jax.runlog import writing
 from alexnet_jax.train.inbox import StopSignal
 from experiments.launch.cost import Cost
 from experiments.launch.points import Program
 from experiments.launch.progress import Progress
-from experiments.launch.results import LOG, progress, status
+from experiments.launch.results import LOG, status
 from experiments.launch.task import GRACE, Task
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def launch(
 def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:
     """Run programs in processes of this machine, at most `jobs` at once."""
     errors: dict[Path, str | None] = {}
-    waiting = list(programs)
+    waiting, logs = list(programs), {program.directory: Follower(program.directory) for program in programs}
     running: dict[int, Task] = {}  # by slot
     slots = devices(min(jobs, len(programs)))
     with StopSignal() as stop:
@@ -99,7 +100,7 @@ def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[P
                     _stop_all(running.values(), shown)
                 for slot, task in list(running.items()):
                     directory = task.program.directory
-                    shown.update(directory, progress(directory))
+                    shown.update(directory, logs[directory].progress())
                     if task.poll():
                         del running[slot]
                         errors[directory] = task.outcome()

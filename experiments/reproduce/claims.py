@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
 from experiments import published
@@ -172,13 +173,13 @@ def _about_views(setting: Setting) -> list[str]:
 
 def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
     """What `alexnet_jax.evaluate` says of the baseline, in a process of its own, which has the accelerators; kept with the run."""
-    from alexnet_jax.run import PREDICTIONS
-
     directory, split = setting.baseline.directory, setting.loaded.data.test_split
     path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
-    if not path.exists() or path.stat().st_mtime < (directory / PREDICTIONS).stat().st_mtime:  # the run may have gone on since
-        options = ["--ten-crop"] if view == "ten views" else []
-        _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("steps") == [history.saved_step(directory)]:
+        return kept
+    options = ["--ten-crop"] if view == "ten views" else []  # the run went on since, or was not evaluated yet
+    _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train.schedule import make_timeline
 from experiments import published
 from experiments.ablate import __main__ as ablate
@@ -78,11 +78,10 @@ def training_errors(program: Program) -> dict[str, Curve]:
 
     An event is the mean over the steps since the one before it, so that is where it counts: in the middle of them.
     """
-    log = read_events(program.directory)
-    events = [event for event in log if event["event"] == "train"]
-    steps, errors, losses = (np.array([event[name] for event in events], float) for name in ("step", "error", "loss"))
+    past = history.load(program.directory)
+    steps, errors, losses = (np.array([event[name] for event in past.trains], float) for name in ("step", "error", "loss"))
     before = np.concatenate([[0], steps[:-1]])
-    epochs = (before + steps - 1) / 2 / next(event["steps_per_epoch"] for event in log if event["event"] == "start")
+    epochs = (before + steps - 1) / 2 / past.start["steps_per_epoch"]
     errors[~np.isfinite(losses)] = np.nan
     return {point.name: (epochs, errors[:, i * program.seeds : (i + 1) * program.seeds]) for i, point in enumerate(program.points)}
 

@@ -335,7 +335,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean 'lrn'"),
+        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean lrn"),
         (["--factors", ","], "--factors is empty; known: lrn, augment"),
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),

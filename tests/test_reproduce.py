@@ -52,7 +52,7 @@ def test_a_prepared_dataset_without_a_config_gets_the_one_for_its_size(digits_di
 
 
 def test_an_unknown_dataset_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"unknown dataset 'fashion_mnits'.*did you mean 'fashion_mnist'"):
+    with pytest.raises(UserError, match=r"unknown dataset 'fashion_mnits'.*did you mean fashion_mnist"):
         setting.make("fashion_mnits", "quick", 1, tmp_path, [], ARGS)
 
 
@@ -198,7 +198,7 @@ def test_a_schedule_in_epochs_is_as_long_in_steps():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["figure2"], "unknown target 'figure2'; did you mean 'figure"),
+        (["figure2"], "unknown target 'figure2'; did you mean figure"),
         (["lrn", "--dataset", "nothing"], "unknown dataset 'nothing'"),
         (["lrn", "--seeds", "0"], "seeds=0"),
         (["lrn", "--config.train.epoch=1"], "did you mean train.epochs"),

@@ -10,14 +10,13 @@ skips what has finished. statistics.py says what the numbers mean.
 """
 
 import argparse
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.ablate.factors import FACTORS
 from experiments.launch import arguments
 
@@ -56,9 +55,7 @@ def parse_factors(text: str) -> list[str]:
     names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
     for name in names:
         if name not in FACTORS:
-            near = difflib.get_close_matches(name, FACTORS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FACTORS)}"
-            raise UserError(f"--factors: unknown factor {name!r}; {hint}")
+            raise UserError(f"--factors: unknown factor {name!r}{did_you_mean(name, FACTORS)}")
     if not names:
         raise UserError(f"--factors is empty; known: {', '.join(FACTORS)}")
     return names

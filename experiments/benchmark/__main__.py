@@ -12,7 +12,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.benchmark import PARTS
 from experiments.benchmark import settings as settings_lib
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for part in args.parts:
         if part not in PARTS:
-            raise UserError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+            raise UserError(f"unknown part {part!r}{did_you_mean(part, PARTS)}")
     settings = settings_lib.from_arguments(args)
 
     import jax

@@ -17,11 +17,10 @@ differ, and writes all of it beside the runs.
 """
 
 import argparse
-import difflib
 from pathlib import Path
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.launch import arguments
 
 # A target and how many seeds it takes unless --seeds says otherwise.
@@ -45,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = config_lib.parse_command_line(parser(), argv)
     if args.target not in TARGETS:
-        near = difflib.get_close_matches(args.target, TARGETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TARGETS)}"
-        raise UserError(f"unknown target {args.target!r}; {hint}")
+        raise UserError(f"unknown target {args.target!r}{did_you_mean(args.target, TARGETS)}")
 
     from alexnet_jax.runlog import command, writing
     from experiments.ablate import __main__ as ablate

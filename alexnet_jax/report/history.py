@@ -11,6 +11,7 @@ from typing import Any
 from alexnet_jax.errors import UserError
 from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
+from alexnet_jax.tables import aligned
 
 REASONS = {"epochs": "finished, all epochs done", "done": "finished, every member has plateaued", "stopped": "stopped"}
 # Error in percent (top-1, top-5) of one and of five equal networks on ImageNet's 2012 validation images: table 2 of the 2012 paper.
@@ -110,10 +111,7 @@ def result_rows(events: list[dict]) -> list[tuple[str, str, str]]:
 def results_table(events: list[dict]) -> str:
     """The test results as plain text: each member's errors, mean and standard deviation, the ensemble's, and the cut of the errors."""
     rows = result_rows(events)
-    if not rows:
-        return f"No test results: the run is {status(events)}."
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(f"{label:<{widths[0]}}   {top1:>{widths[1]}}   {top5:>{widths[2]}}".rstrip() for label, top1, top5 in rows)
+    return aligned(rows, "<>", gap=3) if rows else f"No test results: the run is {status(events)}."
 
 
 def ensemble_in_words(test: dict) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments import published
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import figures, study
-from experiments.reproduce.setting import Setting, aligned, changed, differences
+from experiments.reproduce.setting import Setting, changed, differences
 
 FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
 FEW_IMAGES = 2000
@@ -49,7 +50,7 @@ def table1(setting: Setting) -> list[str] | None:
         "what compares is the gain of ten views. The errors do on ImageNet alone, with ILSVRC-2012's validation images, for which the "
         f"paper has {validation.top1} / {validation.top5} % (its table 2): the numbers above are of 2010's test images"
     )
-    return [*aligned(rows), f"published: {ten.source}; {centre.source}", *differences(setting, comparable, *_about_views(setting))]
+    return [aligned(rows, gap=3), f"published: {ten.source}; {centre.source}", *differences(setting, comparable, *_about_views(setting))]
 
 
 def ensemble(setting: Setting) -> list[str] | None:
@@ -69,7 +70,7 @@ def ensemble(setting: Setting) -> list[str] | None:
     figure = figures.ensemble_figure(result["protocol"]["split"], result["curve"], factors)
     figures.save(figure, setting.root / "ensemble" / "ensemble")
     return [
-        *aligned(rows),
+        aligned(rows, gap=3),
         f"published: {published.ENSEMBLES[7].source}; (cut) of one network's error",
         f"measured: {view}, probabilities averaged; fewer than all {len(curve)} networks: the mean over subsets",
         *differences(

@@ -1,16 +1,19 @@
 """The paper's figure 1: how many epochs ReLU and tanh take to a training error, each at the best of some learning rates."""
 
+import textwrap
+
 import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
+from alexnet_jax.tables import aligned
 from alexnet_jax.train.schedule import make_timeline
 from experiments import published
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import figures
 from experiments.launch import points
 from experiments.launch.points import Point, Program
-from experiments.reproduce.setting import Setting, aligned, changed, differences
+from experiments.reproduce.setting import Setting, changed, differences
 
 RATES = ("0.0003", "0.001", "0.003", "0.01", "0.03", "0.1")  # without LRN ReLUs stall at rates that are right with it
 THRESHOLDS = (published.FIGURE1[0], 0.10, 0.05)  # of training error; rates are chosen by the first
@@ -56,7 +59,7 @@ def figure1(setting: Setting) -> list[str] | None:
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
         f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
         "  * the best rate",
-        *(f"  {line}" for line in aligned(rows)),
+        textwrap.indent(aligned(rows, gap=3), "  "),
         *(
             f"note: the best rate of {activation} is at the end of those tried: a better one may lie beyond"
             for activation, name in best.items()

@@ -112,9 +112,3 @@ def differences(setting: Setting, *notes: str) -> list[str]:
         f"network: {config.model.input_size} pixels, {config.model.width:g} times as wide, {towers}; the paper's: 224 pixels, two towers",
     ]
     return ["", "how the protocols differ:", *(f"  - {line}" for line in (*lines, *notes))]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, the columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments.launch.cost import Cost
 from experiments.launch.points import Point, Program
 from experiments.launch.results import FAILURE, status
@@ -112,16 +113,11 @@ def describe(root: Path, programs: Sequence[Program], costs: Mapping[Path, Cost]
         steps = costs[program.directory].steps
         state = _state(program.directory, steps)
         cells.append((program.directory.name, str(len(program.points)), str(program.members), f"{steps:,}", state))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"{root}: {_size(programs)}", ""]
-    for number, row in enumerate(cells):
-        aligned = [
-            f"{word:<{width}}" if i in (0, 4) else f"{word:>{width}}" for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(aligned).rstrip())
-        if number:
-            names = [point.name for point in programs[number - 1].points]
-            lines.append("    " + "; ".join(names[:NAMED] + [f"and {len(names) - NAMED} more"] * (len(names) > NAMED)))
+    heading, *rows = aligned(cells, "<>>><").splitlines()
+    lines = [f"{root}: {_size(programs)}", "", heading]
+    for program, row in zip(programs, rows, strict=True):
+        names = [point.name for point in program.points]
+        lines += [row, "    " + "; ".join(names[:NAMED] + [f"and {len(names) - NAMED} more"] * (len(names) > NAMED))]
     return "\n".join(lines)
 
 

@@ -243,7 +243,7 @@ def test_a_line_by_another_hand_is_answered_or_skipped(tiny_config, tmp_path):
         "refused: factor 2 is no drop; it must lie between 0 and 1",
     ]
     assert outcomes[4].startswith("refused: can't set 'dropuot'; did you mean dropout?")
-    assert outcomes[5].startswith("refused: can't set 'seed' Can be set: ")
+    assert outcomes[5].startswith("refused: can't set 'seed'; known: learning_rate, ")
     assert rates(tmp_path)[22] == pytest.approx([0.02, 0.02])
 
 

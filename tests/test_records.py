@@ -267,14 +267,6 @@ def test_failed_overwrite_keeps_the_old_dataset(tmp_path, monkeypatch):
     assert datasets(target.parent) == ["1.0.0"]
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(records.fcntl, "flock", none)
-    assert len(read(records.write(toy_plan(), tmp_path / "toy" / "1.0.0"), "train")) > 0
-
-
 def test_full_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

@@ -6,7 +6,6 @@ decode a small record and wants OpenCV for a large one.
 """
 
 import contextlib
-import fcntl
 import functools
 import io
 import os
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.locks import locked
 from alexnet_jax.prepare.images import ImageError
 from alexnet_jax.prepare.pixel_stats import Moments
 from alexnet_jax.prepare.workers import worker_map
@@ -209,20 +209,11 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 def _building(target: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary directory beside `target` that takes its place when all went well, so that a killed run leaves nothing half done there.
 
-    A lock, which the system frees when its holder dies, keeps a second process from the same dataset: it waits, then finds it finished.
+    A lock keeps a second process from the same dataset: it waits, then finds it finished.
     """
     folder, replaced = target.with_name(f".incomplete-{VERSION}"), target.with_name(f".replaced-{VERSION}")
     with contextlib.ExitStack() as stack:
-        with _disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(target.with_name(".lock"), "w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that prepares {target}", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: nobody can tell that this process is preparing it
-                pass
+        stack.enter_context(locked(target.with_name(".lock"), f"waiting for another process that prepares {target}", wait=True))
         refuse_existing(target, overwrite)
         with _disk_errors(target):
             for stale in (folder, replaced):

@@ -321,7 +321,7 @@ def test_certainty_fits_beside_its_bar():
 def test_progress_on_a_terminal(workdir, pictures, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["--run", str(workdir), str(pictures), "--batch-size=4"]) == 0
-    assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
+    assert f"{COUNT} of {COUNT} images (100%)" in capsys.readouterr().err
     assert main(["--run", str(workdir), str(pictures)]) == 0
     assert capsys.readouterr().err == ""
 

@@ -279,25 +279,3 @@ def test_full_disk(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/toy.*: Not a directory"):
         records.write(toy_plan(), tmp_path / "file" / "toy" / "1.0.0")
-
-
-# progress
-
-
-def test_progress_in_lines(monkeypatch, capsys):
-    clock = iter([0, 4, 11, 12, 25])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with records._progress("train", 400) as advance:
-        for _ in range(4):
-            advance(100)
-    assert capsys.readouterr().err.splitlines() == [
-        "train: 200 of 400 images (50%), 18 images/s",
-        "train: 400 of 400 images (100%), 16 images/s",
-    ]
-
-
-def test_progress_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with records._progress("train", 400) as advance:
-        advance(400)
-    assert "train: 100%" in capsys.readouterr().err

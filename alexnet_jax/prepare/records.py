@@ -10,8 +10,6 @@ import functools
 import io
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from alexnet_jax.locks import locked
 from alexnet_jax.prepare.images import ImageError
 from alexnet_jax.prepare.pixel_stats import Moments
 from alexnet_jax.prepare.workers import worker_map
+from alexnet_jax.progress import ImageBar
 
 VERSION = "1.0.0"
 SEED = 0  # of the records' order and of the held-out examples: the same source always gives the same bytes
@@ -116,12 +115,13 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
             order = np.random.default_rng(SEED).permutation(len(items)).tolist()
             chunks = ([items[i] for i in order[start : start + CHUNK]] for start in range(0, len(order), CHUNK))
             moments, shards = Moments(), _Shards(folder, target.parent.name, split)
-            with _progress(split, len(items)) as advance:
+            with ImageBar(len(items), split, every=10) as bar:
+                bar.add(0)
                 for chunk in map_in_order(encode, chunks):
                     shards.write(chunk.records)
                     moments += chunk.moments
                     corrupt += chunk.corrupt
-                    advance(len(chunk.records) + len(chunk.corrupt))
+                    bar.add(len(chunk.records) + len(chunk.corrupt))
             infos.append(shards.close())
             if split == "train":
                 statistics = moments.statistics()
@@ -226,26 +226,3 @@ def _building(target: Path, overwrite: bool) -> Iterator[Path]:
                 target.rename(replaced)
             folder.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _progress(split: str, total: int) -> Iterator[Callable[[int], Any]]:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc=split, unit=" images") as bar:
-            yield bar.update
-        return
-    start = said = time.monotonic()
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal said, done
-        done, now = done + count, time.monotonic()
-        if now - said >= 10:
-            rate = f"{done / (now - start):,.0f} images/s"
-            print(f"{split}: {done:,} of {total:,} images ({done / total:.0%}), {rate}", file=sys.stderr, flush=True)
-            said = now
-
-    yield advance

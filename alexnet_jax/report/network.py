@@ -11,15 +11,9 @@ from alexnet_jax import data, evaluate, metrics, parallel, run
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import AUGMENTATIONS
+from alexnet_jax.metrics import reliability
 from alexnet_jax.report import activations, charts, pictures
-from alexnet_jax.report.answers import (
-    Answers,
-    confident_mistakes,
-    confusion_matrix,
-    most_confused,
-    reliability,
-    unsure,
-)
+from alexnet_jax.report.answers import Answers, confident_mistakes, confusion_matrix, most_confused, unsure
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.history import test_of
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text

@@ -7,7 +7,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import read_events
 from alexnet_jax.tables import aligned
-from alexnet_jax.train.schedule import make_timeline
+from alexnet_jax.train.setup import validate
 from experiments import published
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import figures
@@ -29,7 +29,7 @@ def figure1(setting: Setting) -> list[str] | None:
     for override in setting.args.overrides:
         if override.startswith(("augment.", "model.activation=", "optimizer.learning_rate=")):
             raise UserError(f"figure1 sets {override.partition('=')[0]} itself: no augmentation, ReLU and tanh, each at several rates")
-    every = max(1, round(make_timeline(setting.loaded, setting.images).steps_per_epoch / LOGGED))
+    every = max(1, round(validate(setting.loaded, setting.dataset).timeline.steps_per_epoch / LOGGED))
     tried = {
         activation: [
             Point(f"{activation} at {rate}", {"model.activation": activation, "learning_rate": rate, "augment": "off"}) for rate in RATES

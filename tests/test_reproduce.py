@@ -10,7 +10,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import published
-from experiments.ablate import __main__ as ablate
+from experiments.ablate.factors import FACTORS
 from experiments.launch.points import Point, Program
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce import claims, setting
@@ -24,7 +24,7 @@ def test_published_numbers_agree_with_each_other():
     assert 100 * (1 - five.top5 / one.top5) == pytest.approx(9.9, abs=0.05)
     assert 100 * (1 - seven.top5 / one.top5) == pytest.approx(15.4, abs=0.05)
     assert "9.9 %" in published.CLAIMS["ensemble"]
-    assert set(published.CLAIMS) == set(ablate.FACTORS)
+    assert set(published.CLAIMS) == set(FACTORS)
 
 
 # Settings
@@ -108,7 +108,7 @@ def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
             log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0) for _ in range(program.seeds)])
         return True
 
-    monkeypatch.setattr(ablate, "train", train)
+    monkeypatch.setattr("experiments.reproduce.figure1.train", train)
     lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], ARGS))
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}

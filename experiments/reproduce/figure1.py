@@ -1,7 +1,5 @@
 """The paper's figure 1: how many epochs ReLU and tanh take to a training error, each at the best of some learning rates."""
 
-import textwrap
-
 import numpy as np
 
 from alexnet_jax.errors import UserError
@@ -9,10 +7,10 @@ from alexnet_jax.runlog import read_events
 from alexnet_jax.tables import aligned
 from alexnet_jax.train.setup import validate
 from experiments import published
-from experiments.ablate import __main__ as ablate
 from experiments.ablate import figures
 from experiments.launch import points
 from experiments.launch.points import Point, Program
+from experiments.launch.train import train
 from experiments.reproduce.setting import Setting, changed, differences
 
 RATES = ("0.0003", "0.001", "0.003", "0.01", "0.03", "0.1")  # without LRN ReLUs stall at rates that are right with it
@@ -41,7 +39,7 @@ def figure1(setting: Setting) -> list[str] | None:
     programs = points.pack(
         setting.config, setting.overrides, [*tried["relu"], *tried["tanh"]], setting.seeds, root / "runs", setting.args.max_members
     )
-    if not ablate.train(programs, root, setting.args):
+    if not train(programs, root, setting.args):
         return None
     curves = {name: curve for program in programs for name, curve in training_errors(program).items()}
     reached = {name: [epochs_to(threshold, curve) for threshold in THRESHOLDS] for name, curve in curves.items()}
@@ -59,7 +57,7 @@ def figure1(setting: Setting) -> list[str] | None:
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
         f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
         "  * the best rate",
-        textwrap.indent(aligned(rows, gap=3), "  "),
+        *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
             f"note: the best rate of {activation} is at the end of those tried: a better one may lie beyond"
             for activation, name in best.items()

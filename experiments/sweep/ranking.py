@@ -1,4 +1,11 @@
-"""The results of a sweep, sorted by validation error: as text, CSV, a figure, and a page that stands alone."""
+"""The points of a sweep, ranked by validation error: as text, CSV, a figure, and a page that stands alone.
+
+`experiments.sweep` shows and writes it, also of a sweep that has only begun:
+
+    found = rows(programs)
+    print(text(found), headline(found), caption(programs), sep="\n")
+    write(root, programs)
+"""
 
 import csv
 import io

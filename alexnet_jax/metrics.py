@@ -23,11 +23,7 @@ def is_error(scores: Any, labels: Any, k: int) -> Any:
 
 
 SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
-
-
 FEW_SUBSETS, WORK = 10, 10**11  # fewer where the curve would take more than so many additions: some minutes
-
-
 BINS = 15  # of the calibration error
 
 

@@ -1,8 +1,7 @@
-"""The dataset format, written and read: TFDS metadata beside array_record shards of fixed-size uint8 images.
+"""The dataset format, as it is written: TFDS metadata beside array_record shards of fixed-size uint8 images.
 
 `tfds.builder_from_directory` opens a dataset that `write` made; no TensorFlow is needed to write or to read it. The shards are written here
-and not by a TFDS builder, which wants TensorFlow to shuffle more than 1 GB, and read here, since TFDS takes three times as long to
-decode a small record and wants OpenCV for a large one.
+and not by a TFDS builder, which wants TensorFlow to shuffle more than 1 GB; data.py reads them.
 """
 
 import contextlib
@@ -44,9 +43,6 @@ class RawDataset:
     encoding: str  # raw, jpeg or png: how an image lies in its record
     source: str  # where the images came from; no path, since the dataset may move to another machine
     protocol: str  # how they came to their size
-
-
-# Reading
 
 
 # Encoding, in parallel

@@ -1,13 +1,21 @@
-"""Mistakes of the user, and Ctrl-C: reported in one line, without a traceback."""
+"""Mistakes of the user, and Ctrl-C: reported in one line, without a traceback.
+
+Every command ends with it:
+
+    if __name__ == "__main__":
+        run_cli(main)
+"""
 
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
+
+LISTED = 20  # an error lists so many known names, and says that there are more
 
 
 class UserError(Exception):
@@ -28,6 +36,30 @@ def require_installed() -> None:
             f"error: {needed}{'' if needed == name else f', which {name} needs,'} is not installed in {sys.executable}; "
             f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that"
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known name nearest to it, or the known names where none is near.
+
+    Whatever reads a name that a person wrote calls it:
+
+        raise UserError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)}")
+        # unknown factor 'lnr'; did you mean lrn?
+        # unknown factor 'size'; known: lrn, augment, dropout
+
+    A config field is near to the field of the same name in another section, and to its name alone.
+    """
+    import difflib  # not before: a command that is typed right needs none of it
+
+    names = list(known)
+    section, _, field = name.rpartition(".")
+    same_field = [other for other in names if re.fullmatch(rf"\w+\.{re.escape(field)}", other)]
+    near = difflib.get_close_matches(name, same_field if section else same_field[:1], 1, cutoff=0) or difflib.get_close_matches(
+        name, names, 1
+    )
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(names[:LISTED] + ['...'] * (len(names) > LISTED)) or 'none'}"
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -194,6 +194,15 @@ def load(workdir: str | Path, missing_ok: bool = False) -> History:
     return _history(_content(path, 0).splitlines())
 
 
+def read_events(workdir: str | Path) -> list[dict]:
+    """The events of `load(workdir)` as a plain list.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return load(workdir).events
+
+
 def is_imported(workdir: str | Path) -> bool:
     """Whether a run directory was made from weights by alexnet_jax.weights and never trained in: it has a checkpoint and no log."""
     return has_checkpoint(workdir) and not (Path(workdir) / EVENTS).exists()

@@ -55,7 +55,7 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     stats: PixelStats
     network: Network
-    networks: Networks  # at the newest checkpoint, numpy leaves
+    state: Networks  # at the newest checkpoint, numpy leaves
 
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -227,7 +227,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
-    params = dict(loaded.networks.params)
+    params = dict(loaded.state.params)
     if not same_classes(loaded.classes, classes):
         params["fc8"] = state.params["fc8"]
         notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")

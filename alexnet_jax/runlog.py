@@ -36,9 +36,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.history import EVENTS, nan_for_null, plain
+from alexnet_jax.history import EVENTS, nan_for_null, plain, read_events
+from alexnet_jax.progress import Bar
 
 TENSORBOARD = "tensorboard"
 MEMBERS_SHOWN = 4  # the console lists the values of so many members, and summarises those of more
@@ -53,9 +53,8 @@ class RunLog:
     """
 
     def __init__(self, workdir: str | Path, total_steps: int, write: bool = True) -> None:
-        self._workdir, self._total_steps, self._write = Path(workdir), total_steps, write
-        self._terminal = sys.stderr.isatty()
-        self._bar: Any = None
+        self._workdir, self._write = Path(workdir), write
+        self._bar = Bar(total_steps, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{desc}]")
         self._tensorboard: Any = None
         self._speed = self._metrics = ""
         if not write:
@@ -75,9 +74,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files and leave the bar as it stands. May be called twice."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
         if not self._write:
             return
         self._file.close()
@@ -106,24 +103,19 @@ class RunLog:
 
     def progress(self, step: int, images_per_second: float | None = None) -> None:
         """Move the bar to `step` steps done, as often as every step; does nothing where stderr is no terminal."""
-        if not (self._write and self._terminal):
+        if not self._write:
             return
         if images_per_second is not None:
             self._speed = f"{images_per_second:,.0f} images/s"
-        if self._bar is None:
-            self._bar = _new_bar(step, self._total_steps)
-        self._bar.set_postfix_str(", ".join(filter(None, (self._speed, self._metrics))), refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._bar.to(step, "".join(f", {part}" for part in (self._speed, self._metrics) if part))
 
     def _show(self, event: dict) -> None:
         """Tell the console: a line, or for training on a terminal the end of the bar."""
-        if event["event"] == "train" and self._terminal:
+        if event["event"] == "train" and self._bar.terminal:
             self._metrics = f"loss {_members(event['loss'], '.3f')}, lr {_members(event['learning_rate'], '.3g')}"
             self.progress(event["step"], event["images_per_second"])
-        elif self._bar is not None:
-            self._bar.write(describe(event), file=sys.stderr)
         else:
-            print(describe(event), file=sys.stderr, flush=True)
+            self._bar.say(describe(event))
 
     def _mirror(self, event: dict) -> None:
         """Copy the curves of train and eval events to TensorBoard, and tell it of a start or resume, where it forgets what came later."""
@@ -228,19 +220,10 @@ def _new_tensorboard(directory: Path) -> Any:
     return writer
 
 
-def _new_bar(step: int, total_steps: int) -> Any:
-    """A bar that starts at this process's first step, after compilation and wherever it resumed, so that neither spoils the time left."""
-    from tqdm import tqdm
-
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-    # smoothing 0: the mean speed of this process, since the pauses for evaluation belong to the time left
-    # miniters 1: tqdm without smoothing would otherwise wait for as many steps as its largest leap had
-    return tqdm(total=total_steps, initial=step, file=sys.stderr, bar_format=form, smoothing=0, miniters=1, dynamic_ncols=True)
-
-
 def _member_names(workdir: Path) -> list[str]:
     """The names that an earlier process of this run logged; none for a new run."""
-    return history.load(workdir, missing_ok=True).start.get("member_names", [])
+    events = read_events(workdir) if (workdir / EVENTS).exists() else []
+    return next((event["member_names"] for event in reversed(events) if event["event"] == "start"), [])
 
 
 def _end_torn_line(path: Path, file: Any) -> None:

@@ -17,11 +17,12 @@ import shlex
 import shutil
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.tables import aligned
 from experiments import published
 from experiments.benchmark import PARTS
 
@@ -139,7 +140,7 @@ def run_text(record: dict[str, Any], figures: str) -> str:
     )
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
     command = _wrapped(record["command"])
-    lines = [f"```text\n{command}\n```", _aligned(rows), f"{where}: {pace}."]
+    lines = [f"```text\n{command}\n```", textwrap.indent(aligned(rows, "<>", gap=3), "    "), f"{where}: {pace}."]
     if several:
         lines += [_published(), f"![Test error by the number of networks averaged]({figures}-ensemble.png)"]
     return "\n" + "\n\n".join(lines) + "\n\n"
@@ -212,15 +213,6 @@ def _protocol(found: dict[str, Any]) -> str:
         return "centre crop"
     # Where the stored image has no margin, the ten are two, five times each.
     return "with mirror image" if protocol["input_size"] == protocol["stored_size"] else "ten views"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "   ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join(f"    {line}" for line in lines)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -324,7 +324,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         asked.append((jobs, slurm))
         return {program.directory: "stopped" for program in programs}
 
-    monkeypatch.setattr("experiments.launch.launch", launch)
+    monkeypatch.setattr("experiments.launch.launch.launch", launch)
     with pytest.raises(UserError, match=r"1 of 1 runs did not finish; .*: stopped"):
         ablate.main([*arguments, "--out", str(tmp_path / "out"), "--launcher", "slurm", "--partition", "gpu", "--time", "90"])
     ((jobs, slurm),) = asked
@@ -334,7 +334,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean 'lrn'"),
+        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean lrn"),
         (["--factors", ","], "--factors is empty; known: lrn, augment"),
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),

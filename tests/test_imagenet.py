@@ -55,7 +55,7 @@ def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(first_loss(run.load(tmp_path)), rel=1e-4)
     assert test["count"] == 10
-    params = run.load(tmp_path).networks.params
+    params = run.load(tmp_path).state.params
     classes = 2
     assert sum(leaf.size for layer in params.values() for leaf in layer.values()) == 62_378_344 - (1000 - classes) * 4097
     assert params["conv1"]["kernel"].shape == (1, 11, 11, 3, 96)

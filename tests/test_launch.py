@@ -19,12 +19,13 @@ from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import EVENTS, Follower
 from experiments.launch import launch as launch_lib
+from experiments.launch import processes
 from experiments.launch import progress as progress_lib
 from experiments.launch import slurm as slurm_lib
 from experiments.launch import task as task_lib
 from experiments.launch.cost import Cost
-from experiments.launch.launch import devices
 from experiments.launch.points import Point, pack
+from experiments.launch.processes import devices
 from experiments.launch.progress import Progress, duration
 from experiments.launch.results import FAILURE, LOG, collect, status
 from experiments.launch.slurm import Slurm, minutes, run_on_slurm
@@ -53,7 +54,7 @@ def programs(tmp_path, monkeypatch):
         return [sys.executable, str(STAND_IN), str(program.directory), deeds[program.directory]]
 
     monkeypatch.setattr(task_lib, "command", stand_in)
-    monkeypatch.setattr(launch_lib, "POLL", 0.02)
+    monkeypatch.setattr(processes, "POLL", 0.02)
     return make
 
 

@@ -255,9 +255,9 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
 
     def load_with_nan(*lost):
         params = jax.tree.map(
-            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.networks.params
+            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.state.params
         )
-        return lambda _: loaded._replace(networks=dataclasses.replace(loaded.networks, params=params))
+        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=params))
 
     monkeypatch.setattr(run, "load", load_with_nan(1))
     found = answers(pictures, "--top=10")
@@ -324,7 +324,7 @@ def test_certainty_fits_beside_its_bar():
 def test_progress_on_a_terminal(workdir, pictures, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["--run", str(workdir), str(pictures), "--batch-size=4"]) == 0
-    assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
+    assert f"{COUNT} of {COUNT} images (100%)" in capsys.readouterr().err
     assert main(["--run", str(workdir), str(pictures)]) == 0
     assert capsys.readouterr().err == ""
 

@@ -52,7 +52,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr("alexnet_jax.runlog.sys", SimpleNamespace(stderr=stream))  # pytest sets the real one between fixture and test
+    monkeypatch.setattr("alexnet_jax.progress.sys", SimpleNamespace(stderr=stream))  # pytest sets the real one between fixture and test
     return stream
 
 

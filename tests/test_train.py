@@ -72,7 +72,7 @@ def final_state(directory):
     loaded = run.load(directory)
     training = {"opt_state": loaded.network.abstract_state().opt_state, "plateau": plateau.init(loaded.network.hyper.members)}
     with Checkpoints(directory) as checkpoints:
-        trees, _ = checkpoints.restore({"networks": loaded.networks, "training": training})
+        trees, _ = checkpoints.restore({"networks": loaded.state, "training": training})
     return jax.tree_util.tree_leaves_with_path(trees)
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.conv import FORMS, conv, max_pool
 from alexnet_jax.model.dense import dense
@@ -76,7 +76,7 @@ class Architecture:
     def __post_init__(self):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
-                raise UserError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(choices)}")
+                raise UserError(f"model.{field} is {getattr(self, field)!r}{did_you_mean(getattr(self, field), choices)}")
         if len(self.filters) != 5 or len(self.stem_padding) != 2:
             raise UserError(f"model.filters {self.filters} must hold 5 numbers, model.stem_padding {self.stem_padding} 2")
         for field in ("input_size", "stem_kernel", "stem_stride", "groups", "pool_size", "pool_stride", "lrn_size"):
@@ -194,7 +194,7 @@ def model_config(variant: str) -> ConfigDict:
       UserError: an unknown variant.
     """
     if variant not in VARIANTS:
-        raise UserError(f"unknown model variant {variant!r}; known: {', '.join(VARIANTS)}")
+        raise UserError(f"unknown model variant {variant!r}{did_you_mean(variant, VARIANTS)}")
     return ConfigDict({**dataclasses.asdict(Architecture()), **MEMBER_CONSTANTS, **VARIANTS[variant]}, sort_keys=False)
 
 

@@ -5,6 +5,8 @@
     pictures.py bars.py         figures of pictures
     answers.py                  what follows from the networks' answers; pure numpy
     network.py                  the sections for which networks and dataset are asked again; needs JAX
+    activations.py              what the layers of a network put out
+    compare.py                  several runs on one page
     page.py style.py            sections -> a page; how all figures look
 
 A new section is one function that returns a `Section`, and one line here or in network.py.

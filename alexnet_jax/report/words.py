@@ -15,6 +15,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.history import History, time_of
 from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
+from alexnet_jax.tables import aligned
 
 FINISHED = {"epochs": "all epochs done", "done": "every member has plateaued"}  # by the reason of the end
 # Error in percent (top-1, top-5) of one and of five equal networks on ImageNet's 2012 validation images: table 2 of the 2012 paper.
@@ -101,10 +102,7 @@ def result_rows(past: History) -> list[tuple[str, str, str]]:
 def results_table(past: History) -> str:
     """The test results as plain text: each member's errors, mean and standard deviation, the ensemble's, and the cut of the errors."""
     rows = result_rows(past)
-    if not rows:
-        return f"No test results: the run is {status(past)}."
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(f"{label:<{widths[0]}}   {top1:>{widths[1]}}   {top5:>{widths[2]}}".rstrip() for label, top1, top5 in rows)
+    return aligned(rows, "<>", gap=3) if rows else f"No test results: the run is {status(past)}."
 
 
 def ensemble_in_words(test: dict) -> str:

@@ -4,7 +4,6 @@ with Inbox(workdir) as inbox, StopSignal() as stop:
     commands = inbox.poll()
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -12,14 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.locks import is_locked, locked
 
 CONTROL = "control.jsonl"
-
-
 LOCK = ".running"
-
-
 POLL = 0.2  # seconds between two looks at control.jsonl
 
 
@@ -52,22 +47,12 @@ class Inbox:
         self._size = -1
 
     def __enter__(self) -> "Inbox":
-        try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self._workdir / LOCK, "w")
-        except OSError as error:
-            raise UserError(f"cannot write in {self._workdir}: {error.strerror}; make room or choose another --workdir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when its holder dies
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
-        except OSError:  # a file system without locks: no other process can see that this run is running
-            pass
+        self._lock = locked(self._workdir / LOCK, f"another process is training in {self._workdir}; stop it, or use another --workdir")
+        self._lock.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._lock.__exit__(None, None, None)
 
     def poll(self) -> list[dict[str, Any]]:
         """The commands that have come since the last look; a line still being written waits. Looks every `POLL` seconds at most."""
@@ -89,14 +74,7 @@ class Inbox:
 
 def is_running(workdir: Path) -> bool:
     """Whether a process is training in the directory, on this machine or one that shares its file locks."""
-    try:
-        with open(workdir / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(workdir / LOCK)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

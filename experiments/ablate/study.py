@@ -49,7 +49,7 @@ class Study(NamedTuple):
         return list({program.directory: program for program in (*self.compared, *self.ensemble)}.values())
 
 
-def plan(
+def make_study(
     config: str,
     overrides: Sequence[str],
     factors: Sequence[str],

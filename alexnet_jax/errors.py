@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-LISTED = 20  # an error lists so many known names, and says that there are more
+LISTED = 20  # an error lists so many known names at most, and says that there are more
+FEW = 8  # names that it lists even where one of them is near: the near one may not be what was meant
 
 
 class UserError(Exception):
@@ -39,12 +40,12 @@ def require_installed() -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known name nearest to it, or the known names where none is near.
+    """The end of an error about an unknown name: the known name nearest to it, and the known names where they are few or none is near.
 
     Whatever reads a name that a person wrote calls it:
 
         raise UserError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)}")
-        # unknown factor 'lnr'; did you mean lrn?
+        # unknown factor 'lnr'; did you mean lrn? Known: lrn, augment, dropout
         # unknown factor 'size'; known: lrn, augment, dropout
 
     A config field is near to the field of the same name in another section, and to its name alone.
@@ -57,9 +58,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, same_field if section else same_field[:1], 1, cutoff=0) or difflib.get_close_matches(
         name, names, 1
     )
+    listed = ", ".join(names[:LISTED] + ["..."] * (len(names) > LISTED)) or "none"
     if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known: {', '.join(names[:LISTED] + ['...'] * (len(names) > LISTED)) or 'none'}"
+        return f"; did you mean {near[0]}?" + f" Known: {listed}" * (len(names) <= FEW)
+    return f"; known: {listed}"
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from alexnet_jax.errors import LISTED, did_you_mean
+from alexnet_jax.errors import FEW, LISTED, did_you_mean
 
-FIELDS = ("train.batch_size", "train.epochs", "eval.batch_size", "optimizer.rule")
+FIELDS = ("train.batch_size", "train.epochs", "eval.batch_size", "optimizer.rule", *(f"data.field{i}" for i in range(FEW)))
 
 
 @pytest.mark.parametrize(
     ("name", "known", "hint"),
     [
-        ("lnr", ("augment", "lrn"), "; did you mean lrn?"),
+        ("lnr", ("augment", "lrn"), "; did you mean lrn? Known: augment, lrn"),
         ("size", ("augment", "lrn"), "; known: augment, lrn"),
         ("size", (), "; known: none"),
         ("tran.batch_size", FIELDS, "; did you mean train.batch_size?"),

@@ -285,7 +285,7 @@ def arguments(digits_dir, out, *more):
     [
         (["--grid", "lerning_rate=.1"], "did you mean learning_rate"),
         (["--grid", "model.positive_bias=some"], "model.positive_bias=some: expected a number"),
-        (["--grid", "model.activation=relu,gelu"], "model.activation is 'gelu'; did you mean relu?"),
+        (["--grid", "model.activation=relu,gelu"], "model.activation is 'gelu'; did you mean relu? Known: relu, tanh"),
         (["--grid", "model.input_size=64"], "more than the dataset's 28x28 pixels"),
         (["--grid", "data.train_split=trian"], "no split 'trian'"),
         (["--grid", "plateau.mode=never"], "plateau.mode is 'never'"),

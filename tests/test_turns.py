@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import parallel, turns
-from tests.test_step import network, state_of, train
+from tests.test_train_step import network, state_of, train
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_resized
 from alexnet_jax.prepare.sources import EXTENSIONS
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
@@ -91,10 +90,7 @@ class Predictor:
         Raises:
           UserError: it can't be read, or is none.
         """
-        image = load_image(file)
-        if self.channels == 1:
-            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-        return resize_and_crop(image, self.size)
+        return load_resized(file, Resize(self.size), self.channels)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 (n, classes) of at most a batch of prepared pictures. A member that says NaN has no say, and is noted in `diverged`.

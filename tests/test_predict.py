@@ -17,7 +17,7 @@ from alexnet_jax import data, evaluate, history, metrics, predict, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import forward
 from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.train.loop import train
 
 COUNT = 21  # pictures: no batch of 4 devices divides them
@@ -139,7 +139,7 @@ def test_every_format(workdir, answers, tmp_path):
     for name, (image, options) in lossless.items():
         image.save(tmp_path / name, **options)
     plain.save(tmp_path / "grey.JPEG", quality=95)
-    predictor, expected = Predictor(workdir, 1), resize_and_crop(grey[..., None], 28)
+    predictor, expected = Predictor(workdir, 1), Resize(28)(grey[..., None])
     for name in lossless:
         np.testing.assert_array_equal(predictor.prepare(tmp_path / name), expected, err_msg=name)
     assert np.abs(predictor.prepare(tmp_path / "grey.JPEG").astype(int) - expected).max() < 16
@@ -154,9 +154,9 @@ def test_colour_becomes_luminance_or_stays(workdir, tmp_path):
     luminance = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)[..., None]
     grey = predictor.prepare(tmp_path / "colour.png")
     assert grey.shape == (28, 28, 1)
-    assert np.abs(grey.astype(int) - resize_and_crop(luminance, 28)).max() <= 1
+    assert np.abs(grey.astype(int) - Resize(28)(luminance)).max() <= 1
     predictor.channels = 3  # as of a run on colours
-    np.testing.assert_array_equal(predictor.prepare(tmp_path / "colour.png"), resize_and_crop(colour, 28))
+    np.testing.assert_array_equal(predictor.prepare(tmp_path / "colour.png"), Resize(28)(colour))
 
 
 def test_find_images(tmp_path):
@@ -185,7 +185,7 @@ def test_what_is_no_picture_is_named_and_left_out(answers, pictures, tmp_path, c
     assert [answer["file"] for answer in found] == [str(good)] * 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(files)
-    for file, line, reason in zip(files, lines, ["not an image", "broken", "not an image", "1,000 pixels", "No such file"], strict=True):
+    for file, line, reason in zip(files, lines, ["not an image", "broken", "not an image", "2,000 pixels", "No such file"], strict=True):
         assert line.startswith("skipped: ")
         assert str(file) in line
         assert reason in line

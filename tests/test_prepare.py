@@ -20,7 +20,7 @@ from alexnet_jax import data
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import records
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_image
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,7 +153,7 @@ def test_idx_resized_with_class_names(idx, tmp_path):
     assert info.features["label"].names == ["Trouser", "Pullover", "Dress"]
     assert "shorter side to 6" in info.metadata["protocol"]
     t10k = np.frombuffer(gzip.decompress((idx / "t10k-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8).reshape(12, 10, 8, 1)
-    expected = np.stack([resize_and_crop(image, 6) for image in t10k])
+    expected = np.stack([Resize(6)(image) for image in t10k])
     assert pairs(*read(directory, "test")) == pairs(expected, np.repeat([0, 1, 2], 4))
 
 
@@ -231,9 +231,7 @@ def test_a_class_folder_that_cannot_be_read(folder, monkeypatch, tmp_path):
 
 def expected_images(folder: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     files = [path for path in sorted((folder / split).glob("*/[0-9]*"))]
-    return np.stack([resize_and_crop(load_image(path), size) for path in files]), np.array(
-        [path.parent.name == "dog" for path in files]
-    ) * 1
+    return np.stack([Resize(size)(load_image(path)) for path in files]), np.array([path.parent.name == "dog" for path in files]) * 1
 
 
 def test_folder(folder, tmp_path):
@@ -333,7 +331,7 @@ def test_tfds(tmp_path):
     assert info.metadata["source"] == "TFDS toy/2.0.0"
     (train, y_train), (held, y_held) = read(directory, "train"), read(directory, "validation")
     assert np.bincount(y_held).tolist() == [3, 3]
-    expected = np.stack([resize_and_crop(np.asarray(toy_image(i)), 9) for i in range(20)])
+    expected = np.stack([Resize(9)(np.asarray(toy_image(i))) for i in range(20)])
     assert pairs(np.concatenate([train, held]), np.concatenate([y_train, y_held])) == pairs(expected, np.arange(20) % 2)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import ImageError, load_image, resize_and_crop
+from alexnet_jax.prepare.images import ImageError, Resize, load_image, load_resized
 from alexnet_jax.prepare.records import SEED, RawDataset
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -171,7 +171,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 def _load_file(size: int, item: tuple[str, int]) -> tuple[np.ndarray, int]:
     path, label = item
-    return resize_and_crop(load_image(path), size), label
+    return load_resized(path, Resize(size)), label
 
 
 # TFDS datasets
@@ -271,14 +271,14 @@ def _load_tfds(directory: str, image_key: str, label_key: str, size: int | None,
             image = load_image(image)[..., :channels]  # a grey image comes as three equal channels
         except ImageError as error:
             raise ImageError(f"example {index} of {split} in {directory}: {error}") from None
-    return (resize_and_crop(image, size) if size else image), example[label_key]
+    return (Resize(size)(image) if size else image), example[label_key]
 
 
 # What they share
 
 
 def _protocol(size: int | None) -> str:
-    return f"shorter side to {size} by antialiased bicubic interpolation, then the centre {size}x{size}" if size else "pixels as they are"
+    return Resize(size).protocol() if size else "pixels as they are"
 
 
 def _default_encoding(size: int) -> str:
@@ -298,4 +298,4 @@ def _hold_out(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _load_array(size: int | None, item: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
     image, label = item
-    return (resize_and_crop(image, size) if size else image), label
+    return (Resize(size)(image) if size else image), label

@@ -125,12 +125,12 @@ def shown(path: object) -> str:
 
 
 class _Decoded(NamedTuple):
-    """A picture as it is stored, perhaps at a fraction of its size: its right and lower edge may then lie within a pixel."""
+    """A picture, upright; or one at a fraction of its size, as it is stored, whose right and lower edge may lie within a pixel."""
 
     picture: Image.Image  # RGB
     width: float  # of the picture in these pixels
     height: float
-    upright: Image.Transpose | None  # what turns it
+    upright: Image.Transpose | None = None  # what is still to turn it
 
     def turn(self, picture: Image.Image) -> Image.Image:
         return picture if self.upright is None else picture.transpose(self.upright)
@@ -168,17 +168,22 @@ def _decode(path_or_bytes: str | Path | bytes, side: int | None = None) -> _Deco
 
 def _decode_bytes(data: bytes, side: int | None) -> _Decoded:
     with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        eighths = 8
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            width, height = image.size
             eighths = next((n for n in (1, 2, 4) if side and min(width, height) * n >= 8 * side), 8)
             pixels = _decode_jpeg(data, image.mode, width, height, eighths)
             if pixels is not None:
                 rgb = Image.fromarray(pixels).convert("RGB")
-                return _Decoded(rgb, width * eighths / 8, height * eighths / 8, _UPRIGHT.get(_orientation(image)))
+                decoded = _Decoded(rgb, width * eighths / 8, height * eighths / 8, _UPRIGHT.get(_orientation(image)))
+                return decoded if eighths < 8 else _upright(decoded)
         rgb = _to_rgb(image)
-        # Only now: when it has loaded a TIFF, Pillow has turned it upright.
-        return _Decoded(rgb, *rgb.size, _UPRIGHT.get(_orientation(image)))
+        # The orientation only now: when it has loaded a TIFF, Pillow has turned it.
+        return _upright(_Decoded(rgb, *rgb.size, _UPRIGHT.get(_orientation(image))))
+
+
+def _upright(decoded: _Decoded) -> _Decoded:
+    picture = decoded.turn(decoded.picture)
+    return _Decoded(picture, *picture.size)
 
 
 def _decode_jpeg(data: bytes, mode: str, width: int, height: int, eighths: int) -> np.ndarray | None:

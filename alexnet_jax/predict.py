@@ -20,8 +20,8 @@ import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
-from alexnet_jax.prepare.images import Resize, load_resized
-from alexnet_jax.prepare.sources import EXTENSIONS
+from alexnet_jax.prepare.folders import EXTENSIONS, find_pictures
+from alexnet_jax.prepare.images import Resize, load_resized, shown
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
@@ -133,20 +133,25 @@ def _find_member(member: str, names: list[str], workdir: Path) -> int:
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and those in its folders that have an image's extension: sorted, hidden ones left out.
+    """The files among `paths`, and the pictures below its folders, sorted; files there that are none are counted on stderr.
 
     Raises:
       UserError: a folder holds none, or there are no paths.
     """
     files = []
     for path in paths:
-        found = [path]  # a file whatever its name: its contents tell
-        if os.path.isdir(path):  # unlike Path.is_dir, False where it may not look
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
-            found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        if not found:
-            raise UserError(f"the folder {path} holds no image ({' '.join(EXTENSIONS)})")
-        files += found
+        if not os.path.isdir(path):  # unlike Path.is_dir, False where it may not look
+            files.append(path)  # a file whatever its name: its contents tell
+            continue
+        found = find_pictures(path)
+        for reason, left_out in itertools.groupby(sorted(found.left_out), key=lambda one: one.reason):
+            names = [one.what for one in left_out]
+            print(
+                f"left out of {shown(path)}: {len(names):,} {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}", file=sys.stderr
+            )
+        if not found.images:
+            raise UserError(f"the folder {shown(path)} holds no image")
+        files += map(Path, found.images)
     if not files:
         raise UserError("no images; name files or folders")
     return files

@@ -159,13 +159,18 @@ def test_colour_becomes_luminance_or_stays(workdir, tmp_path):
     np.testing.assert_array_equal(predictor.prepare(tmp_path / "colour.png"), Resize(28)(colour))
 
 
-def test_find_images(tmp_path):
-    for name in ("b/2.PNG", "b/c/1.jpeg", "a/3.webp", "a/notes.txt", "a/._3.webp", ".thumbnails/3.png", "4.gif"):
+def test_find_images(tmp_path, capsys):
+    for name in ("b/2.PNG", "b/c/1.jpeg", "a/3.webp", "a/notes.txt", "a/x.HEIC", "a/._3.webp", ".thumbnails/3.png", "4.gif", "5.jfif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    Image.new("L", (2, 2)).save(tmp_path / "b/scan", "tiff")
     (tmp_path / "folder.png").mkdir()
-    inside = [tmp_path / name for name in ("4.gif", "a/3.webp", "b/2.PNG", "b/c/1.jpeg")]
+    inside = [tmp_path / name for name in ("4.gif", "5.jfif", "a/3.webp", "b/2.PNG", "b/c/1.jpeg", "b/scan")]
     assert find_images([tmp_path]) == inside
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out of {tmp_path}: 1 HEIC (convert to JPEG): {tmp_path}/a/x.HEIC",
+        f"left out of {tmp_path}: 1 not an image: {tmp_path}/a/notes.txt",
+    ]
     assert find_images([tmp_path / "a/notes.txt", tmp_path, Path("none.png")]) == [tmp_path / "a/notes.txt", *inside, Path("none.png")]
     with pytest.raises(UserError, match=r"folder\.png holds no image"):
         find_images([tmp_path, tmp_path / "folder.png"])

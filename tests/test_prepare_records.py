@@ -201,7 +201,7 @@ def test_corrupt_images_are_an_error_or_listed(tmp_path):
     assert datasets(target.parent) == []
     records.write(toy_plan(load=functools.partial(fail, 0)), target, skip_corrupt=True)
     assert [label for _, label in read(target, "train")] == [1] * 30
-    assert (target / "corrupt.txt").read_text() == "cat.jpg is broken\n" * 35  # 30 of train, 5 of validation
+    assert (target / "left_out.txt").read_text() == "broken image\tcat.jpg is broken\n" * 35  # 30 of train, 5 of validation
 
 
 def test_a_killed_worker_is_reported():

@@ -52,7 +52,7 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count
     name = f"random_{shape[0]}_{encoding}_{count}"
     load = functools.partial(make_image, shape)
     splits = {"train": range(count), "validation": range(1)}
-    plan = records.RawDataset(("even", "odd"), shape, splits, load, encoding, "random", "made in this size")
+    plan = records.RawDataset(("even", "odd"), shape, splits, load, encoding, "random", protocol="made in this size")
     records.write(plan, datasets.dataset_dir(folder, name), workers=parallel.cores() if encoding == "jpeg" else 1)
     section = new_config().data
     section.update({"dir": str(folder), "name": name, "prepare": ""})

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.prepare.folders import sort_classes
 from alexnet_jax.prepare.pixel_stats import PixelStats
 
 # Splits up to this size are kept decoded in memory after the first pass: at 28x28 a record costs some 20 us to read, an image in memory 1.
@@ -39,6 +40,9 @@ class Dataset:
     split_sizes: dict[str, int]
     stats: PixelStats  # of the training split
     builder: Any = dataclasses.field(repr=False, compare=False)
+    class_words: tuple[str, ...] = ()  # what WordNet ids mean, where the classes are such
+    resize: str = "shorter-side"  # how prepare brought the images to their size: `how` and `interpolation` of prepare's Resize
+    interpolation: str = "bicubic"
 
     def source(self, split: str) -> "Examples":
         """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
@@ -58,7 +62,9 @@ class Dataset:
         return Examples(self, split, count)
 
     def describe(self) -> dict[str, Any]:
-        """What a run remembers of its dataset (JSON)."""
+        """What a run remembers of its dataset (JSON). What is as it was before it could be chosen is left out: a run that remembers
+        nothing of it goes on.
+        """
         stats = {field: np.asarray(value).tolist() for field, value in self.stats._asdict().items()}
         return {
             "name": self.name,
@@ -66,6 +72,9 @@ class Dataset:
             "image_shape": list(self.image_shape),
             "split_sizes": self.split_sizes,
             "stats": stats,
+            **({"class_words": list(self.class_words)} if self.class_words else {}),
+            **({"resize": self.resize} if self.resize != Dataset.resize else {}),
+            **({"interpolation": self.interpolation} if self.interpolation != Dataset.interpolation else {}),
         }
 
 
@@ -89,19 +98,43 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     try:
         builder = tfds.builder_from_directory(directory)
         metadata, features = builder.info.metadata, builder.info.features
+        classes = tuple(features["label"].names)
+        _warn_of_order(section.name, classes)
         return Dataset(
             name=section.name,
-            classes=tuple(features["label"].names),
+            classes=classes,
             image_shape=features["image"].shape,
             split_sizes={name: split.num_examples for name, split in builder.info.splits.items()},
             stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
+            class_words=tuple(metadata.get("class_words", ())),
+            **{field: metadata[field] for field in ("resize", "interpolation") if metadata.get(field, "none") != "none"},
         )
     except Exception as error:  # TFDS lets protobuf's through, of a file that was cut off
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{directory} isn't a dataset that this project prepared ({reason}); delete it and run: {section.prepare}"
         ) from None
+
+
+def class_labels(record: dict[str, Any]) -> tuple[str, ...]:
+    """What people are shown for each class of a dataset that `describe` described: its name, and its words where it has any.
+
+    n02119789: kit fox, Vulpes macrotis
+    """
+    words = record.get("class_words") or [""] * len(record["classes"])
+    return tuple(f"{name}: {word}" if word else name for name, word in zip(record["classes"], words, strict=True))
+
+
+def _warn_of_order(name: str, classes: tuple[str, ...]) -> None:
+    """Datasets that were prepared before names that are numbers sorted as numbers."""
+    if all(name.isdecimal() for name in classes) and classes == tuple(sorted(classes)) != (numbers := tuple(sort_classes(classes))):
+        at = next(i for i, (one, other) in enumerate(zip(classes, numbers, strict=True)) if one != other)
+        print(
+            f"warning: the classes of dataset {name} are numbers in the order of text, so that label {at} is class {classes[at]}; networks "
+            "whose classes have no names are compared by position: prepare the dataset again to have them in the order of numbers",
+            file=sys.stderr,
+        )
 
 
 def stats_from_json(fields: dict[str, Any]) -> PixelStats:
@@ -125,15 +158,34 @@ class Records:
         self._shape = image.shape
         self._encoding = image.encoding_format if isinstance(image, tfds.features.Image) else "raw"
         self._parse = tf_example_pb2.Example.FromString
-        self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._order = _mixed_order(builder.info, split)
+        whole = split.partition("[")[0] if self._order is not None else split
+        self._source = builder.as_data_source(whole, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source if self._order is None else self._order)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        feature = self._parse(self._source[index]).features.feature
+        record = self._source[index if self._order is None else int(self._order[index])]
+        feature = self._parse(record).features.feature
         image = _decode_image(feature["image"].bytes_list.value[0], self._encoding, self._shape)
         return image, feature["label"].int64_list.value[0]
+
+
+def _mixed_order(info: Any, split: str) -> np.ndarray | None:
+    """In which a split, or a slice of one, is read that is stored class by class: otherwise `train[:2000]` would hold two classes."""
+    import tensorflow_datasets as tfds
+
+    name = split.partition("[")[0]
+    if name not in (info.metadata or {}).get("by_class", ()):
+        return None
+    order = _shuffled(info.splits[name].num_examples, (0,))
+    return np.concatenate([order[part.from_ : part.to] for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)])
+
+
+def _shuffled(size: int, seed: tuple[int, ...]) -> np.ndarray:  # which ORDER names
+    # Not the generator's `permutation`: NumPy promises the same raw numbers in every version, but of its generators nothing.
+    return np.argsort(np.random.Philox(np.random.SeedSequence(seed)).random_raw(size), kind="stable")
 
 
 def _decode_image(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -201,9 +253,8 @@ def train_batches(
     size = len(source)
 
     @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:  # which ORDER names
-        # Not the generator's `permutation`: NumPy promises the same raw numbers in every version, but of its generators nothing.
-        return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
+    def order(epoch: int) -> np.ndarray:
+        return _shuffled(size, (seed, epoch))
 
     def batch(places: np.ndarray) -> dict[str, np.ndarray]:
         indices = [order(place // size)[place % size] for place in places.tolist()]

@@ -56,10 +56,11 @@ class Predictor:
     def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
         import jax
 
-        from alexnet_jax import parallel, run, turns
+        from alexnet_jax import data, parallel, run, turns
         from alexnet_jax.model.forward import make_log_probs
 
-        loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
+        loaded, dataset = run.load(workdir), run.read_config(workdir)["dataset"]
+        *stored, self.channels = dataset["image_shape"]
         model, self.members = loaded.network.model, loaded.network.member_names
         params, hyper = loaded.state.params, loaded.state.hyper
         if member is not None:
@@ -70,14 +71,17 @@ class Predictor:
             parallel.check_batch_size(batch_size, "--batch-size")
         largest = batch_size or max(1, loaded.config.eval.batch_size // (10 if ten_crop else 1))
         self.batch_size = parallel.even(min(largest, images))
-        self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
+        how = dataset.get("resize", data.Dataset.resize), dataset.get("interpolation", data.Dataset.interpolation)
+        self.resize, self.classes, self.diverged = Resize(min(stored), *how), data.class_labels(dataset), set[str]()
         self.protocol = {
             "run": str(workdir),
             "step": int(loaded.state.step),
             "members": self.members,
             "views": 10 if ten_crop else 1,
             "input_size": model.arch.input_size,
-            "stored_size": self.size,
+            "stored_size": self.resize.size,
+            "resize": self.resize.how,
+            "interpolation": self.resize.interpolation,
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
@@ -90,7 +94,7 @@ class Predictor:
         Raises:
           UserError: it can't be read, or is none.
         """
-        return load_resized(file, Resize(self.size), self.channels)
+        return load_resized(file, self.resize, self.channels)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 (n, classes) of at most a batch of prepared pictures. A member that says NaN has no say, and is noted in `diverged`.

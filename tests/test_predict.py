@@ -237,6 +237,8 @@ def test_json_on_stdout_is_nothing_but_json(workdir, pictures, capsys):
         "views": 1,
         "input_size": 28,
         "stored_size": 28,
+        "resize": "shorter-side",
+        "interpolation": "bicubic",
         "averaging": "softmax",
     }
 

@@ -97,12 +97,12 @@ def test_two_processes_prepare_one_dataset(tmp_path, monkeypatch, capsys):
     """Both are threads here; the lock is on the open file, so they meet as two processes would."""
     first_is_writing = threading.Event()
 
-    def write(self, records, original=records._Shards.write):
+    def write(self, records, original=records.Shards.write):
         first_is_writing.set()
         original(self, records)
         time.sleep(0.01)
 
-    monkeypatch.setattr(records._Shards, "write", write)
+    monkeypatch.setattr(records.Shards, "write", write)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(prepare.prepare_digits, tmp_path)
         first_is_writing.wait()
@@ -603,7 +603,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupt(self, chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records._Shards, "write", interrupt)
+    monkeypatch.setattr(records.Shards, "write", interrupt)
     with pytest.raises(SystemExit) as exit:
         run_cli(functools.partial(prepare.main, ["digits", "--data-dir", str(tmp_path)]))
     assert exit.value.code == 130

@@ -220,13 +220,13 @@ from alexnet_jax.prepare import records
 def load(i):
     return np.full((4, 4, 1), i, np.uint8), 0
 
-def write(self, chunk, original=records._Shards.write):
+def write(self, chunk, original=records.Shards.write):
     original(self, chunk)
     print("wrote", flush=True)
     time.sleep(60)
 
 if __name__ == "__main__":
-    records._Shards.write = write
+    records.Shards.write = write
     records.write(records.RawDataset(["all"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
 """
 

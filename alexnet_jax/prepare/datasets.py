@@ -1,4 +1,4 @@
-"""The four kinds of dataset that can be prepared."""
+"""The five kinds of dataset that can be prepared."""
 
 import os
 import re
@@ -7,8 +7,11 @@ from pathlib import Path
 from alexnet_jax.errors import UserError
 from alexnet_jax.prepare.folders import raw_folder
 from alexnet_jax.prepare.idx import raw_idx
+from alexnet_jax.prepare.imagenet import raw_imagenet
+from alexnet_jax.prepare.imagenet import verify as verify_sums
 from alexnet_jax.prepare.images import ImageError, Resize
-from alexnet_jax.prepare.records import LEFT_OUT_LIST, VERSION, RawDataset, refuse_existing, write
+from alexnet_jax.prepare.records import LEFT_OUT_LIST, RawDataset, write
+from alexnet_jax.prepare.shards import VERSION, refuse_existing
 from alexnet_jax.prepare.sources import raw_digits, raw_tfds
 
 
@@ -106,6 +109,33 @@ def prepare_tfds(
     target = dataset_dir(data_dir, re.sub(r"\W", "_", name))  # imagenet_resized/32x32 has a slash
     refuse_existing(target, overwrite)
     raw = raw_tfds(name, source, Resize(size or 256, resize, interpolation), size is not None, validation, encoding)
+    return _write_images(raw, target, workers, skip_corrupt, overwrite)
+
+
+def prepare_imagenet(
+    source: str | Path,
+    name: str,
+    data_dir: str | Path,
+    *,
+    size: int = 256,
+    resize: str = "shorter-side",
+    interpolation: str = "bicubic",
+    encoding: str | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+    allow_incomplete: bool = False,
+    verify: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """ILSVRC-2012's tars, their folders, Kaggle's or Tiny ImageNet's -> uint8 (size, size, 3). Returns the dataset's directory.
+
+    After a kill the same call goes on behind the last finished shard. With `verify` the MD5 sums of the tars are checked first.
+    """
+    target = dataset_dir(data_dir, name)
+    refuse_existing(target, overwrite)
+    if verify:
+        verify_sums(Path(source))
+    raw = raw_imagenet(Path(source), Resize(size, resize, interpolation), encoding, allow_incomplete)
     return _write_images(raw, target, workers, skip_corrupt, overwrite)
 
 

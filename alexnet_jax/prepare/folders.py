@@ -13,7 +13,8 @@ import numpy as np
 from alexnet_jax.errors import UserError
 from alexnet_jax.prepare.holdout import hold_out
 from alexnet_jax.prepare.images import Resize, is_image, load_resized, shown
-from alexnet_jax.prepare.records import LeftOut, RawDataset, default_encoding
+from alexnet_jax.prepare.records import RawDataset, default_encoding
+from alexnet_jax.prepare.shards import LeftOut
 
 # What a file so named holds is said to be a picture: it is an error if it can't be decoded. Other files are looked into.
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")

@@ -142,7 +142,7 @@ def stats_from_json(fields: dict[str, Any]) -> PixelStats:
 
 
 class Records:
-    """A split at random: index -> (image uint8 (H, W, C), label). The image may be read-only.
+    """A split at random: index -> (image uint8 (H, W, C), label).
 
     Decoded here and not by TFDS, which takes three times as long for a small record and wants OpenCV for a large one.
 
@@ -166,10 +166,15 @@ class Records:
         return len(self._source if self._order is None else self._order)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        image = np.empty(self._shape, np.uint8)
+        return image, self.read_into(index, image)
+
+    def read_into(self, index: int, image: np.ndarray) -> int:
+        """Decode an image into its place in a batch, uint8 (H, W, C); returns its label."""
         record = self._source[index if self._order is None else int(self._order[index])]
         feature = self._parse(record).features.feature
-        image = _decode_image(feature["image"].bytes_list.value[0], self._encoding, self._shape)
-        return image, feature["label"].int64_list.value[0]
+        _decode_into(image, feature["image"].bytes_list.value[0], self._encoding)
+        return feature["label"].int64_list.value[0]
 
 
 def _mixed_order(info: Any, split: str) -> np.ndarray | None:
@@ -188,12 +193,15 @@ def _shuffled(size: int, seed: tuple[int, ...]) -> np.ndarray:  # which ORDER na
     return np.argsort(np.random.Philox(np.random.SeedSequence(seed)).random_raw(size), kind="stable")
 
 
-def _decode_image(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
+def _decode_into(image: np.ndarray, data: bytes, encoding: str) -> None:
     if encoding == "jpeg":
-        return simplejpeg.decode_jpeg(data, "RGB" if shape[-1] == 3 else "GRAY").reshape(shape)
+        found = simplejpeg.decode_jpeg(data, "RGB" if image.shape[-1] == 3 else "GRAY", buffer=image)
+        if found.shape[:2] != image.shape[:2]:
+            raise ValueError(f"a JPEG of {found.shape[:2]} pixels")
+        return
     if encoding == "png":  # not by load_image, which silences warnings in a way that threads would undo for one another
         data = Image.open(io.BytesIO(data)).tobytes()
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    image[...] = np.frombuffer(data, np.uint8).reshape(image.shape)
 
 
 class Examples:
@@ -219,16 +227,16 @@ class Examples:
         if self._cached is None:
             images, labels = np.empty((len(indices), *self._shape), np.uint8), np.empty(len(indices), np.int32)
             for place, index in enumerate(indices):
-                images[place], labels[place] = self._read(int(index))
+                labels[place] = self._read(int(index), images[place])
             return {"image": images, "label": labels}
         for index in indices[~self._cached[indices]]:
-            self._images[index], self._labels[index] = self._read(int(index))
+            self._labels[index] = self._read(int(index), self._images[index])
             self._cached[index] = True  # last: another thread may look
         return {"image": self._images[indices], "label": self._labels[indices]}
 
-    def _read(self, index: int) -> tuple[np.ndarray, int]:
+    def _read(self, index: int, image: np.ndarray) -> int:
         try:
-            return self._records[index]
+            return self._records.read_into(index, image)
         except Exception as error:  # array_record, protobuf and image decoders each have their own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self._where}: example {index} can't be read ({reason}); prepare the dataset again") from error

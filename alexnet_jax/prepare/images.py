@@ -176,7 +176,8 @@ def _decode_bytes(data: bytes, side: int | None) -> _Decoded:
             eighths = next((n for n in (1, 2, 4) if side and min(width, height) * n >= 8 * side), 8)
             pixels = _decode_jpeg(data, image.mode, width, height, eighths)
             if pixels is not None:
-                rgb = Image.fromarray(pixels).convert("RGB")
+                stored = Image.fromarray(pixels)
+                rgb = stored if stored.mode == "RGB" else stored.convert("RGB")  # which would copy
                 decoded = _Decoded(rgb, width * eighths / 8, height * eighths / 8, _UPRIGHT.get(_orientation(image)))
                 return decoded if eighths < 8 else _upright(decoded)
         rgb = _to_rgb(image)

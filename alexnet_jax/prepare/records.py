@@ -92,7 +92,8 @@ class Chunk(NamedTuple):
     tally: Tally
 
 
-def _encode_chunk(load: Callable[[Any], tuple[np.ndarray, int]], encoding: str, skip_corrupt: bool, items: Sequence[Any]) -> Chunk:
+def encode_chunk(load: Callable[[Any], tuple[np.ndarray, int]], encoding: str, skip_corrupt: bool, items: Sequence[Any]) -> Chunk:
+    """In a worker: the records of some items."""
     chunk = Chunk(len(items), [], Tally())
     for item in items:
         if isinstance(item, LeftOut):  # by the source
@@ -148,7 +149,7 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
       ImageError: an image could not be decoded, and `skip_corrupt` is false.
       UserError: the dataset exists already and `overwrite` is false; the disk is full or too small; a split has no image.
     """
-    encode = functools.partial(_encode_chunk, raw.load, raw.encoding, skip_corrupt)
+    encode = functools.partial(encode_chunk, raw.load, raw.encoding, skip_corrupt)
     splits = {split: Shuffled(items) if isinstance(items, Sequence) else items for split, items in raw.splits.items()}
     with building(target, overwrite, raw.plan) as folder, worker_map(workers) as map_in_order:
         shards = {split: Shards(folder, target.parent.name, split) for split in splits}

@@ -342,7 +342,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
         (["--gpus", "2"], "--gpus is for --launcher slurm"),
         (["--margin", "0"], "--margin 0 must be positive"),
-        (["--config.ensemble.members=seeds=3"], "the members come from the points"),
+        (["--config.ensemble.members=seeds=3"], "the experiment sets the members itself"),
         (["--config.model.lrn=off", "--factors", "lrn"], "the config has no LRN"),
     ],
 )

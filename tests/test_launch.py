@@ -116,7 +116,7 @@ def test_a_run_that_ended_before_its_steps_goes_on_whatever_its_config_says(prog
     (program,) = programs("finish")
     launch([program])
     assert launch([program], steps=20) == {
-        program.directory: "ended after 10 of 20 steps, as its job, submitted before, was told; the same command goes on"
+        program.directory: "ended after 10 of 20 steps, since its job was submitted with fewer epochs; repeat the command to continue"
     }
     assert starts(program) == 2
 
@@ -207,8 +207,8 @@ def test_what_another_process_trains_is_left_to_it(programs):
             "jax.errors.JaxRuntimeError: ",
         ),
         ("last words\n\n", 3, "last words"),
-        ("", 3, "exit code 3, without a word"),
-        ("step 5", -9, "killed by SIGKILL, as the system does when memory runs out"),
+        ("", 3, "exit code 3, without any output"),
+        ("step 5", -9, "killed by SIGKILL; the system does this when memory runs out"),
         ("step 5", -11, "killed by SIGSEGV"),
     ],
 )
@@ -293,7 +293,7 @@ def test_an_sbatch_option_that_is_none():
 
 def test_without_slurm_there_is_no_slurm(programs, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="there is no Slurm here"):
+    with pytest.raises(UserError, match="this machine has no Slurm"):
         launch(programs("finish"), slurm=Slurm())
 
 

@@ -55,7 +55,7 @@ def test_no_program_has_more_members_than_fit():
     programs = pack(CONFIG, [], points, 2, ROOT, max_members=5)
     assert [program.members for program in programs] == [4, 4, 2]
     assert len({program.directory for program in programs}) == 3
-    with pytest.raises(UserError, match="2 seeds are trained together, at most 1"):
+    with pytest.raises(UserError, match="the 2 seeds of a point train in one program, but --max-members allows only 1"):
         pack(CONFIG, [], points, 2, ROOT, max_members=1)
 
 
@@ -82,13 +82,13 @@ def test_a_point_that_makes_no_sense(settings, message):
 
 
 def test_the_members_are_the_points_alone():
-    with pytest.raises(UserError, match="the members come from the points"):
+    with pytest.raises(UserError, match="the experiment sets the members itself"):
         pack(CONFIG, ["ensemble.members=seeds=9"], POINTS, 1, ROOT)
 
 
 def test_one_setting_under_two_names():
     twice = [Point("a", {"learning_rate": ".01"}), Point("b", {"optimizer.learning_rate": "0.010"})]
-    with pytest.raises(UserError, match="'a' and 'b' are the same setting"):
+    with pytest.raises(UserError, match="'a' and 'b' have the same settings"):
         check_distinct(twice, CONFIG, [])
     check_distinct(POINTS, CONFIG, [])
 

@@ -53,7 +53,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
         if len(record["members"]) > 1 and not (figures / "ensemble.png").exists():
-            raise UserError(f"{directory} has no figure of its ensembles; draw it with: python -m experiments.report {directory}")
+            raise UserError(f"{directory} has no figure of its ensembles; make it with: python -m experiments.report {directory}")
     target = root / KEPT / f"{name}.json"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

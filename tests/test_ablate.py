@@ -83,7 +83,7 @@ def test_levels_that_are_the_same_are_said_to_be_null_and_compared_once():
     config = config_lib.load("configs/digits.py", [f"augment.{name}=0" for name in hyper.AUGMENTATIONS])
     plan = study.resolve("augment", config, GREY)
     assert plan.levels["as configured"] == plan.levels["none"]
-    assert any("'none' and 'as configured' are the same settings here: null by construction" in note for note in plan.notes)
+    assert any("'none' and 'as configured' are the same settings here: there is nothing to compare" in note for note in plan.notes)
 
 
 def test_a_config_without_lrn_or_colours_cannot_answer_for_them():
@@ -210,9 +210,9 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
     assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
     middle, end = report["notes"]
     errors = "25.00 % at 0.005, 15.00 % at 0.02, 5.00 % (1 diverged) at 0.1"
-    assert middle == f"dropout 0.5: at learning rate 0.02, by validation errors of {errors}"
-    assert end.startswith("off: at learning rate 0.005")
-    assert end.endswith("a better one may lie beyond")
+    assert middle == f"dropout 0.5: compared at learning rate 0.02; the validation errors are {errors}"
+    assert end.startswith("off: compared at learning rate 0.005")
+    assert end.endswith("another one may be better")
 
 
 def test_the_figure_shows_every_seed_the_mean_and_the_interval():
@@ -260,8 +260,8 @@ def test_the_results_are_written(first):
     (lrn,) = found["factors"]
     assert [level["level"] for level in lrn["levels"]] == ["0-255 scale", "unit scale", "off"]
     assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
-    assert any(note.startswith("unit scale: NULL BY CONSTRUCTION") for note in lrn["notes"])
-    assert not any("NULL" in note for note in lrn["notes"] if not note.startswith("unit scale"))
+    assert any(note.startswith("unit scale: NO NORMALISATION") for note in lrn["notes"])
+    assert not any("NO NORMALISATION" in note for note in lrn["notes"] if not note.startswith("unit scale"))
     (end,) = history.load(next(first.glob("runs/*/events.jsonl")).parent).of_kind("end")
     assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]

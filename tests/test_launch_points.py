@@ -131,13 +131,13 @@ def test_a_grid_is_a_product_in_its_order():
     [
         ("learning_rate", "is not name=value"),
         ("learning_rate=.1,,.2", "is not name=value"),
-        ("learning_rate=.1; learning_rate=.2", "comes twice; give all its values at once, as learning_rate=.1,.2"),
-        ("learning_rate=.1, lrn=[on,off]", "axes are separated by semicolons"),
-        ("seeds=1,2", "write one count"),
+        ("learning_rate=.1; learning_rate=.2", "is given twice; give all its values at once, as learning_rate=.1,.2"),
+        ("learning_rate=.1, lrn=[on,off]", "separate axes by semicolons"),
+        ("seeds=1,2", "write one number"),
         ("seeds=0", "at least 1"),
         ("seeds=2.5", "whole number"),
         ("learning_rate=.1,.1", "two points are called"),
-        ("; ", "names no axis"),
+        ("; ", "has no axis"),
     ],
 )
 def test_a_grid_that_is_none(text, message):
@@ -172,7 +172,7 @@ def sweep(add):
     ("body", "message"),
     [
         ("def sweep(add):\n    pass", "adds no point"),
-        ("def sweep(add):\n    add(seeds=1); add(seeds=2)", "seeds are 1 and 2; they must be the same"),
+        ("def sweep(add):\n    add(seeds=1); add(seeds=2)", "seeds are 1 and 2; use the same number"),
         ("def sweep(add):\n    add(learning_rate=1 / 0)", "ZeroDivisionError: division by zero"),
         ("def sweep(add)", "SyntaxError"),
         ("def sweep(add):\n    add('a', lrn=True); add('a', lrn=False)", "two points are called 'a'"),

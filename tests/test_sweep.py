@@ -69,15 +69,15 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "tanh                 0.01           tanh                                                 failed: out of memory",
     ]
     assert ranking.headline(ranking.rows(programs)) == (
-        "Lowest validation error, of the 4 of 5 points that have finished, where no network diverged: learning_rate=0.01, "
-        "12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
+        "Lowest validation error among the 4 of 5 points that have finished, not counting points with a diverged network: "
+        "learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
-    assert "the one to choose by" in ranking.caption(programs)
+    assert "Choose a point by its validation error" in ranking.caption(programs)
 
 
 def test_a_test_on_the_validation_split_is_told(programs):
     log(programs[0], [0.1] * 8, [0.1] * 8, split="validation")
-    assert "the test images are the same split, validation" in ranking.caption(programs)
+    assert "Validation and test used the same images here, validation" in ranking.caption(programs)
 
 
 def test_before_anything_has_finished_the_table_says_so(programs):

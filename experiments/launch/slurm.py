@@ -5,8 +5,8 @@
     errors = run_on_slurm(programs, Slurm(partition="gpu"), shown=Progress(weights), parallel=4)
 
 When the time limit of a task is near, or Slurm preempts the task, it saves, goes back into the queue and later continues. So a training may
-take longer than --time. The process that submitted the job waits and shows the progress. Ctrl-C ends this process but not the jobs; the same
-command finds them and waits again.
+take longer than --time. The process that submitted the job waits and shows the progress. Ctrl-C ends this process but not the jobs; if you
+repeat the command, it finds them and waits again.
 """
 
 import json

@@ -57,7 +57,7 @@ def table1(setting: Setting) -> list[str] | None:
     validation = published.ENSEMBLES[1]
     comparable = (
         "only the gain of ten views is comparable. The errors are comparable only on ImageNet: for the validation images of ILSVRC-2012 "
-        f"the paper reports {validation.top1} / {validation.top5} % (its table 2); the published numbers above are for the test images of 2010"
+        f"the paper reports {validation.top1} / {validation.top5} % (its table 2); the published numbers above are for 2010's test images"
     )
     return [
         *aligned(rows, gap=3).splitlines(),
@@ -181,14 +181,12 @@ def _about_views(setting: Setting) -> list[str]:
     if not config.augment.flip:
         return ["views: the centre crop only; half of the ten are mirror images, which this network has never seen (augment.flip=0)"]
     if min(setting.dataset.image_shape[:2]) == config.model.input_size:
-        return [
-            "views: the stored images aren't larger than the input, so the ten views are the image and its mirror image, five times each"
-        ]
+        return ["views: the stored images are as large as the input, so the ten are the image and its mirror image, five times each"]
     return []
 
 
 def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
-    """The result of `alexnet_jax.evaluate` for the baseline; stored with the run. It runs in its own process, which may use accelerators."""
+    """The result of `alexnet_jax.evaluate` for the baseline; stored with the run. It runs in its own process, on the accelerators."""
     directory, split = setting.baseline.directory, setting.loaded.data.test_split
     path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -6,8 +6,8 @@ The digits are 1,797 real images of 8x8 pixels, enlarged to 28x28.
 
 Arguments: members=N networks that differ in their seed; lrn=off.
 
-Expected: two minutes on two CPU cores. One run on an AMD EPYC with 2 cores took 88 s. Its members have a test error of 1.03 % (the mean of 7
-seeds, with a standard deviation of 0.45 points). Their ensemble is wrong on one of the 360 test images. Without LRN, use a tenth of this
+Expected: two minutes on two CPU cores. One run on an AMD EPYC with 2 cores took 88 s. Its members have a test error of 1.03 % (the mean of
+7 seeds, with a standard deviation of 0.45 points). Their ensemble is wrong on one of the 360 test images. Without LRN, use a tenth of this
 learning rate.
 """
 

@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.test_split = "test"
     config.data.threads = 2
 
-    # In so few epochs a narrow network underfits: its training error with dropout is 7 % at the end. So it gains only from mirror images and
-    # from shifts of one pixel. With shifts of up to three pixels and batches of 128, the validation error was one point higher.
+    # In so few epochs a narrow network underfits: its training error with dropout is 7 % at the end. So it gains only from mirror images
+    # and from shifts of one pixel. With shifts of up to three pixels and batches of 128, the validation error was one point higher.
     config.augment.rotation = 0.0
     config.augment.shift = 0.05
     config.augment.colour = 0.0  # the images are grey

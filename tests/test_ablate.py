@@ -300,7 +300,7 @@ def test_the_ensemble_of_a_run(first, tmp_path):
     assert ensemble["difference"]["pairs"] == 360
     ablation = {"command": "", "protocol": {}, "margin": 0.5, "skipped": [], "factors": found}
     assert {path.name for path in ablation_files.write(ablation, tmp_path)} >= {"ablation.md", "ensemble.png", "ensemble.svg"}
-    assert "All 6 networks against one" in ablation_files.text(ablation)
+    assert "The ensemble of all 6 networks compared with one network" in ablation_files.text(ablation)
 
 
 def test_another_config_needs_another_directory(first, arguments):
@@ -313,7 +313,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_
     shown = capsys.readouterr().out
     assert "6 points x 2 seeds = 12 members in 1 program" in shown
     assert "unit scale (lrn_alpha=2.04082e-08)" in shown
-    assert "at the learning rates 0.005, .02" in shown
+    assert "at each of the learning rates 0.005, .02" in shown
     assert not (tmp_path / "dry").exists()
 
 
@@ -363,4 +363,7 @@ def test_warnings_say_whom_and_when(tmp_path):
         "\n".join([*lines, json.dumps({"event": "warning", "step": 60, "message": "of no member"})]) + "\n"
     )
     result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), tmp_path, members=[4, 5, 6])
-    assert study._warnings(result) == ["warned of seed 0 at step 20, 1 at step 20, 2 at step 40: slow", "warned of seed 0 at step 30: odd"]
+    assert study._warnings(result) == [
+        "the run warned about seed 0 at step 20, 1 at step 20, 2 at step 40: slow",
+        "the run warned about seed 0 at step 30: odd",
+    ]

@@ -90,7 +90,7 @@ def run_record(workdir: Path) -> dict[str, Any]:
 
 
 def render(root: Path = Path()) -> list[Path]:
-    """Write every block of the pages anew; returns the pages that have changed.
+    """Write every block of the pages again; returns the pages that have changed.
 
     Raises:
       UserError: a page shows a result that has no file in docs/results.

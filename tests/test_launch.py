@@ -145,7 +145,7 @@ def test_ctrl_c_lets_all_save_and_stop_and_starts_no_more(programs, capsys):
     ready.join()
     assert [status(program.directory).state for program in made] == ["interrupted", "interrupted", "waiting"]
     assert all(history.load(program.directory).events[-1]["reason"] == "stopped" for program in made[:2])
-    assert "2 running save and stop" in capsys.readouterr().err
+    assert "stopping; running programs that save now: 2" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_by_itself_did_not_fail(programs):

@@ -70,7 +70,7 @@ def _stop_all(tasks: Iterable[Task], shown: Progress) -> None:
     for task in told:
         task.stop(signal.SIGTERM)
     if told:
-        shown.say(f"stopping: {len(told)} running programs save and stop; press Ctrl-C again to end them without waiting")
+        shown.say(f"stopping; running programs that save now: {len(told)}; press Ctrl-C again to end them without waiting")
 
 
 def _end(task: Task) -> None:

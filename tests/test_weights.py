@@ -23,8 +23,8 @@ from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.prepare.images import load_image, resize_and_crop
-from alexnet_jax.report import write_report
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
 from alexnet_jax.train.loop import train
 from alexnet_jax.weights import formats, torch_layout

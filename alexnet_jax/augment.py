@@ -1,8 +1,12 @@
-"""Augmentation and evaluation views, on the device, one example at a time: (key, image, strengths) -> image.
+"""Augmentation and evaluation views, on the device, one example at a time: (key, image, strengths) -> view.
 
-An example's draws come from its key alone. Every strength is traced, and 0 is exactly the identity, so an ablation of an augmentation is
-a number. Images come as uint8 and leave as float32 with the dataset's mean subtracted, still on the 0-255 scale that LRN's constants
-were made for.
+The train step (train/step.py) calls `augment`, the forward pass (model/forward.py) the two evaluation views, each under a `vmap`:
+
+    view = augment(key, image, hyper, stats, size=227)
+
+An example's draws depend only on its key. Every strength is traced, and strength 0 is exactly the identity: to ablate an augmentation is to
+change a number. Images are uint8; views are float32 with the dataset's mean subtracted, still on the 0-255 scale that LRN's constants are
+made for.
 """
 
 import jax
@@ -48,7 +52,7 @@ def _warp(key, image, hyper, size):
     margin_y, margin_x = image.shape[0] - size, image.shape[1] - size
 
     def offset(margin, draw):
-        # A whole number in the middle `span` of the margin, all of it at strength 1: 0 .. margin, equally likely.
+        # A whole number in the middle part of the margin, `span` long; at strength 1 all of 0 .. margin, equally likely.
         span = jnp.floor(hyper.crop * margin + 0.5)
         return jnp.floor((margin - span) / 2) + jnp.minimum(jnp.floor(draw * (span + 1)), span)
 
@@ -68,8 +72,8 @@ def _warp(key, image, hyper, size):
     grid = jnp.arange(size, dtype=jnp.float32) - centre
     y, x = jnp.meshgrid(grid, grid, indexing="ij")
     pixels = jnp.stack([y, x, jnp.ones_like(x)]).reshape(3, -1)
-    # Full precision, on any device: whole numbers stay whole. A product, because plain sums are computed anew for the gather's places and
-    # for its weights, and not always to the same last bit.
+    # Full precision on any device keeps whole numbers whole. A matrix product, because XLA computes plain sums twice, for the gather's
+    # indices and for its weights, and the two may differ in the last bit.
     rows, columns = jnp.matmul(to_image, pixels, precision=lax.Precision.HIGHEST).reshape(2, size, size)
     return _bilinear(image, rows, columns)
 
@@ -92,10 +96,10 @@ def _bilinear(image, rows, columns):
 
 
 def _squares(image):
-    """Each pixel with its right, lower and lower right neighbours as the bytes of one integer, (height * width, channels).
+    """Each pixel with its right, lower and lower right neighbours as the four bytes of one integer, (height * width, channels).
 
-    So a sample takes one gather instead of four: they are what resampling costs. Beyond the border stand the border's pixels; their
-    weight is 0.
+    So a sample takes one gather instead of four; gathers are most of the cost of resampling. Beyond the border the border's pixels are
+    repeated; their weight is 0.
     """
     pixels = jnp.asarray(image).astype(jnp.int32)
     pairs = pixels | jnp.concatenate([pixels[:, 1:], pixels[:, -1:]], axis=1) << 8

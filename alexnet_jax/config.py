@@ -6,7 +6,6 @@ python -m alexnet_jax.config configs/digits.py configs/imagenet.py    what diffe
 
 import argparse
 import ast
-import difflib
 import importlib.util
 import json
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
 
 SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "eval")  # in the order of the pipeline
 Value = bool | int | float | str | tuple
@@ -57,9 +56,8 @@ def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) 
         overrides.append(word.removeprefix("--config."))
     args, unknown = parser.parse_known_args(others)
     if unknown:
-        options = [option for action in parser._actions for option in action.option_strings]
-        near = _did_you_mean(unknown[0].split("=")[0], options)
-        raise UserError(f"unknown argument {unknown[0]!r}{near or '; fields are changed with --config.SECTION.FIELD=VALUE'}")
+        options = [option for action in parser._actions for option in action.option_strings] + ["--config.SECTION.FIELD=VALUE"]
+        raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], options)}")
     args.overrides = overrides
     return args
 
@@ -72,8 +70,8 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     """
     path, _, arg = spec.partition(":")
     if not Path(path).is_file():
-        near = difflib.get_close_matches(path, [str(p) for p in Path("configs").glob("*.py")], 1)
-        raise UserError(f"no config file {path}{f'; did you mean {near[0]}?' if near else ''}")
+        files = sorted(str(file) for file in Path("configs").glob("[!_]*.py"))
+        raise UserError(f"no config file {path}{did_you_mean(path, files)}")
     module_spec = importlib.util.spec_from_file_location("config_file", path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -104,7 +102,7 @@ def parse_arg(arg: str, **defaults: Value) -> SimpleNamespace:
     for item in filter(None, arg.split(",")):
         name, equals, text = item.partition("=")
         if name not in values:
-            raise UserError(f"config argument {name!r} is not known{_did_you_mean(name, values)}; known: {', '.join(values) or 'none'}")
+            raise UserError(f"config argument {name!r} is not known{did_you_mean(name, values)}")
         if not equals and isinstance(values[name], bool):
             text = "on"
         values[name] = convert(text, defaults[name], f"config argument {name}")
@@ -159,15 +157,9 @@ def differences(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Value 
 def _set(config: ConfigDict, name: str, text: str) -> None:
     known = flat(config)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1) or [k for k in known if k.split(".")[1] == name.split(".")[-1]]
-        raise UserError(f"unknown config field {name}{f'; did you mean {near[0]}?' if near else ''}")
+        raise UserError(f"unknown config field {name}{did_you_mean(name, known)}")
     section, field = name.split(".")
     config[section][field] = convert(text, known[name], f"--config.{name}")
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError, run_cli
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train.inbox import CONTROL, POLL, is_running
 
 PATIENCE = 30  # seconds that the command line waits for a running run's answer
@@ -30,23 +30,19 @@ PATIENCE = 30  # seconds that the command line waits for a running run's answer
 
 def status(workdir: Path) -> str:
     """Where a run stands, a line for each member."""
-    events = read_events(workdir)
-    start = next((event for event in reversed(events) if event["event"] == "start"), None)
-    if start is None:
+    past = history.load(workdir)
+    start, step = past.start, past.step
+    if not start:
         raise UserError(f"{workdir} has not begun to train")
-    step = events[-1]["step"]
-    trained = next((event for event in reversed(events) if event["event"] == "train"), None)
-    evaluated = next((event for event in reversed(events) if event["event"] == "eval"), None)
-    drops = [sum(event["event"] == "drop" and event["member"] == member for event in events) for member in range(start["members"])]
     state = "running" if is_running(workdir) else "not running"
     lines = [f"{workdir}: {state}, step {step:,} of {start['steps']:,}, epoch {step / start['steps_per_epoch']:.2f}"]
     for member, name in enumerate(start["member_names"]):
         parts = [f"{member}  {name}"]
-        if trained:
-            parts.append(f"learning rate {_rate_of(events, member, trained):.3g}")
-        parts.append(f"{drops[member]} drops")
-        if evaluated:
-            parts.append(f"{evaluated['split']} error {evaluated['top1_error'][member]:.2%}")
+        if past.learning_rates:
+            parts.append(f"learning rate {past.learning_rates[member]:.3g}")
+        parts.append(f"{past.drop_counts[member]} drops")
+        if past.evals:
+            parts.append(f"{past.evals[-1]['split']} error {past.evals[-1]['top1_error'][member]:.2%}")
         lines.append("  ".join(parts))
     return "\n".join(lines)
 
@@ -76,10 +72,10 @@ def answer(workdir: Path, record: dict[str, Any]) -> str:
     """Wait for the run's answer to a command and tell it."""
     if not is_running(workdir):
         return f"{workdir} isn't running; it takes this up when it goes on"
-    until = time.monotonic() + PATIENCE
+    until, log = time.monotonic() + PATIENCE, history.Follower(workdir)
     while time.monotonic() < until:
-        for event in reversed(read_events(workdir)):
-            if event["event"] == "control" and event.get("id") == record["id"]:
+        for event in log.read().controls:
+            if event.get("id") == record["id"]:
                 return f"step {event['step']:,}: {event['outcome']}"
         time.sleep(POLL)
     return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it takes this up at its next step"
@@ -91,8 +87,7 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: no such run or member, or a value that makes no sense.
     """
-    events = read_events(workdir)
-    members = next((event["members"] for event in reversed(events) if event["event"] == "start"), 0)
+    members = history.load(workdir).start.get("members", 0)
     fields: dict[str, Any] = {}
     if getattr(args, "member", None) is not None:
         if not 0 <= args.member < members:
@@ -120,12 +115,6 @@ def _assignment(text: str) -> dict[str, Any]:
         raise UserError(f"{text}: {value!r} is not a number") from None
     hyper.check_range(name, number)
     return {"name": name, "value": number}
-
-
-def _rate_of(events: list[dict], member: int, trained: dict) -> float:
-    """A member's rate: the last one logged by a training event or by a drop after it."""
-    later = [event for event in events if event["event"] == "drop" and event["member"] == member and event["step"] >= trained["step"]]
-    return later[-1]["learning_rate"] if later else trained["learning_rate"][member]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,7 @@
-"""What XLA's CPU backend has to be told to be fast; other devices don't see any of it."""
+"""Settings that make XLA's CPU backend fast. Other devices see none of them.
+
+`parallel.start` calls `prepare` before the first computation; state.py and model/dense.py use the others.
+"""
 
 import importlib.util
 import os
@@ -10,8 +13,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 # XLA's default puts convolutions into YNNPACK, where they are slower than in Eigen: compare with this flag at INDIVIDUAL_CONVOLUTION.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
-# XLA takes a program's memory anew for every step: with huge pages that costs hardly any page faults. glibc (2.35 and later) reads this
-# when a process starts, so it's for whoever starts one.
+# XLA allocates a program's memory anew at every step; with huge pages that costs hardly any page faults. glibc (2.35 and later) reads this
+# when a process starts, so the one who starts the process has to set it.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

@@ -111,6 +111,8 @@ def stats_from_json(fields: dict[str, Any]) -> PixelStats:
 class Records:
     """A split at random: index -> (image uint8 (H, W, C), label). The image may be read-only.
 
+    Decoded here and not by TFDS, which takes three times as long for a small record and wants OpenCV for a large one.
+
     Threads may read at once: array_record's reader is thread-compatible, which means its const methods, and reading by index is one; each
     decoding has a state of its own.
     """

@@ -1,14 +1,67 @@
-"""Mistakes of the user, and Ctrl-C: reported in one line, without a traceback."""
+"""Mistakes of the user, and Ctrl-C: reported in one line, without a traceback.
+
+Every command ends with it:
+
+    if __name__ == "__main__":
+        run_cli(main)
+"""
 
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+LISTED = 20  # an error lists so many known names at most, and says that there are more
+FEW = 8  # names that it lists even where one of them is near: the near one may not be what was meant
 
 
 class UserError(Exception):
     """Bad input. The message says what was found, where, and what to do."""
+
+
+def require_installed() -> None:
+    """Exit with one line where this Python lacks the project or a package that it needs, as the system's own does in a checkout."""
+    needed = name = "alexnet_jax"
+    try:
+        for requirement in metadata.requires(name) or ():
+            if "extra ==" not in requirement:
+                needed = re.split(r"[^\w.-]", requirement)[0]
+                metadata.distribution(needed)
+    except metadata.PackageNotFoundError:
+        root = Path(__file__).resolve().parent.parent
+        sys.exit(
+            f"error: {needed}{'' if needed == name else f', which {name} needs,'} is not installed in {sys.executable}; "
+            f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that"
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known name nearest to it, and the known names where they are few or none is near.
+
+    Whatever reads a name that a person wrote calls it:
+
+        raise UserError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)}")
+        # unknown factor 'lnr'; did you mean lrn? Known: lrn, augment, dropout
+        # unknown factor 'size'; known: lrn, augment, dropout
+
+    A config field is near to the field of the same name in another section, and to its name alone.
+    """
+    import difflib  # not before: a command that is typed right needs none of it
+
+    names = list(known)
+    section, _, field = name.rpartition(".")
+    same_field = [other for other in names if re.fullmatch(rf"\w+\.{re.escape(field)}", other)]
+    near = difflib.get_close_matches(name, same_field if section else same_field[:1], 1, cutoff=0) or difflib.get_close_matches(
+        name, names, 1
+    )
+    listed = ", ".join(names[:LISTED] + ["..."] * (len(names) > LISTED)) or "none"
+    if near:
+        return f"; did you mean {near[0]}?" + f" Known: {listed}" * (len(names) <= FEW)
+    return f"; known: {listed}"
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
-from alexnet_jax.runlog import plain
+from alexnet_jax.tables import aligned
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -24,7 +25,11 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
-    """All members' predictions of one run on a split of its dataset, and the protocol."""
+    """All members' predictions of one run on a split of its dataset, and the protocol.
+
+    The protocol says how they were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels from images
+    of `stored_size` pixels, `averaging` of members and views.
+    """
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
@@ -48,19 +53,26 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
     log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(
-        turns.predictor(log_probs, in_turn, turns.place(loaded.networks.params, in_turn), turns.place(loaded.networks.hyper, in_turn)),
+        turns.predictor(log_probs, in_turn, turns.place(loaded.state.params, in_turn), turns.place(loaded.state.hyper, in_turn)),
         data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads),
         len(source),
         loaded.network.member_names,
     )
-    size = loaded.network.model.arch.input_size
-    crop = "ten crops (corners, centre, mirrored)" if ten_crop else "centre crop"
     return predictions, {
         "dataset": dataset.name,
         "split": split,
-        "views": f"{crop} of {size} from {dataset.image_shape[0]} pixels",
+        "step": int(loaded.state.step),
+        "views": views,
+        "input_size": loaded.network.model.arch.input_size,
+        "stored_size": dataset.image_shape[0],
         "averaging": "softmax",
     }
+
+
+def views_in_words(protocol: dict[str, Any]) -> str:
+    """`centre crop of 227 from 256 pixels`, of a protocol of `predict_run`."""
+    crop = "centre crop" if protocol["views"] == 1 else "ten crops (corners, centre, mirrored)"
+    return f"{crop} of {protocol['input_size']} from {protocol['stored_size']} pixels"
 
 
 def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
@@ -79,16 +91,15 @@ def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
 
 def table(result: dict[str, Any]) -> str:
     """The summary for a terminal; errors in percent."""
-    width = max(map(len, [*result["members"], "mean +- std"]))
-    lines = [f"{'':{width}}  {'top-1':>7}  {'top-5':>7}  {'NLL':>6}  {'ECE':>6}"]
-    columns = [result[name] for name in ("top1_error", "top5_error", "nll", "ece")]
-    rows = [*zip(result["members"], *columns, strict=True)]
+    columns = ("top1_error", "top5_error", "nll", "ece")
+    rows = [*zip(result["members"], *(result[name] for name in columns), strict=True)]
     if len(rows) > 1:
-        rows.append(("ensemble", *(result[f"ensemble_{name}"] for name in ("top1_error", "top5_error", "nll", "ece"))))
-    lines += [f"{name:{width}}  {100 * a:6.2f}%  {100 * b:6.2f}%  {c:6.4f}  {d:6.4f}" for name, a, b, c, d in rows]
+        rows.append(("ensemble", *(result[f"ensemble_{name}"] for name in columns)))
+    cells = [(name, f"{top1:.2%}", f"{top5:.2%}", f"{nll:.4f}", f"{ece:.4f}") for name, top1, top5, nll, ece in rows]
+    lines = [aligned([("", "top-1", "top-5", "NLL", "ECE"), *cells], "<>")]
     if len(result["members"]) > 1:
         lines += [
-            f"{'mean +- std':{width}}  {100 * result['mean_top1_error']:6.2f}% +- {100 * result['std_top1_error']:.2f}",
+            f"mean +- std of the members' top-1 errors: {result['mean_top1_error']:.2%} +- {100 * result['std_top1_error']:.2f}",
             f"relative cut of the error by the ensemble: {result['relative_cut']:.1%}; members disagree on {result['disagreement']:.1%}",
             "ensemble of K: " + "  ".join(f"{row['members']}: {100 * row['top1_error']:.2f}%" for row in result["curve"]),
         ]
@@ -114,11 +125,12 @@ def main(argv: list[str] | None = None) -> None:
     parts = [(workdir, *predict_run(workdir, args.split, args.ten_crop, args.batch_size)) for workdir in args.run]
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]
-    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {protocol['views']}")
+    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
     print(table(result))
     path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
     try:
-        path.write_text(json.dumps(plain({"runs": list(map(str, args.run)), "protocol": protocol, **result}), indent=2) + "\n")
+        made_of = {"runs": list(map(str, args.run)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+        path.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     print(f"written to {path}")

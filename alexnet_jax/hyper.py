@@ -5,7 +5,6 @@ so that a change of a rate, a strength or a constant never recompiles anything.
 """
 
 import ast
-import difflib
 import itertools
 import re
 from typing import Any
@@ -14,7 +13,7 @@ import flax.struct
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 
 
 @flax.struct.dataclass
@@ -118,9 +117,7 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
     name, equals, text = (part.strip() for part in item.partition("="))
     known = [*FIELDS, *SWITCHES, "seeds"]
     if not equals or name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise UserError(f"ensemble.members: {item.strip()!r} is not name=value with a known name; {hint}")
+        raise UserError(f"ensemble.members: {item.strip()!r} is not name=value with a known name{did_you_mean(name, known)}")
     words = [word.strip() for word in text.strip("[]").split(",")]
     if name in SWITCHES:
         for word in words:
@@ -161,8 +158,7 @@ def check_settable(field: str) -> None:
     """
     settable = [known for known in FIELDS if known != "seed"]
     if field not in settable:
-        near = difflib.get_close_matches(field, settable, 1)
-        raise UserError(f"can't set {field!r}{f'; did you mean {near[0]}?' if near else ''} Can be set: {', '.join(settable)}")
+        raise UserError(f"can't set {field!r}{did_you_mean(field, settable)}")
 
 
 def check_range(field: str, value: float) -> None:

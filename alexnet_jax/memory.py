@@ -1,4 +1,9 @@
-"""What a run takes of each device's memory, said before the first step, and how many members fit into one program."""
+"""How much memory a run needs on each device, and how many members fit into one program. Said before the first step.
+
+The loop (train/loop.py) checks the state before anything is compiled, and the whole program before its first step:
+
+    memory.check(memory.of_state(state, turns), parallel.memory())
+"""
 
 from typing import Any, NamedTuple
 
@@ -37,12 +42,12 @@ class Needs(NamedTuple):
 
 
 def of_state(state: TrainState, turns: Turns) -> Needs:
-    """What the state takes, real or abstract, before anything is compiled."""
+    """What the state needs, real or abstract, before anything is compiled."""
     return Needs(turns, _bytes(state.params), _bytes(state.opt_state), 0)
 
 
 def of_program(parts: list[TrainState], turns: Turns, compiled: Any) -> Needs:
-    """What a compiled train step takes beside all parts. `compiled` is JAX's, whose `memory_analysis` knows the program's buffers."""
+    """What all parts and a compiled train step need. `compiled` is JAX's; its `memory_analysis` knows the program's buffers."""
     needs = Needs(turns, sum(_bytes(part.params) for part in parts), sum(_bytes(part.opt_state) for part in parts), 0)
     plan = compiled.memory_analysis()
     if plan is None:  # a backend that doesn't tell

@@ -23,11 +23,7 @@ def is_error(scores: Any, labels: Any, k: int) -> Any:
 
 
 SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
-
-
 FEW_SUBSETS, WORK = 10, 10**11  # fewer where the curve would take more than so many additions: some minutes
-
-
 BINS = 15  # of the calibration error
 
 
@@ -144,16 +140,32 @@ def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
-    """Expected calibration error: |accuracy - confidence|, averaged over `BINS` equal bins of confidence, weighted by their counts.
+    """Expected calibration error of log-probabilities (N, classes); NaN for a network that says NaN."""
+    return reliability(np.exp(log_probs.max(1)), log_probs.argmax(1) == labels).ece
 
-    NaN for a network that says NaN.
-    """
-    if np.isnan(log_probs).any():
-        return float("nan")
-    confidence, correct = np.exp(log_probs.max(1)), log_probs.argmax(1) == labels
+
+class Reliability(NamedTuple):
+    """A network's answers in `BINS` equal bins of confidence, of which only those that hold any are listed (B,)."""
+
+    confidence: np.ndarray  # the mean in each bin
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: |accuracy - confidence|, weighted by the counts; NaN without bins."""
+        return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.counts)) if len(self.counts) else float("nan")
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
+    """How often answers are right, by how confident they are (N,); no bins for a network that says NaN."""
+    if np.isnan(confidence).any():
+        return Reliability(np.zeros(0), np.zeros(0), np.zeros(0))
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(correct[bins == b].mean() - confidence[bins == b].mean()) * np.mean(bins == b) for b in np.unique(bins)]
-    return float(np.sum(gaps))
+    count = np.bincount(bins, minlength=BINS)
+    held = count > 0
+    means = [np.bincount(bins, values, minlength=BINS)[held] / count[held] for values in (confidence, correct)]
+    return Reliability(means[0], means[1], count[held])
 
 
 def average(log_probs: np.ndarray) -> np.ndarray:

@@ -3,7 +3,11 @@
     paper    v <- m v - lr (g + wd w) ;  w <- w + v        (section 5 of the AlexNet paper)
     torch    b <- m b + (g + wd w) ;     w <- w - lr b     (torch.optim.SGD, optax.sgd)
 
-They are one and the same while the learning rate is constant. When it drops tenfold, the paper's velocity keeps the old scale and decays
+`network.build` chooses the rule of a config; the train step makes the chain anew in every trace, with traced numbers:
+
+    optimizer = make_optimizer(learning_rate=0.01, momentum=0.9, weight_decay=5e-4, rule="paper")
+
+The two rules are the same while the learning rate is constant. When it drops tenfold, the paper's velocity keeps the old scale and decays
 over the next 1 / (1 - m) steps, while PyTorch's velocity shrinks tenfold at once: under the paper's rule the first ten steps or so after
 a drop are still large ones.
 
@@ -21,7 +25,7 @@ BIASES = ("same", "caffe")
 def make_optimizer(
     learning_rate, momentum, weight_decay, *, rule: str = "paper", bias: str = "same", lars: float = 0.0
 ) -> optax.GradientTransformation:
-    """The chain for one member. The three numbers may be traced: the state doesn't depend on them, so a new rate is just a new number.
+    """The chain for one member. The three numbers may be traced: the state doesn't depend on them, so a new rate costs nothing.
 
     `bias="caffe"`: biases learn at twice the rate and don't decay, as in Caffe's models and the 2012 code. `lars` is its trust
     coefficient; 0 leaves it out.

@@ -25,9 +25,9 @@ from alexnet_jax import cpu
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
-# Members of one program, where a config leaves that open. On CPUs programs of 7, of 8 in turn and of 32 run alike, but to compile one takes
-# the longer the more it has (docs/performance.md), and its activations the more memory; small networks want some at once, since an
-# operation's start costs time too.
+# Members of one program where a config doesn't say. On CPUs, programs of 7, of 8 in turn and of 32 are equally fast, but a larger one takes
+# longer to compile and more memory for activations (docs/performance.md). Small networks need some at once, since starting an operation
+# costs time too.
 MEMBERS_PER_PROGRAM = 8
 
 
@@ -122,7 +122,7 @@ def gather(log_probs: jax.Array) -> np.ndarray:
 
 
 def memory() -> int:
-    """Bytes that this process's programs can use on each of its devices; for a share of the host's memory, what is free of it now."""
+    """Bytes that this process's programs can use on each of its devices. On CPUs: its share of the host's memory that is free now."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
     return min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
@@ -148,8 +148,9 @@ def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Pat
 
 
 def wait_on_virtual_devices(results: Any) -> Any:
-    """The results, ready where one CPU stands for several devices, as in the tests: its threads are too few for two programs at once.
+    """The results; where one CPU stands for several devices, as in the tests, wait until they are ready.
 
-    Each device's share of a sum over devices holds a thread until all have come; those of two programs can wait for each other for ever.
+    There each device's share of a sum over devices holds a thread until all shares have come. Two programs at once would need more threads
+    than there are, and could wait for each other for ever.
     """
     return jax.block_until_ready(results) if jax.default_backend() == "cpu" and jax.local_device_count() > 1 else results

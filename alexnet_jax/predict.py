@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.history import plain
 from alexnet_jax.prepare.images import load_image, resize_and_crop
 from alexnet_jax.prepare.sources import EXTENSIONS
+from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
-from alexnet_jax.runlog import plain, writing
+from alexnet_jax.runlog import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +62,7 @@ class Predictor:
 
         loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
         model, self.members = loaded.network.model, loaded.network.member_names
-        params, hyper = loaded.networks.params, loaded.networks.hyper
+        params, hyper = loaded.state.params, loaded.state.hyper
         if member is not None:
             m = _find_member(member, self.members, workdir)
             self.members = self.members[m : m + 1]
@@ -72,8 +74,11 @@ class Predictor:
         self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
         self.protocol = {
             "run": str(workdir),
-            "networks": self.members[0] if len(self.members) == 1 else f"ensemble of {len(self.members)}",
-            "views": f"{'ten crops' if ten_crop else 'centre crop'} of {model.arch.input_size} from {self.size} pixels",
+            "step": int(loaded.state.step),
+            "members": self.members,
+            "views": 10 if ten_crop else 1,
+            "input_size": model.arch.input_size,
+            "stored_size": self.size,
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
@@ -198,29 +203,31 @@ def main(argv: list[str] | None = None) -> int:
     _check_outputs(json_file, args.figure)
     files = find_images(args.images)
 
-    from tqdm import tqdm
-
     from alexnet_jax import parallel
 
     parallel.start()
     predictor = Predictor(args.run, len(files), args.member, args.ten_crop, args.batch_size)
-    bar = tqdm(total=len(files), unit=" images", disable=not sys.stderr.isatty() or len(files) <= FEW_BATCHES * predictor.batch_size)
+    bar, many = ImageBar(len(files)), len(files) > FEW_BATCHES * predictor.batch_size
 
     def say(message: str) -> None:
-        tqdm.write(printable(message), file=sys.stderr)
+        bar.say(printable(message))
+
+    def advance() -> None:
+        if many:
+            bar.add(1)
 
     def skip(error: UserError) -> None:
         say(f"skipped: {error}")
-        bar.update()
+        advance()
 
     answers, drawn = [], list[Prediction]()
     with bar:
         for prediction in predictor.predict(files, args.top, skip):
             if args.json != STDOUT:
-                tqdm.write(text(prediction))
+                bar.say(text(prediction), sys.stdout)
             answers.append({"file": str(prediction.file), "top": prediction.top, "protocol": predictor.protocol})
             drawn += [prediction] if args.figure and len(drawn) < PICTURES else []
-            bar.update()
+            advance()
     if predictor.diverged:
         say(f"without a say, having diverged in training: {', '.join(sorted(predictor.diverged))}")
     content = json.dumps(plain(answers), indent=2)

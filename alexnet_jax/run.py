@@ -1,7 +1,7 @@
 """A run directory: its config.json, and the network and state that come back from it.
 
 config.json         the resolved config, the dataset and the order of its images, versions, devices, command
-events.jsonl        one JSON object a line (runlog.py)
+events.jsonl        one JSON object a line (runlog.py writes it, history.py reads it)
 checkpoints/        orbax (checkpoint.py)
 predictions-test.npz    what the finished networks answer on the test split (metrics.answers)
 tensorboard/  figures/  report.html
@@ -20,14 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import parallel
+from alexnet_jax import history, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.alexnet import contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
-from alexnet_jax.runlog import EVENTS, command, writing
+from alexnet_jax.runlog import command, writing
 from alexnet_jax.state import Networks, TrainState
 
 CONFIG = "config.json"
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     stats: PixelStats
     network: Network
-    networks: Networks  # at the newest checkpoint, numpy leaves
+    state: Networks  # at the newest checkpoint, numpy leaves
 
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -149,7 +149,7 @@ def load(workdir: str | Path) -> Run:
         version = record["versions"]["alexnet_jax"]
         raise UserError(f"{workdir} was made by another version of this project ({version}), whose configs differ: {error}") from None
     restored = None
-    if has_checkpoint(workdir):
+    if history.has_checkpoint(workdir):
         with Checkpoints(workdir) as checkpoints:
             restored = checkpoints.restore({"networks": network.abstract_networks()})
     if restored is None:
@@ -157,8 +157,8 @@ def load(workdir: str | Path) -> Run:
     return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0]["networks"])
 
 
-def save_predictions(workdir: Path, answers: dict[str, np.ndarray]) -> None:
-    """Write what the finished networks answer on the test split.
+def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:
+    """Write what the finished networks answer on the test split, and the step at which they finished.
 
     Raises:
       UserError: the disk refuses.
@@ -167,40 +167,28 @@ def save_predictions(workdir: Path, answers: dict[str, np.ndarray]) -> None:
     temporary = path.with_suffix(".tmp")
     with writing(path):
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **answers)  # type: ignore[arg-type]
+            np.savez_compressed(file, step=step, **answers)  # type: ignore[arg-type]
         os.replace(temporary, path)
 
 
 def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
-    """What `save_predictions` wrote.
+    """The answers that `save_predictions` wrote.
 
     Raises:
-      UserError: the run hasn't finished, or the file is damaged.
+      UserError: the run hasn't finished, it went on since, or the file is damaged.
     """
     path = Path(workdir) / PREDICTIONS
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
+            answers = dict(arrays)
+            step = int(answers.pop("step"))
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error})") from None
-
-
-def is_imported(workdir: Path) -> bool:
-    """Whether a run directory was made from weights by alexnet_jax.weights and never trained in: it has a checkpoint and no log."""
-    return has_checkpoint(workdir) and not (workdir / EVENTS).exists()
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run has saved something, to go on from."""
-    return saved_step(workdir) >= 0
-
-
-def saved_step(workdir: Path) -> int:
-    """The step of a run's newest checkpoint, -1 where there is none."""
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return max((int(name) for name in names if name.isdecimal()), default=-1)  # others are saves that a kill tore
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); the command that trained the run writes it anew") from None
+    if step != (last := history.load(workdir).step):
+        raise UserError(f"{path} is of step {step:,}, the run is at step {last:,}: it went on and hasn't finished; train it to its end")
+    return answers
 
 
 def unnamed(classes: int) -> tuple[str, ...]:
@@ -227,9 +215,9 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
       UserError: not a run, one with another number of members, or a network whose tensors have other shapes; a directory of imported
         weights, which have no optimiser's state.
     """
-    if is_imported(workdir):
+    if history.is_imported(workdir):
         raise UserError(f"{workdir} holds imported weights; train them in another --workdir, with --config.train.init_from={workdir}")
-    if has_checkpoint(workdir):
+    if history.has_checkpoint(workdir):
         return network.abstract_state(), []
     # On the host, so that a device holds the state once where members train in turn, in parts of their own.
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
@@ -239,7 +227,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
-    params = dict(loaded.networks.params)
+    params = dict(loaded.state.params)
     if not same_classes(loaded.classes, classes):
         params["fc8"] = state.params["fc8"]
         notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")

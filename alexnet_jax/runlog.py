@@ -1,9 +1,11 @@
-"""The run's log: events.jsonl for every reader, TensorBoard beside it, and what the console shows.
+"""The run's log: events.jsonl, which history.py reads, TensorBoard beside it, and what the console shows.
+
+The training loop writes it: `log.event("checkpoint", 400, path="checkpoints/400")`.
 
 One JSON object a line, each with `event`, `step` (optimiser steps done) and `time` (UTC). Values of the members are lists of length M.
 
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
-    train       epoch, loss, error, learning_rate, images_per_second (of the run), member_images_per_second
+    train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
     drop        member, learning_rate (the new one, as the schedule scales it at this step), factor, reason: plateau | control | replay
     rate        member, learning_rate (as above), value (the hyperparameter that was set), reason: control | replay
@@ -12,6 +14,10 @@ One JSON object a line, each with `event`, `step` (optimiser steps done) and `ti
     control     any fields
     warning     message, and member where it concerns one
     end         reason: epochs | done | stopped; seconds of this process; test (of a finished run): the dict of its results
+
+`images_per_second` counts the images that the run reads in a second; in words, images/s. `member_images_per_second` is that number times
+the members, since each member trains on every image that is read; in words, images x members a second. A run of seven members that reads
+312 images/s trains on 2,184 images x members a second. Pauses, for evaluation and saving, count in neither.
 
 JSON has no NaN: NaN and the infinities are written as null, and null is read back as NaN. A field that is None is left out.
 """
@@ -30,11 +36,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alexnet_jax.errors import UserError
+from alexnet_jax.history import EVENTS, nan_for_null, plain, read_events
+from alexnet_jax.progress import Bar
 
-EVENTS = "events.jsonl"
 TENSORBOARD = "tensorboard"
 MEMBERS_SHOWN = 4  # the console lists the values of so many members, and summarises those of more
 _NO_CURVE = ("event", "step", "time", "split", "epoch", "count")
@@ -48,9 +53,8 @@ class RunLog:
     """
 
     def __init__(self, workdir: str | Path, total_steps: int, write: bool = True) -> None:
-        self._workdir, self._total_steps, self._write = Path(workdir), total_steps, write
-        self._terminal = sys.stderr.isatty()
-        self._bar: Any = None
+        self._workdir, self._write = Path(workdir), write
+        self._bar = Bar(total_steps, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{desc}]")
         self._tensorboard: Any = None
         self._speed = self._metrics = ""
         if not write:
@@ -70,9 +74,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files and leave the bar as it stands. May be called twice."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
         if not self._write:
             return
         self._file.close()
@@ -101,24 +103,19 @@ class RunLog:
 
     def progress(self, step: int, images_per_second: float | None = None) -> None:
         """Move the bar to `step` steps done, as often as every step; does nothing where stderr is no terminal."""
-        if not (self._write and self._terminal):
+        if not self._write:
             return
         if images_per_second is not None:
             self._speed = f"{images_per_second:,.0f} images/s"
-        if self._bar is None:
-            self._bar = _new_bar(step, self._total_steps)
-        self._bar.set_postfix_str(", ".join(filter(None, (self._speed, self._metrics))), refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._bar.to(step, "".join(f", {part}" for part in (self._speed, self._metrics) if part))
 
     def _show(self, event: dict) -> None:
         """Tell the console: a line, or for training on a terminal the end of the bar."""
-        if event["event"] == "train" and self._terminal:
+        if event["event"] == "train" and self._bar.terminal:
             self._metrics = f"loss {_members(event['loss'], '.3f')}, lr {_members(event['learning_rate'], '.3g')}"
             self.progress(event["step"], event["images_per_second"])
-        elif self._bar is not None:
-            self._bar.write(describe(event), file=sys.stderr)
         else:
-            print(describe(event), file=sys.stderr, flush=True)
+            self._bar.say(describe(event))
 
     def _mirror(self, event: dict) -> None:
         """Copy the curves of train and eval events to TensorBoard, and tell it of a start or resume, where it forgets what came later."""
@@ -141,41 +138,6 @@ class RunLog:
             self._tensorboard.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
             if kind != "train":  # which come often, and a flush waits for the disk
                 self._tensorboard.flush()
-
-
-def read_events(workdir: str | Path) -> list[dict]:
-    """The events of a run directory as one history, in the order of the file; null is NaN.
-
-    Where a run went back to step s, at a resume or as a process started anew at s, the train, eval, drop and checkpoint events of later
-    steps that it had written before are dropped, so that no curve doubles back; where it evaluates s itself again, that evaluation too.
-    Lines torn by a kill are skipped.
-
-    Raises:
-      UserError: there is no events.jsonl.
-    """
-    path = Path(workdir) / EVENTS
-    try:
-        lines = path.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{workdir} is not a run directory: it has no {EVENTS}; pass a directory that alexnet_jax.train made") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    events: list[dict] = []
-    for line in lines:
-        try:
-            event = nan_for_null(json.loads(line))
-        except ValueError:
-            continue
-        if event["event"] in ("start", "resume"):
-            events = [e for e in events if e["event"] not in ("train", "eval", "drop", "rate", "checkpoint") or _stands(e, event)]
-        events.append(event)
-    return events
-
-
-def _stands(event: dict, back: dict) -> bool:
-    """Whether what was written still holds after the run went back."""
-    evaluation = event["event"] == "eval" or event.get("reason") == "plateau"
-    return event["step"] <= (back.get("evaluated", back["step"]) if evaluation else back["step"])
 
 
 def describe(event: dict) -> str:
@@ -235,29 +197,6 @@ def command() -> str:
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
-def plain(value: Any) -> Any:
-    """What json can write: arrays as lists, a float32 by its shortest digits (0.01, not 0.009999999776), NaN and the infinities as None."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "__array__"):
-        array = np.asarray(value)
-        if array.ndim:
-            return [plain(item) for item in array]
-        value = float(str(array)) if array.dtype == np.float32 else array.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def nan_for_null(value: Any) -> Any:
-    """The inverse of `plain`."""
-    if isinstance(value, dict):
-        return {name: nan_for_null(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [nan_for_null(item) for item in value]
-    return math.nan if value is None else value
-
-
 def _scalars(event: dict, names: list[str]) -> Iterator[tuple[str, float]]:
     """The (tag, value) pairs of a train or eval event for TensorBoard, such as ("validation/top1_error/seed=0", 0.4)."""
     group = event.get("split", "train")
@@ -281,20 +220,10 @@ def _new_tensorboard(directory: Path) -> Any:
     return writer
 
 
-def _new_bar(step: int, total_steps: int) -> Any:
-    """A bar that starts at this process's first step, after compilation and wherever it resumed, so that neither spoils the time left."""
-    from tqdm import tqdm
-
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-    # smoothing 0: the mean speed of this process, since the pauses for evaluation belong to the time left
-    # miniters 1: tqdm without smoothing would otherwise wait for as many steps as its largest leap had
-    return tqdm(total=total_steps, initial=step, file=sys.stderr, bar_format=form, smoothing=0, miniters=1, dynamic_ncols=True)
-
-
 def _member_names(workdir: Path) -> list[str]:
     """The names that an earlier process of this run logged; none for a new run."""
-    starts = [e for e in read_events(workdir) if e["event"] == "start"] if (workdir / EVENTS).exists() else []
-    return starts[-1]["member_names"] if starts else []
+    events = read_events(workdir) if (workdir / EVENTS).exists() else []
+    return next((event["member_names"] for event in reversed(events) if event["event"] == "start"), [])
 
 
 def _end_torn_line(path: Path, file: Any) -> None:

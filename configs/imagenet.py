@@ -1,5 +1,7 @@
 """ImageNet with the study post's recipe, to the letter. Every field of a config is here, with its meaning.
 
+The study post is IT Repository, "Advanced Techniques for CNN: (4) AlexNet", in Korean, 2020.
+
     python -m alexnet_jax.prepare folder --source ILSVRC2012 --name imagenet
     python -m alexnet_jax.train --config configs/imagenet.py --workdir runs/imagenet              one network
     python -m alexnet_jax.train --config configs/imagenet.py:members=7 --workdir runs/ensemble    the ensemble of seven

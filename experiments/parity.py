@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.tables import heading_line, row_line
 
 TOLERANCE = 1e-4  # float32 sums of ten thousand terms in another order come to about 1e-6
 IMAGES, DRAWS = 2, 8
+COLUMNS = {"variant": "<20", "logits": "8.1e", "gradients": "10.1e", "worst at": "18", "draws": "5d"}
 
 
 class Parity(NamedTuple):
@@ -149,12 +151,14 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[tuple[str, str, Any]] = [(variant, variant, None) for variant in chosen]
     if "owt" in chosen and (own := torchvision_alexnet()) is not None:
         rows.append(("owt of torchvision", "owt", own))
-    print(f"{'variant':20}{'logits':>10}{'gradients':>12}{'worst at':>20}{'draws':>7}")
+    print(heading_line(COLUMNS))
     agree = True
     for name, variant, module in rows:
         parity = compare(variant, module=module)
         agree &= parity.agrees
-        print(f"{name:20}{parity.logits:10.1e}{parity.gradients[parity.worst]:12.1e}{parity.worst:>20}{parity.draws:7}", flush=True)
+        worst = parity.gradients[parity.worst]
+        values = {"variant": name, "logits": parity.logits, "gradients": worst, "worst_at": parity.worst, "draws": parity.draws}
+        print(row_line(COLUMNS, values), flush=True)
     print(f"relative errors, {'all' if agree else 'NOT all'} below {TOLERANCE:.0e}")
     return int(not agree)
 

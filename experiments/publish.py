@@ -17,11 +17,12 @@ import shlex
 import shutil
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.tables import aligned
 from experiments import published
 from experiments.benchmark import PARTS
 
@@ -36,7 +37,8 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     Raises:
       UserError: it is none of them, the run hasn't finished, or an ensemble has no figure yet.
     """
-    from alexnet_jax.runlog import plain, writing
+    from alexnet_jax.history import plain
+    from alexnet_jax.runlog import writing
 
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{name!r} is no name of a result: letters, digits and _")
@@ -64,20 +66,15 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 
 def run_record(workdir: Path) -> dict[str, Any]:
     """What is published of a run: its command and machine, its pace, the test at its end, and its other evaluations of that split."""
-    from alexnet_jax import run
-    from alexnet_jax.report.history import end_of, test_of
-    from alexnet_jax.runlog import read_events
+    from alexnet_jax import history, run
 
-    record, events = run.read_config(workdir), read_events(workdir)
-    test = test_of(events)
+    record, past = run.read_config(workdir), history.load(workdir)
+    test, members = past.test, past.start.get("member_names", [])
     if not test:
         raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
-    speeds = [event["member_images_per_second"] for event in events if event["event"] == "train"]
-    members = next(event["member_names"] for event in events if event["event"] == "start")
-    finished = workdir / run.PREDICTIONS  # older evaluations are of networks that trained on
-    since = finished.stat().st_mtime if finished.exists() else 0.0
-    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json")) if path.stat().st_mtime >= since]
-    mine = [found for found in evaluations if found["protocol"]["split"] == test["split"] and found["members"] == members]
+    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
+    # Those of this run alone, and of its last step: at other steps the networks were others.
+    mine = [found for found in evaluations if found.get("steps") == [past.step] and found["protocol"]["split"] == test["split"]]
     return {
         "command": record["command"],
         "devices": record["devices"],
@@ -85,8 +82,8 @@ def run_record(workdir: Path) -> dict[str, Any]:
         "dataset": record["dataset"]["name"],
         "epochs": record["config"]["train"]["epochs"],
         "members": members,
-        "images_trained": end_of(events)["step"] * record["config"]["train"]["batch_size"] * len(members),
-        "member_images_per_second": statistics.median(speeds),
+        "images_trained": past.step * record["config"]["train"]["batch_size"] * len(members),
+        "member_images_per_second": statistics.median(event["member_images_per_second"] for event in past.trains),
         "test": test,
         "evaluations": [{name: value for name, value in found.items() if name != "runs"} for found in mine],
     }
@@ -143,7 +140,7 @@ def run_text(record: dict[str, Any], figures: str) -> str:
     )
     where = f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}, one run"
     command = _wrapped(record["command"])
-    lines = [f"```text\n{command}\n```", _aligned(rows), f"{where}: {pace}."]
+    lines = [f"```text\n{command}\n```", textwrap.indent(aligned(rows, "<>", gap=3), "    "), f"{where}: {pace}."]
     if several:
         lines += [_published(), f"![Test error by the number of networks averaged]({figures}-ensemble.png)"]
     return "\n" + "\n\n".join(lines) + "\n\n"
@@ -178,7 +175,7 @@ def _published() -> str:
 
 def ablation_text(record: dict[str, Any], figures: str) -> str:
     """An ablation's page, one heading deeper and without its title."""
-    from alexnet_jax.runlog import nan_for_null
+    from alexnet_jax.history import nan_for_null
     from experiments.ablate import files as ablation_files
 
     body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1]
@@ -211,20 +208,11 @@ def benchmark_text(record: dict[str, Any], figures: str) -> str:
 
 
 def _protocol(found: dict[str, Any]) -> str:
-    views = found["protocol"]["views"]
-    if "ten" not in views:
+    protocol = found["protocol"]
+    if protocol["views"] == 1:
         return "centre crop"
     # Where the stored image has no margin, the ten are two, five times each.
-    return "with mirror image" if re.search(r"of (\d+) from \1 pixels", views) else "ten views"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "   ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join(f"    {line}" for line in lines)
+    return "with mirror image" if protocol["input_size"] == protocol["stored_size"] else "ten views"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, hyper
+from alexnet_jax import data, history, hyper
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import comparison, figures, lrn_range, study
 from experiments.ablate import files as ablation_files
@@ -263,7 +262,7 @@ def test_the_results_are_written(first):
     assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
     assert any(note.startswith("unit scale: NULL BY CONSTRUCTION") for note in lrn["notes"])
     assert not any("NULL" in note for note in lrn["notes"] if not note.startswith("unit scale"))
-    (end,) = [event for event in read_events(next(first.glob("runs/*/events.jsonl")).parent) if event["event"] == "end"]
+    (end,) = history.load(next(first.glob("runs/*/events.jsonl")).parent).of_kind("end")
     assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]
     assert found["protocol"]["test"].startswith("360 images (test)")
@@ -325,7 +324,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         asked.append((jobs, slurm))
         return {program.directory: "stopped" for program in programs}
 
-    monkeypatch.setattr("experiments.launch.launch", launch)
+    monkeypatch.setattr("experiments.launch.launch.launch", launch)
     with pytest.raises(UserError, match=r"1 of 1 runs did not finish; .*: stopped"):
         ablate.main([*arguments, "--out", str(tmp_path / "out"), "--launcher", "slurm", "--partition", "gpu", "--time", "90"])
     ((jobs, slurm),) = asked
@@ -335,7 +334,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean 'lrn'"),
+        (["--factors", "lnr"], "unknown factor 'lnr'; did you mean lrn"),
         (["--factors", ","], "--factors is empty; known: lrn, augment"),
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),

@@ -91,7 +91,7 @@ def test_rows_are_aligned_and_kept(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown part 'trian'; known: train"),
+        (["trian"], "unknown part 'trian'; did you mean train?"),
         (["train", "--rounds", "0"], "--rounds 0; it must be positive"),
         (["train", "--members", "0"], "--members 0; it must be at least 1"),
     ],

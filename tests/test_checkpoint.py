@@ -10,6 +10,7 @@ from alexnet_jax.hyper import Hyper, stack
 from alexnet_jax.state import Networks
 from alexnet_jax.train import plateau
 
+pytestmark = pytest.mark.newest
 ROW = {field: float(getattr(Hyper(), field)) for field in Hyper.__dataclass_fields__}
 
 

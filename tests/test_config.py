@@ -84,7 +84,7 @@ def test_arguments_and_overrides():
     [
         ("configs/digit.py", [], "no config file configs/digit.py; did you mean configs/digits.py?"),
         ("configs/__init__.py", [], "has no get_config"),
-        ("configs/digits.py:member=7", [], "'member' is not known; did you mean members?; known: members, lrn"),
+        ("configs/digits.py:member=7", [], "'member' is not known; did you mean members? Known: members, lrn"),
         ("configs/digits.py:members=x", [], "config argument members=x: expected a whole number"),
         ("configs/digits.py", ["modle.lrn=False"], "unknown config field modle.lrn; did you mean model.lrn?"),
         ("configs/digits.py", ["learning_rate=1"], "did you mean optimizer.learning_rate?"),
@@ -112,7 +112,7 @@ def test_broken_config_file(tmp_path):
         (["--config.modle.lrn=False"], "unknown config field modle.lrn; did you mean model.lrn?"),
         (["--confg=x"], "unknown argument '--confg=x'; did you mean --config?"),
         (["--config.model.lrn"], "needs a value"),
-        (["model.lrn=False"], "fields are changed with --config.SECTION.FIELD=VALUE"),
+        (["model.lrn=False"], "unknown argument 'model.lrn=False'; known: -h, --help, --config, --workdir, --config.SECTION.FIELD=VALUE"),
     ],
 )
 def test_command_line_errors_are_one_line(arguments, message, tmp_path):

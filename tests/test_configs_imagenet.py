@@ -7,10 +7,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, run, state
+from alexnet_jax import data, history, run, state
 from alexnet_jax.augment import augment
 from alexnet_jax.prepare.datasets import prepare_folder
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train.loop import train
 
 
@@ -50,13 +49,13 @@ def first_loss(finished):
 def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
     overrides = [f"data.dir={photographs}", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1", "eval.batch_size=4"]
     test = train(config_lib.load("configs/imagenet.py", overrides), tmp_path)
-    events = read_events(tmp_path)
+    events = history.load(tmp_path).events
     losses = [event["loss"][0] for event in events if event["event"] == "train"]
     assert len(losses) == 6
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(first_loss(run.load(tmp_path)), rel=1e-4)
     assert test["count"] == 10
-    params = run.load(tmp_path).networks.params
+    params = run.load(tmp_path).state.params
     classes = 2
     assert sum(leaf.size for layer in params.values() for leaf in layer.values()) == 62_378_344 - (1000 - classes) * 4097
     assert params["conv1"]["kernel"].shape == (1, 11, 11, 3, 96)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import control, data, hyper, run
+from alexnet_jax import control, data, history, hyper, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import inbox, plateau
 from alexnet_jax.train.inbox import Inbox, is_running
 from alexnet_jax.train.loop import train
@@ -35,7 +35,7 @@ def at_steps(patch, actions):
 
 
 def events_of(workdir, kind):
-    return [event for event in read_events(workdir) if event["event"] == kind]
+    return history.load(workdir).of_kind(kind)
 
 
 def rates(workdir):
@@ -64,7 +64,7 @@ def test_drop_set_save_stop_and_resume(tiny_config, tmp_path, monkeypatch):
     assert "@" in answers[0]["by"]
     assert [(event["step"], event["member"], event["reason"]) for event in events_of(tmp_path, "drop")] == [(4, 1, "control")]
     assert events_of(tmp_path, "end")[-1]["step"] == 12
-    assert np.array_equal(run.load(tmp_path).networks.hyper.weight_decay, [0, 0])
+    assert np.array_equal(run.load(tmp_path).state.hyper.weight_decay, [0, 0])
 
     monkeypatch.undo()
     train(tiny_config(*QUIET), tmp_path)
@@ -100,7 +100,7 @@ def test_saved_is_said_when_it_is(tiny_config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         at_steps(patch, {3: lambda: control.send(tmp_path, "save")})
         train(tiny_config(*QUIET), tmp_path)
-    kinds = [event["event"] for event in read_events(tmp_path) if event["step"] == 4 and event["event"] != "train"]
+    kinds = [event["event"] for event in history.load(tmp_path).events if event["step"] == 4 and event["event"] != "train"]
     assert kinds == ["checkpoint", "control"]
 
 
@@ -157,7 +157,7 @@ def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
         at_steps(patch, {7: lambda: control.send(replayed, "stop")})
         train(config, replayed)
     train(config, replayed)
-    one, other = run.load(by_hand).networks, run.load(replayed).networks
+    one, other = run.load(by_hand).state, run.load(replayed).state
     assert jax.tree.all(jax.tree.map(np.array_equal, one.params, other.params))
     assert rates(by_hand) == rates(replayed)
     assert [event["reason"] for event in events_of(replayed, "drop")] == ["replay"] * 3
@@ -243,7 +243,7 @@ def test_a_line_by_another_hand_is_answered_or_skipped(tiny_config, tmp_path):
         "refused: factor 2 is no drop; it must lie between 0 and 1",
     ]
     assert outcomes[4].startswith("refused: can't set 'dropuot'; did you mean dropout?")
-    assert outcomes[5].startswith("refused: can't set 'seed' Can be set: ")
+    assert outcomes[5].startswith("refused: can't set 'seed'; known: learning_rate, ")
     assert rates(tmp_path)[22] == pytest.approx([0.02, 0.02])
 
 

@@ -69,7 +69,7 @@ def test_curve_of_many_members_samples_subsets():
 
 
 def test_curve_of_much_data_samples_fewer_subsets(monkeypatch):
-    monkeypatch.setattr(evaluate, "WORK", 20 * 5 * LOG_PROBS.size * 9)
+    monkeypatch.setattr(metrics, "WORK", 20 * 5 * LOG_PROBS.size * 9)
     curve = metrics.ensemble_curve(LABELS, np.concatenate([LOG_PROBS] * 3))
     assert [row["subsets"] for row in curve][:3] == [15, 20, 20]
 

@@ -49,7 +49,7 @@ def test_leaves_are_arrays_over_members():
     ("spec", "message"),
     [
         ("", "names no member"),
-        ("sedes=7", "did you mean 'seeds'"),
+        ("sedes=7", "did you mean seeds"),
         ("seeds=0", "at least 1"),
         ("seeds=[1,2]", "seed="),
         ("seeds=2.5", "whole numbers"),

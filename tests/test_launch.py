@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import EVENTS, read_events
+from alexnet_jax.history import EVENTS, Follower
+from experiments.launch import launch as launch_lib
+from experiments.launch import processes
 from experiments.launch import progress as progress_lib
 from experiments.launch import slurm as slurm_lib
 from experiments.launch import task as task_lib
 from experiments.launch.cost import Cost
-from experiments.launch.launch import devices
-from experiments.launch.launch import launch as launch_lib
 from experiments.launch.points import Point, pack
+from experiments.launch.processes import devices
 from experiments.launch.progress import Progress, duration
-from experiments.launch.results import FAILURE, LOG, collect, progress, status
+from experiments.launch.results import FAILURE, LOG, collect, status
 from experiments.launch.slurm import Slurm, minutes, run_on_slurm
 from experiments.launch.task import Task, command
 
@@ -52,7 +54,7 @@ def programs(tmp_path, monkeypatch):
         return [sys.executable, str(STAND_IN), str(program.directory), deeds[program.directory]]
 
     monkeypatch.setattr(task_lib, "command", stand_in)
-    monkeypatch.setattr(launch_lib, "POLL", 0.02)
+    monkeypatch.setattr(processes, "POLL", 0.02)
     return make
 
 
@@ -74,7 +76,7 @@ def launch(programs, *args, steps=10, **options):
 
 
 def starts(program):
-    return sum(event["event"] == "start" for event in read_events(program.directory))
+    return len(history.load(program.directory).of_kind("start"))
 
 
 def wait_for(condition):
@@ -133,7 +135,7 @@ def test_ctrl_c_lets_all_save_and_stop_and_starts_no_more(programs, capsys):
     made = programs("wait", "wait 2", "finish")
     ready = threading.Thread(
         target=lambda: (
-            wait_for(lambda: all(progress(program.directory) > 0 for program in made[:2])),
+            wait_for(lambda: all(Follower(program.directory).progress() > 0 for program in made[:2])),
             os.kill(os.getpid(), signal.SIGINT),
         )
     )
@@ -142,7 +144,7 @@ def test_ctrl_c_lets_all_save_and_stop_and_starts_no_more(programs, capsys):
         launch(made, jobs=2)
     ready.join()
     assert [status(program.directory).state for program in made] == ["interrupted", "interrupted", "waiting"]
-    assert all(read_events(program.directory)[-1]["reason"] == "stopped" for program in made[:2])
+    assert all(history.load(program.directory).events[-1]["reason"] == "stopped" for program in made[:2])
     assert "2 running save and stop" in capsys.readouterr().err
 
 
@@ -150,7 +152,7 @@ def test_a_run_that_was_stopped_by_itself_did_not_fail(programs):
     (program,) = programs("wait")
     task = Task(program)
     task.start()
-    wait_for(lambda: progress(program.directory) > 0)
+    wait_for(lambda: Follower(program.directory).progress() > 0)
     assert task.process is not None
     task.process.send_signal(signal.SIGTERM)
     assert task.outcome() == task_lib.STOPPED
@@ -395,7 +397,7 @@ def test_a_single_program_is_a_job_of_its_own(programs, cluster):
 def test_jobs_outlive_ctrl_c_and_are_not_submitted_twice(programs, cluster, capsys):
     waiting, done = made = programs("wait", "finish")
     ready = threading.Thread(
-        target=lambda: (wait_for(lambda: progress(waiting.directory) > 0), os.kill(os.getpid(), signal.SIGINT)),
+        target=lambda: (wait_for(lambda: Follower(waiting.directory).progress() > 0), os.kill(os.getpid(), signal.SIGINT)),
     )
     ready.start()
     with pytest.raises(KeyboardInterrupt):
@@ -414,14 +416,14 @@ def test_a_task_near_the_end_of_its_time_saves_and_queues_again(programs):
     (program,) = programs("wait")
     task = Task(program)
     task.start()
-    wait_for(lambda: progress(program.directory) > 0)
+    wait_for(lambda: Follower(program.directory).progress() > 0)
     assert task.process is not None
     task.process.send_signal(signal.SIGUSR2)  # Slurm's warning reaches the training too, which must not mind
     time.sleep(0.3)
     assert not task.poll()
     again = task.checkpoint()
     assert task.poll()
-    assert read_events(program.directory)[-1]["reason"] == "stopped"
+    assert history.load(program.directory).events[-1]["reason"] == "stopped"
     assert again.function.program == program
     assert again.function.process is None
 
@@ -434,7 +436,7 @@ def test_a_preempted_task_waits_for_the_warning_that_queues_it_again(programs, m
     stopped = []
 
     def preempt():
-        wait_for(lambda: progress(program.directory) > 0)
+        wait_for(lambda: Follower(program.directory).progress() > 0)
         assert task.process is not None
         task.process.send_signal(signal.SIGTERM)
         stopped.append(time.monotonic())

@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+import alexnet_jax
 from alexnet_jax.__main__ import COMMANDS
 from alexnet_jax.errors import run_cli
 
@@ -27,6 +29,32 @@ def test_help_is_complete_and_needs_no_jax(module):
     assert len(process.stdout) > 200
     assert " jax\n" not in process.stderr, "--help imports jax"
     assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        ("", "error: alexnet_jax is not installed in "),
+        (
+            "Requires-Dist: torch; extra == 'peers'\nRequires-Dist: ml-collections>=1\n",
+            "error: ml-collections, which alexnet_jax needs, is",
+        ),
+    ],
+)
+@pytest.mark.parametrize("module", ["alexnet_jax", "alexnet_jax.train", "experiments.sweep"])
+def test_a_python_without_the_project_or_its_packages_is_one_line(module, installed, message, tmp_path):
+    root = Path(alexnet_jax.__file__).resolve().parent.parent
+    for package in ("alexnet_jax", "experiments"):
+        (tmp_path / package).symlink_to(root / package)
+    if installed:
+        (tmp_path / "alexnet_jax-0.dist-info").mkdir()
+        (tmp_path / "alexnet_jax-0.dist-info" / "METADATA").write_text(f"Name: alexnet_jax\nVersion: 0\n{installed}")
+    command = [sys.executable, "-S", "-m", module]  # -S: the standard library alone
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith(message)
+    assert process.stderr.endswith(f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that\n")
+    assert process.stderr.count("\n") == 1
 
 
 def test_an_interrupt_that_python_drops_comes_again():

@@ -4,10 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import memory, parallel, run
+from alexnet_jax import history, memory, parallel, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train import loop
 from alexnet_jax.turns import Turns
 
@@ -55,7 +54,7 @@ def test_a_container_or_a_job_may_leave_less_than_the_host_has(tmp_path):
 def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp_path, monkeypatch):
     config = tiny_config("train.epochs=0.1", "train.members_per_program=2", members=3)
     loop.train(config, tmp_path / "fits")
-    (event,) = [event for event in read_events(tmp_path / "fits") if event["event"] == "memory"]
+    (event,) = history.load(tmp_path / "fits").of_kind("memory")
     assert event["message"].startswith("3 members: parameters")
     assert "activations of 2 at once" in event["message"]
     needs = memory.of_state(run.load(tmp_path / "fits").network.abstract_state(), Turns(3, 2))

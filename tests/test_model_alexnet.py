@@ -15,6 +15,7 @@ from alexnet_jax.model.alexnet import VARIANTS, AlexNet, Architecture, architect
 from alexnet_jax.state import Controls
 from alexnet_jax.train.step import make_train_step
 
+pytestmark = pytest.mark.newest
 PARAMETERS = {"one_tower": 62_378_344, "caffenet": 60_965_224, "caffe": 60_965_224, "paper": 60_965_224, "owt": 61_100_840}
 SEED_LAYERS = {
     "conv1": ((11, 11, 3, 96), 34_944),

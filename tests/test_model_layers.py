@@ -93,7 +93,7 @@ def test_printed(capsys):
     assert "total                     62,378,344    1,135,256,096\n" in text
     assert "2.2705 GFLOPs an image forward, 6.6007 in a training step" in text
     main(["small", "--classes", "10", "--channels", "1"])
-    assert "input      28 x 28 x 1\n" in capsys.readouterr().out
+    assert "input     28 x 28 x 1\n" in capsys.readouterr().out
 
 
 def test_differences(capsys):

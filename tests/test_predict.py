@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, evaluate, metrics, predict, run
+from alexnet_jax import data, evaluate, history, metrics, predict, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import forward
 from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
@@ -81,7 +81,7 @@ def test_the_views_differ(log_probs):
 def test_one_member(answers, pictures, log_probs, member):
     found = answers(pictures, "--top=10", "--member", member)
     np.testing.assert_allclose(table(found), np.exp(log_probs[False][1]), atol=1e-6)
-    assert found[0]["protocol"]["networks"] == "seed=1"
+    assert found[0]["protocol"]["members"] == ["seed=1"]
 
 
 @pytest.mark.parametrize("member", ["seed=9", "2", "-1"])
@@ -227,8 +227,11 @@ def test_json_on_stdout_is_nothing_but_json(workdir, pictures, capsys):
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
     assert answer["protocol"] == {
         "run": str(workdir),
-        "networks": "ensemble of 2",
-        "views": "centre crop of 28 from 28 pixels",
+        "step": history.saved_step(workdir),
+        "members": ["seed=0", "seed=1"],
+        "views": 1,
+        "input_size": 28,
+        "stored_size": 28,
         "averaging": "softmax",
     }
 
@@ -252,9 +255,9 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
 
     def load_with_nan(*lost):
         params = jax.tree.map(
-            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.networks.params
+            lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.state.params
         )
-        return lambda _: loaded._replace(networks=dataclasses.replace(loaded.networks, params=params))
+        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=params))
 
     monkeypatch.setattr(run, "load", load_with_nan(1))
     found = answers(pictures, "--top=10")
@@ -321,7 +324,7 @@ def test_certainty_fits_beside_its_bar():
 def test_progress_on_a_terminal(workdir, pictures, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["--run", str(workdir), str(pictures), "--batch-size=4"]) == 0
-    assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
+    assert f"{COUNT} of {COUNT} images (100%)" in capsys.readouterr().err
     assert main(["--run", str(workdir), str(pictures)]) == 0
     assert capsys.readouterr().err == ""
 

@@ -24,6 +24,7 @@ from alexnet_jax.prepare import records
 from alexnet_jax.prepare.images import ImageError, load_image
 from alexnet_jax.prepare.workers import worker_map
 
+pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parent.parent
 
 
@@ -267,14 +268,6 @@ def test_failed_overwrite_keeps_the_old_dataset(tmp_path, monkeypatch):
     assert datasets(target.parent) == ["1.0.0"]
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(records.fcntl, "flock", none)
-    assert len(read(records.write(toy_plan(), tmp_path / "toy" / "1.0.0"), "train")) > 0
-
-
 def test_full_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -287,25 +280,3 @@ def test_full_disk(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/toy.*: Not a directory"):
         records.write(toy_plan(), tmp_path / "file" / "toy" / "1.0.0")
-
-
-# progress
-
-
-def test_progress_in_lines(monkeypatch, capsys):
-    clock = iter([0, 4, 11, 12, 25])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with records._progress("train", 400) as advance:
-        for _ in range(4):
-            advance(100)
-    assert capsys.readouterr().err.splitlines() == [
-        "train: 200 of 400 images (50%), 18 images/s",
-        "train: 400 of 400 images (100%), 16 images/s",
-    ]
-
-
-def test_progress_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with records._progress("train", 400) as advance:
-        advance(400)
-    assert "train: 100%" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Results on the pages are those of the files."""
 
 import json
-import os
 import shlex
 import shutil
 import textwrap
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import plain
+from alexnet_jax.history import plain
 from experiments import publish
 from experiments.ablate import comparison
 from experiments.benchmark.settings import Settings
@@ -53,8 +52,9 @@ def run(tmp_path):
     ten = {
         **TEST,
         "ensemble_top1_error": 0.06,
-        "protocol": {"split": "test", "views": "ten crops of 28 from 28 pixels"},
+        "protocol": {"split": "test", "step": 12, "views": 10, "input_size": 28, "stored_size": 28},
         "runs": ["/somewhere"],
+        "steps": [12],
     }
     (directory / "evaluation-test-ten-crop.json").write_text(json.dumps(ten))
     root = tmp_path / "root"
@@ -83,10 +83,12 @@ def test_a_run_is_kept_and_shown(run):
 
 
 def test_ten_views_are_called_what_they_are():
-    label = lambda views: publish._protocol({"protocol": {"views": views}})  # noqa: E731
-    assert label("ten crops of 227 from 256 pixels") == "ten views"
-    assert label("ten crops of 28 from 28 pixels") == "with mirror image"
-    assert label("centre crop of 28 from 28 pixels") == "centre crop"
+    def label(views, input_size, stored_size):
+        return publish._protocol({"protocol": {"views": views, "input_size": input_size, "stored_size": stored_size}})
+
+    assert label(10, 227, 256) == "ten views"
+    assert label(10, 28, 28) == "with mirror image"
+    assert label(1, 28, 28) == "centre crop"
 
 
 def test_a_command_is_broken_between_its_words():
@@ -102,14 +104,14 @@ def test_only_the_runs_own_evaluations_of_its_test_are_published(run):
     directory, _ = run
     found = json.loads((directory / "evaluation-test-ten-crop.json").read_text())
     (directory / "evaluation-validation.json").write_text(json.dumps({**found, "protocol": {**found["protocol"], "split": "validation"}}))
-    (directory / "evaluation-both.json").write_text(json.dumps({**found, "members": ["a seed=0", "b seed=0"]}))
+    (directory / "evaluation-both.json").write_text(json.dumps({**found, "steps": [12, 12]}))
     assert publish.run_record(directory)["evaluations"] == [{name: value for name, value in found.items() if name != "runs"}]
 
 
 def test_evaluations_of_networks_that_trained_on_are_not_published(run):
     directory, _ = run
-    (directory / "predictions-test.npz").write_bytes(b"")
-    os.utime(directory / "predictions-test.npz", (2e9, 2e9))
+    path = directory / "evaluation-test-ten-crop.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [6]}))
     assert publish.run_record(directory)["evaluations"] == []
 
 

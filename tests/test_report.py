@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import results_table, write_report
-from alexnet_jax.report.curves import POINTS, curves_figure
+from alexnet_jax.report.curves import POINTS, curves_figure, throughput_figure
 from alexnet_jax.report.style import COLOURS, INK
-from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.report.words import results_table
+from alexnet_jax.report.write import write_report
+from alexnet_jax.runlog import RunLog
 
 HOSTILE = "<script>alert('x')</script> --> & $\\frac$"
 DATASET = {"name": "digits", "classes": list("0123456789"), "image_shape": [28, 28, 1], "split_sizes": {"train": 1257, "test": 360}}
@@ -55,7 +57,7 @@ def log_run(workdir, members=2, names=None, train_steps=range(10, 101, 10), end=
                 loss[0] = math.nan
             if step > 45:
                 rate[min(1, members - 1)] = 0.001
-            speed = {"images_per_second": 100.0 + step, "member_images_per_second": 50.0}
+            speed = {"images_per_second": 100.0 + step, "member_images_per_second": members * (100.0 + step)}
             log.event("train", step, epoch=epoch, loss=loss, error=loss / 20, learning_rate=rate, **speed)
             if step == 40:
                 log.event("drop", 45, member=min(1, members - 1), learning_rate=0.001, reason="plateau")
@@ -67,7 +69,7 @@ def log_run(workdir, members=2, names=None, train_steps=range(10, 101, 10), end=
             log.event("end", 100, seconds=5.0, **end)
         if resume is not None:
             log.event("resume", resume)
-    return read_events(workdir)
+    return history.load(workdir)
 
 
 def data(line):
@@ -171,7 +173,7 @@ def test_values_over_more_than_a_factor_of_thirty_are_drawn_on_a_logarithmic_axi
         for step in (10, last_step):
             speed = {"images_per_second": 1.0, "member_images_per_second": 1.0}
             log.event("train", step, epoch=step / 10, loss=[10.0 ** (1 - step / 50)], error=[0.5], learning_rate=[0.01], **speed)
-    loss = curves_figure(read_events(tmp_path)).axes[0]
+    loss = curves_figure(history.load(tmp_path)).axes[0]
     assert loss.get_yscale() == scale
     assert (loss.get_ylim()[0] == 0) == (scale == "linear")
 
@@ -200,6 +202,16 @@ def test_the_figure_of_a_run_that_has_just_started(tmp_path):
         "Evaluation: none yet",
         "Learning rate: none yet",
     ]
+
+
+def test_the_log_the_report_and_the_figure_tell_the_same_speeds(tmp_path, capsys):
+    past = log_run(tmp_path, members=7, train_steps=[202, 212, 222])
+    assert past.speeds == [302, 312, 322]  # images read a second, by all seven members together
+    assert "312 images/s" in capsys.readouterr().err
+    assert "<dd>312 images/s, 2,184 images x members a second</dd>" in write_report(tmp_path).read_text()
+    (axes,) = throughput_figure(past).axes
+    assert axes.get_title(loc="left") == "Speed (images/s); dashed the median, 312"
+    assert axes.get_lines()[0].get_ydata().tolist() == past.speeds
 
 
 # The page
@@ -248,7 +260,7 @@ def test_the_report_of_a_finished_run(tmp_path):
         "steps": "100 of 100",
         "epochs": "10.0 of 10.0",
         "last learning rate": "0.01, 0.001",
-        "speed": "155 images/s",
+        "speed": "155 images/s, 310 images x members a second",
         "last validation error": "40.00 to 41.00 %",
         "command": command,
         "devices": "2 x cpu:cpu",
@@ -327,11 +339,19 @@ def test_time_between_processes_does_not_count(tmp_path):
         ("start", "22:00:00"),
         ("note", "22:00:40"),
     ]
-    (first, train, *_) = log_run(tmp_path / "a", train_steps=[10])
+    (first, train, *_) = log_run(tmp_path / "a", train_steps=[10]).events
     fields = {"start": first | {"step": 10}, "train": train, "resume": {"step": 10}, "note": {"step": 10}}
     lines = [json.dumps(fields[kind] | {"event": kind, "time": f"2025-01-01T{time}+00:00"}) for kind, time in times]
     (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
     assert "<dt>time</dt><dd>1 h 16 min</dd>" in write_report(tmp_path).read_text()
+
+
+def test_damaged_lines_are_counted_in_the_report(tmp_path):
+    log_run(tmp_path)
+    assert "damaged lines" not in write_report(tmp_path).read_text()
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"event": "train", "ste')
+    assert "<dt>damaged lines of the log</dt><dd>1, left out</dd>" in write_report(tmp_path).read_text()
 
 
 # The command

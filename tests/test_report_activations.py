@@ -26,7 +26,7 @@ def loaded(digits_dir):
 
 
 def views_and_outputs(one, images, member):
-    params, hyper = (jax.tree.map(lambda leaf: leaf[member], tree) for tree in (one.networks.params, one.networks.hyper))
+    params, hyper = (jax.tree.map(lambda leaf: leaf[member], tree) for tree in (one.state.params, one.state.hyper))
     views = jax.vmap(lambda image: evaluation_view(image, hyper, one.stats, 28))(images)
     logits = one.network.model.apply({"params": params}, views, hyper)
     return params, logits, {name: np.asarray(x) for name, x in activations.layer_outputs(one.network.model, params, views, hyper).items()}
@@ -54,9 +54,9 @@ def test_features_are_the_members_own(loaded):
 
 def test_statistics_are_those_of_plain_numpy_and_see_no_padding(loaded):
     one, (images, _) = loaded
-    params = jax.tree.map(np.copy, one.networks.params)
+    params = jax.tree.map(np.copy, one.state.params)
     params["conv2"]["bias"][1, :2] = -1e6  # two filters of member 1 die
-    changed = one._replace(networks=one.networks.replace(params=params))
+    changed = one._replace(state=one.state.replace(params=params))
     found = activations.layer_statistics(changed, [0, 1], images)
     for member in (0, 1):
         outputs = views_and_outputs(changed, images, member)[2]
@@ -82,7 +82,7 @@ def test_augmented_draws_are_those_of_training(loaded):
     one, (images, _) = loaded
     found = activations.augmented(one, 1, images[:2], 3)
     assert found.shape == (2, 3, 28, 28, 1)
-    hyper = jax.tree.map(lambda leaf: leaf[1], one.networks.hyper)
+    hyper = jax.tree.map(lambda leaf: leaf[1], one.state.hyper)
     keys = example_keys(hyper.seed, AUGMENT, np.arange(6))
     view = augment(keys[4], images[1], hyper, one.stats, 28)
     np.testing.assert_allclose(found[1, 1], np.clip(np.asarray(view) + one.stats.mean, 0, 255), atol=0.51)

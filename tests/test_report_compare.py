@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.report.compare import Past, comparison_figure, comparison_path, result_columns, write_comparison
 from alexnet_jax.report.style import COLOURS
-from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.runlog import RunLog
 
 
 def log_run(workdir, errors, test=None, config=None):
@@ -20,7 +21,7 @@ def log_run(workdir, errors, test=None, config=None):
         names = [f"seed={m}" for m in range(members)]
         log.event("start", 0, members=members, member_names=names, steps=100, steps_per_epoch=10.0, devices="1 cpu", images=640)
         for i, row in enumerate(np.array(errors), 1):
-            speed = {"images_per_second": 100.0 * i, "member_images_per_second": 1.0}
+            speed = {"images_per_second": 100.0 * i, "member_images_per_second": 100.0 * i * members}
             log.event("train", 10 * i, epoch=float(i), loss=2 * row, error=row, learning_rate=row, **speed)
             scores = {"top1_error": row, "top5_error": row, "ensemble_top1_error": float(np.nanmin(row)) / 2}
             log.event("eval", 10 * i, split="validation", epoch=float(i), count=100, loss=row, **scores)
@@ -38,7 +39,7 @@ def _test(members, error):
 
 
 def past(workdir, name="a"):
-    return Past(name, read_events(workdir), {})
+    return Past(name, history.load(workdir), {})
 
 
 def test_a_run_is_the_mean_of_its_members_in_its_range_and_a_diverged_one_has_no_say(tmp_path):
@@ -64,6 +65,7 @@ def test_results_side_by_side(tmp_path):
     assert rows["mean top-1 error"] == ["25.00 %", ""]
     assert rows["ensemble's"] == ["12.50 %", ""]
     assert rows["images/s"] == ["100", "150"]
+    assert rows["images x members a second"] == ["200", "150"]
     assert "dataset" not in rows  # no run says which
 
 

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import data, run
-from alexnet_jax.report import charts, network, page, pictures, style, write_report
+from alexnet_jax.report import charts, network, page, pictures, style
 from alexnet_jax.report.answers import Answers
 from alexnet_jax.report.bars import Bars, bars_figure
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.train.loop import train
 
@@ -131,7 +132,7 @@ def test_diverged_members_are_left_out(workdir, monkeypatch):
         def spoil(leaf):
             return np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf)
 
-        return lambda _: loaded._replace(networks=dataclasses.replace(loaded.networks, params=jax.tree.map(spoil, loaded.networks.params)))
+        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=jax.tree.map(spoil, loaded.state.params)))
 
     monkeypatch.setattr(run, "load", load_with_nan(0))
     titled = by_title(network_sections(workdir))

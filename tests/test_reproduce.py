@@ -10,7 +10,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import published
-from experiments.ablate import __main__ as ablate
+from experiments.ablate.factors import FACTORS
 from experiments.launch.points import Point, Program
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce import claims, setting
@@ -24,7 +24,7 @@ def test_published_numbers_agree_with_each_other():
     assert 100 * (1 - five.top5 / one.top5) == pytest.approx(9.9, abs=0.05)
     assert 100 * (1 - seven.top5 / one.top5) == pytest.approx(15.4, abs=0.05)
     assert "9.9 %" in published.CLAIMS["ensemble"]
-    assert set(published.CLAIMS) == set(ablate.FACTORS)
+    assert set(published.CLAIMS) == set(FACTORS)
 
 
 # Settings
@@ -52,7 +52,7 @@ def test_a_prepared_dataset_without_a_config_gets_the_one_for_its_size(digits_di
 
 
 def test_an_unknown_dataset_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"unknown dataset 'fashion_mnits'.*did you mean 'fashion_mnist'"):
+    with pytest.raises(UserError, match=r"unknown dataset 'fashion_mnits'.*did you mean fashion_mnist"):
         setting.make("fashion_mnits", "quick", 1, tmp_path, [], ARGS)
 
 
@@ -108,7 +108,7 @@ def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
             log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0) for _ in range(program.seeds)])
         return True
 
-    monkeypatch.setattr(ablate, "train", train)
+    monkeypatch.setattr("experiments.reproduce.figure1.train", train)
     lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], ARGS))
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
@@ -198,7 +198,7 @@ def test_a_schedule_in_epochs_is_as_long_in_steps():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["figure2"], "unknown target 'figure2'; did you mean 'figure"),
+        (["figure2"], "unknown target 'figure2'; did you mean figure"),
         (["lrn", "--dataset", "nothing"], "unknown dataset 'nothing'"),
         (["lrn", "--seeds", "0"], "seeds=0"),
         (["lrn", "--config.train.epoch=1"], "did you mean train.epochs"),

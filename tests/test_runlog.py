@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog, command, describe, read_events
+from alexnet_jax.runlog import RunLog, command, describe
 
 START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 100, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 640}
 
 
 def train(loss=(2.0, 1.0), learning_rate=(0.01, 0.01)):
     fields = {"loss": loss, "error": [0.5] * len(loss), "learning_rate": learning_rate}
-    return {"epoch": 0.5, **fields, "images_per_second": 1234.0, "member_images_per_second": 617.0}
+    return {"epoch": 0.5, **fields, "images_per_second": 1234.0, "member_images_per_second": 1234.0 * len(loss)}
 
 
 def evaluation(top1_error=(0.25, 0.5), ensemble=0.2):
@@ -51,7 +52,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr("alexnet_jax.runlog.sys", SimpleNamespace(stderr=stream))  # pytest sets the real one between fixture and test
+    monkeypatch.setattr("alexnet_jax.progress.sys", SimpleNamespace(stderr=stream))  # pytest sets the real one between fixture and test
     return stream
 
 
@@ -73,7 +74,7 @@ def test_arrays_become_lists_and_float32_keeps_its_shortest_digits(tmp_path):
     test = {"mean_top1_error": np.float64(0.1), "top1_error": np.array([0.1, 0.2])}
     with RunLog(tmp_path, 100) as log:
         log.event("note", 1, rate=jnp.array([0.01, 0.001]), scalar=np.float32(0.3), count=np.int64(7), test=test, name="x", none=None)
-    (event,) = read_events(tmp_path)
+    (event,) = history.load(tmp_path).events
     fields = {name: value for name, value in event.items() if name not in ("event", "step", "time")}
     expected_test = {"mean_top1_error": 0.1, "top1_error": [0.1, 0.2]}
     assert fields == {"rate": [0.01, 0.001], "scalar": 0.3, "count": 7, "test": expected_test, "name": "x"}
@@ -89,7 +90,7 @@ def test_not_a_number_is_null_in_the_file_and_nan_for_the_reader(tmp_path, value
         log.event("end", 5, reason="stopped", seconds=1.0, test=evaluation(ensemble=value))
     raw = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert raw[1]["loss"] == [None, 1.0]
-    _, event, end = read_events(tmp_path)
+    _, event, end = history.load(tmp_path).events
     assert math.isnan(event["loss"][0])
     assert event["loss"][1] == 1.0
     assert math.isnan(end["test"]["ensemble_top1_error"])
@@ -102,10 +103,10 @@ def test_a_torn_last_line_is_skipped_and_the_next_event_starts_afresh(tmp_path, 
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write(torn)
     whole = [7] if torn.endswith("}") else []  # only its newline is missing
-    assert [event["step"] for event in read_events(tmp_path)] == [1, *whole]
+    assert [event["step"] for event in history.load(tmp_path).events] == [1, *whole]
     with RunLog(tmp_path, 100) as log:
         log.event("checkpoint", 2, path="b")
-    assert [event["step"] for event in read_events(tmp_path)] == [1, *whole, 2]
+    assert [event["step"] for event in history.load(tmp_path).events] == [1, *whole, 2]
     assert b"\n\n" not in (tmp_path / "events.jsonl").read_bytes()
 
 
@@ -121,10 +122,10 @@ def test_going_back_drops_the_curves_of_later_steps_and_nothing_else(tmp_path, k
             log.event("warning", step, message="x")
         log.event(kind, 10, **fields)
         log.event("train", 11, **train(loss=(7.0, 7.0)))
-    events = [(event["event"], event["step"]) for event in read_events(tmp_path)]
+    events = [(event["event"], event["step"]) for event in history.load(tmp_path).events]
     of_10 = [(kind, 10) for kind in ("train", "eval", "drop", "checkpoint", "warning")]
     assert events == [("start", 0), *of_10, ("warning", 11), (kind, 10), ("train", 11)]
-    assert read_events(tmp_path)[-1]["loss"] == [7.0, 7.0]
+    assert history.load(tmp_path).events[-1]["loss"] == [7.0, 7.0]
 
 
 def test_an_evaluation_that_comes_again_is_there_once(tmp_path):
@@ -135,7 +136,7 @@ def test_an_evaluation_that_comes_again_is_there_once(tmp_path):
             log.event("resume", 10, evaluated=5)
             log.event("eval", 10, **evaluation())
             log.event("drop", 10, member=0, learning_rate=0.001, reason="plateau")
-    assert [event["event"] for event in read_events(tmp_path)] == ["start", "resume", "resume", "eval", "drop"]
+    assert [event["event"] for event in history.load(tmp_path).events] == ["start", "resume", "resume", "eval", "drop"]
 
 
 def test_two_resumes_leave_one_history(tmp_path):
@@ -146,14 +147,14 @@ def test_two_resumes_leave_one_history(tmp_path):
                 log.event("train", step, **train())
             if back is not None:
                 log.event("resume", back)
-    assert [event["step"] for event in read_events(tmp_path) if event["event"] == "train"] == [2, 3]
+    assert [event["step"] for event in history.load(tmp_path).trains] == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file", "file/below"])
 def test_what_is_no_run_directory_is_the_users_error(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a run directory") as error:
-        read_events(tmp_path / name)
+        history.load(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
@@ -180,7 +181,7 @@ def test_a_disk_that_fills_is_the_users_error_and_costs_one_line(tmp_path):
     assert tried == list(range(written + 1))  # the torn line was reported, not the one after it
     with RunLog(tmp_path, 100) as log:
         log.event("checkpoint", 50, path="x")
-    assert [event["step"] for event in read_events(tmp_path)] == [*range(written), 50]
+    assert [event["step"] for event in history.load(tmp_path).events] == [*range(written), 50]
 
 
 def test_only_the_first_process_writes(tmp_path, terminal):
@@ -212,7 +213,7 @@ def test_tensorboard_has_a_curve_for_each_member(tmp_path):
         "train/error/seed=1": 0.5,
         "train/learning_rate/seed=0": pytest.approx(0.01),
         "train/images_per_second": 1234.0,
-        "train/member_images_per_second": 617.0,
+        "train/member_images_per_second": 2468.0,
     }
     tags = {value.tag: value.simple_value for value in of_eval.summary.value}
     assert tags["validation/top1_error/seed=0"] == 0.25

@@ -19,7 +19,8 @@ from experiments.launch import cost
 from experiments.launch.cost import Cost, Pace, check, estimate
 from experiments.launch.points import Point, pack
 from experiments.launch.results import FAILURE
-from experiments.sweep import plan, table
+from experiments.launch.train import describe
+from experiments.sweep import ranking, record
 from experiments.sweep.__main__ import main
 
 CONFIG = "configs/digits.py"
@@ -59,7 +60,7 @@ def programs(tmp_path):
 
 
 def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(programs):
-    assert table.text(table.rows(programs)).splitlines() == [
+    assert ranking.text(ranking.rows(programs)).splitlines() == [
         "point                learning_rate  activation  validation error      test error  seeds  note",
         "learning_rate=0.01   0.01                         12.00 ± 1.41 %  15.00 ± 7.07 %      2",
         "learning_rate=0.001  0.001                        20.00 ± 0.00 %  30.00 ± 0.00 %      2",
@@ -67,26 +68,26 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "learning_rate=9      9                                                                0  diverged",
         "tanh                 0.01           tanh                                                 failed: out of memory",
     ]
-    assert table.headline(table.rows(programs)) == (
+    assert ranking.headline(ranking.rows(programs)) == (
         "Lowest validation error, of the 4 of 5 points that have finished, where no network diverged: learning_rate=0.01, "
         "12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
-    assert "the one to choose by" in table.caption(programs)
+    assert "the one to choose by" in ranking.caption(programs)
 
 
 def test_a_test_on_the_validation_split_is_told(programs):
     log(programs[0], [0.1] * 8, [0.1] * 8, split="validation")
-    assert "the test images are the same split, validation" in table.caption(programs)
+    assert "the test images are the same split, validation" in ranking.caption(programs)
 
 
 def test_before_anything_has_finished_the_table_says_so(programs):
-    rows = table.rows(programs[1:])
-    assert table.headline(rows) == "No point has finished yet."
-    assert [path.name for path in table.write(programs[0].directory.parent, programs[1:])] == ["results.csv", "results.html"]
+    rows = ranking.rows(programs[1:])
+    assert ranking.headline(rows) == "No point has finished yet."
+    assert [path.name for path in ranking.write(programs[0].directory.parent, programs[1:])] == ["results.csv", "results.html"]
 
 
 def test_the_csv_holds_every_number(programs):
-    best, _, partly, lost, failed = csv.DictReader(io.StringIO(table.csv_text(table.rows(programs))))
+    best, _, partly, lost, failed = csv.DictReader(io.StringIO(ranking.csv_text(ranking.rows(programs))))
     assert best["point"] == "learning_rate=0.01"
     assert (best["learning_rate"], best["model.activation"], best["seeds"], best["diverged"]) == ("0.01", "", "2", "0")
     assert float(best["validation_error_mean"]) == pytest.approx(0.12)
@@ -116,7 +117,7 @@ class Page(HTMLParser):
 
 def test_the_page_can_be_sorted_by_keyboard_and_stands_alone(programs):
     root = programs[0].directory.parent
-    paths = table.write(root, programs)
+    paths = ranking.write(root, programs)
     assert [str(path.relative_to(root)) for path in paths] == ["results.csv", "results.html", "figures/results.png", "figures/results.svg"]
     assert all(path.stat().st_size > 500 for path in paths)
     html = (root / "results.html").read_text()
@@ -136,14 +137,14 @@ def test_the_page_can_be_sorted_by_keyboard_and_stands_alone(programs):
 def test_names_from_outside_cannot_become_markup(tmp_path):
     (program,) = pack(CONFIG, [], [Point(HOSTILE, {"learning_rate": "1"})], 1, tmp_path / "sweep")
     log(program, [0.1], [0.1])
-    table.write(tmp_path, [program])
+    ranking.write(tmp_path, [program])
     html = (tmp_path / "results.html").read_text()
     assert html.count("<script") == 1
     assert HOSTILE in Page(html).text
 
 
 def test_the_figure_draws_means_with_their_spread_and_leaves_out_what_diverged(programs):
-    axes = table.figure(table.rows(programs)).axes[0]
+    axes = ranking.figure(ranking.rows(programs)).axes[0]
     validation, test = axes.containers
     assert validation.get_label() == "validation"
     assert validation[0].get_xdata() == pytest.approx([12, 20, 10])
@@ -160,7 +161,7 @@ def test_a_long_name_is_shortened_in_the_drawing(tmp_path):
     name = "learning_rate=0.003 activation=tanh rotation=10 whitening=1 weight_decay=0.0005 momentum=0.9 crop=1"
     (program,) = pack(CONFIG, [], [Point(name, {"learning_rate": "1"})], 1, tmp_path / "sweep")
     log(program, [0.1], [0.1])
-    figure = table.figure(table.rows([program]))
+    figure = ranking.figure(ranking.rows([program]))
     figure.canvas.draw()
     (label,) = figure.axes[0].get_yticklabels()
     assert label.get_text().endswith("…")
@@ -168,19 +169,19 @@ def test_a_long_name_is_shortened_in_the_drawing(tmp_path):
 
 
 def test_errors_of_different_magnitude_are_drawn_on_a_logarithmic_axis(programs):
-    assert table.figure(table.rows(programs)).axes[0].get_xscale() == "linear"
+    assert ranking.figure(ranking.rows(programs)).axes[0].get_xscale() == "linear"
     log(programs[0], [0.01] * 6 + [0.9] * 2, [0.01] * 8)
-    assert table.figure(table.rows(programs)).axes[0].get_xscale() == "log"
+    assert ranking.figure(ranking.rows(programs)).axes[0].get_xscale() == "log"
 
 
-# The plan and the estimate
+# The record, the plan and the estimate
 
 
-def test_a_plan_reads_back_as_it_was_written(programs, tmp_path):
-    made = plan.make(CONFIG, [], programs)
-    plan.save(tmp_path / "sweep", made)
-    assert plan.load(tmp_path / "sweep") == made
-    plan.check_directory(tmp_path / "sweep", made)
+def test_a_record_reads_back_as_it_was_written(programs, tmp_path):
+    made = record.make(CONFIG, [], programs)
+    record.save(tmp_path / "sweep", made)
+    assert record.load(tmp_path / "sweep") == made
+    record.check_directory(tmp_path / "sweep", made)
 
 
 @pytest.mark.parametrize(
@@ -192,22 +193,22 @@ def test_a_plan_reads_back_as_it_was_written(programs, tmp_path):
 )
 def test_a_directory_holds_one_sweep(programs, tmp_path, overrides, seeds, message):
     root = tmp_path / "sweep"
-    plan.save(root, plan.make(CONFIG, [], programs))
+    record.save(root, record.make(CONFIG, [], programs))
     points = [point for program in programs for point in program.points]
     with pytest.raises(UserError, match=re.escape(message)):
-        plan.check_directory(root, plan.make(CONFIG, overrides, pack(CONFIG, overrides, points, seeds, root)))
-    plan.check_directory(root, plan.make(CONFIG, ["train.epochs=99"], programs))  # which may go on for longer
+        record.check_directory(root, record.make(CONFIG, overrides, pack(CONFIG, overrides, points, seeds, root)))
+    record.check_directory(root, record.make(CONFIG, ["train.epochs=99"], programs))  # which may go on for longer
 
 
 def test_a_directory_of_something_else_is_left_alone(programs, tmp_path):
-    made = plan.make(CONFIG, [], programs)
+    made = record.make(CONFIG, [], programs)
     (tmp_path / "other").mkdir()
-    plan.check_directory(tmp_path / "other", made)
+    record.check_directory(tmp_path / "other", made)
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(UserError, match="exists and holds no sweep"):
-        plan.check_directory(tmp_path / "other", made)
+        record.check_directory(tmp_path / "other", made)
     with pytest.raises(UserError, match="other holds no sweep"):
-        plan.load(tmp_path / "other")
+        record.load(tmp_path / "other")
 
 
 def test_the_work_is_that_of_the_networks_products(digits_dir, tmp_path):
@@ -246,8 +247,8 @@ def test_the_estimate_goes_by_runs_that_have_ended(programs):
 def test_a_finished_run_that_shall_go_on_longer_counts_with_the_rest(programs, tmp_path):
     costs = {program.directory: Cost(400, 16e9, "float32") for program in programs}  # 100 steps were done, in 8 s
     assert estimate(programs, costs, measure=False).seconds == pytest.approx(24)
-    assert re.search(r" 400  finished 100 steps, goes on$", plan.describe(tmp_path, programs, costs), re.M)
-    assert re.search(r" 400  failed .*: out of memory$", plan.describe(tmp_path, programs, costs), re.M)
+    assert re.search(r" 400  finished 100 steps, goes on$", describe(tmp_path, programs, costs), re.M)
+    assert re.search(r" 400  failed .*: out of memory$", describe(tmp_path, programs, costs), re.M)
 
 
 def test_without_such_runs_it_is_a_lower_bound_or_none(programs, monkeypatch):
@@ -284,7 +285,7 @@ def arguments(digits_dir, out, *more):
     [
         (["--grid", "lerning_rate=.1"], "did you mean learning_rate"),
         (["--grid", "model.positive_bias=some"], "model.positive_bias=some: expected a number"),
-        (["--grid", "model.activation=relu,gelu"], "model.activation is 'gelu'; known: relu, tanh"),
+        (["--grid", "model.activation=relu,gelu"], "model.activation is 'gelu'; did you mean relu? Known: relu, tanh"),
         (["--grid", "model.input_size=64"], "more than the dataset's 28x28 pixels"),
         (["--grid", "data.train_split=trian"], "no split 'trian'"),
         (["--grid", "plateau.mode=never"], "plateau.mode is 'never'"),

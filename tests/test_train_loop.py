@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, metrics, parallel, run
+from alexnet_jax import data, evaluate, history, metrics, parallel, run
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop, plateau
 from alexnet_jax.train.loop import train
 from alexnet_jax.train.schedule import make_timeline
@@ -63,7 +64,7 @@ def count_traces(patch):
 
 
 def events_of(directory, kind):
-    return [event for event in read_events(directory) if event["event"] == kind]
+    return history.load(directory).of_kind(kind)
 
 
 def final_state(directory):
@@ -71,7 +72,7 @@ def final_state(directory):
     loaded = run.load(directory)
     training = {"opt_state": loaded.network.abstract_state().opt_state, "plateau": plateau.init(loaded.network.hyper.members)}
     with Checkpoints(directory) as checkpoints:
-        trees, _ = checkpoints.restore({"networks": loaded.networks, "training": training})
+        trees, _ = checkpoints.restore({"networks": loaded.state, "training": training})
     return jax.tree_util.tree_leaves_with_path(trees)
 
 
@@ -93,6 +94,7 @@ def interrupt(patch, at_step, action):
     patch.setattr(data, "train_batches", interrupted)
 
 
+@pytest.mark.newest
 def test_things_happen_at_their_own_steps(reference):
     directory, test, traces = reference
     assert [event["step"] for event in events_of(directory, "eval")] == [8, 16, 24, 32, 40, 48, 50]
@@ -140,6 +142,17 @@ def test_predictions_are_kept(reference):
         run.load_predictions(directory / "checkpoints")
 
 
+def test_predictions_of_an_earlier_step_are_stale_whatever_their_time(reference, tmp_path):
+    shutil.copy(reference[0] / "predictions-test.npz", tmp_path)
+    with RunLog(tmp_path, 60) as log:
+        log.event("checkpoint", 50, path="checkpoints/50")
+        assert run.load_predictions(tmp_path)["answer"].shape == (2, 360)
+        log.event("checkpoint", 60, path="checkpoints/60")
+    os.utime(tmp_path / "predictions-test.npz", (2e9, 2e9))
+    with pytest.raises(UserError, match=r"predictions-test\.npz is of step 50, the run is at step 60"):
+        run.load_predictions(tmp_path)
+
+
 def test_run_directory_is_as_contracted(reference):
     directory, _, _ = reference
     record = json.loads((directory / "config.json").read_text())
@@ -153,6 +166,7 @@ def test_run_directory_is_as_contracted(reference):
     assert all(len(event[name]) == 2 for name in ("loss", "error", "learning_rate"))
 
 
+@pytest.mark.newest
 def test_stopped_in_an_epoch_and_in_an_evaluation_and_killed_then_resumed_to_the_same_bits(reference, tiny_config, tmp_path, capsys):
     config = tiny_config(*LOOP)
 

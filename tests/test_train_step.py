@@ -103,6 +103,7 @@ def test_the_abstract_state_is_the_states():
     assert jax.eval_shape(lambda state: state, init_state(*of)) == abstract_state(*of)
 
 
+@pytest.mark.newest
 def test_a_member_of_seven_is_the_run_of_that_member_alone():
     model = network()
     together, metrics = train(model, state_of(model, "seeds=7"))
@@ -112,6 +113,7 @@ def test_a_member_of_seven_is_the_run_of_that_member_alone():
     assert not np.allclose(metrics[0]["loss"][4], metrics[0]["loss"][3])
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rematerialisation_changes_no_number(dtype):
     """But for the last bits, where other operations are fused."""
@@ -148,6 +150,7 @@ def test_dropout_zero_and_augmentation_off_is_the_plain_network():
     np.testing.assert_allclose(metrics[0]["loss"], -np.mean(log_probs[0, np.arange(16), batch(0)["label"]]), rtol=1e-6)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("what", ["augment", "dropout", "lrn"])
 def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     """Two steps with a strength of zero, and two of a network that was built without: momentum, parameters and losses to the bit."""
@@ -164,6 +167,7 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     assert np.array_equal(metrics[1]["loss"], plain_metrics[1]["loss"])
 
 
+@pytest.mark.newest
 def test_a_done_member_stays_what_it_was():
     model = network()
     state, controls = state_of(model, "seeds=2")
@@ -174,6 +178,7 @@ def test_a_done_member_stays_what_it_was():
     assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 1), member(free.params, 1)))
 
 
+@pytest.mark.newest
 def test_one_trace_whatever_the_rate():
     model, traces = network(), []
     inner = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
@@ -192,6 +197,7 @@ def test_one_trace_whatever_the_rate():
     assert len(traces) == 1
 
 
+@pytest.mark.newest
 def test_drop_scales_the_step():
     """Under PyTorch's rule without momentum the update is proportional to the rate."""
     model = network()
@@ -203,6 +209,7 @@ def test_drop_scales_the_step():
     close(member(moved, 1), jax.tree.map(lambda leaf: 0.1 * leaf, member(moved, 0)), rtol=2e-2, atol=1e-7)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("at_once", [3, 2])
 def test_sums_of_what_the_mask_admits(at_once):
     model = network()

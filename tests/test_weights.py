@@ -19,11 +19,12 @@ from alexnet_jax import data, evaluate, predict, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.prepare.images import load_image, resize_and_crop
-from alexnet_jax.report import write_report
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
 from alexnet_jax.train.loop import train
 from alexnet_jax.weights import formats, torch_layout
@@ -54,7 +55,7 @@ def random_tensors(variant, names, classes=10, seed=0):
     rng = np.random.default_rng(seed)
     net = model.AlexNet(model.architecture(model.model_config(variant)), classes)
     image = np.zeros((1, net.arch.input_size, net.arch.input_size, 3), np.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), image, run.hyper.Hyper())["params"]
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, Hyper())["params"]
     tensors = {}
     for (layer, leaf), name in names.items():
         shape = torch_layout.oihw_shape(shapes[layer][leaf].shape)
@@ -129,7 +130,7 @@ def imported(kind, file, tmp_path, *arguments):
 
 
 def log_probs(loaded, images):
-    return np.asarray(jax.jit(make_log_probs(loaded.network.model, loaded.stats))(loaded.networks.params, loaded.networks.hyper, images))
+    return np.asarray(jax.jit(make_log_probs(loaded.network.model, loaded.stats))(loaded.state.params, loaded.state.hyper, images))
 
 
 def same(a, b):
@@ -174,7 +175,7 @@ def test_ungrouped_kernel_is_block_diagonal():
 def test_caffe(variant, old, caffe_file, tmp_path):
     file, tensors = caffe_file(variant, old)
     loaded = imported("caffe", file, tmp_path)
-    params = jax.tree.map(lambda leaf: leaf[0], loaded.networks.params)
+    params = jax.tree.map(lambda leaf: leaf[0], loaded.state.params)
     assert np.array_equal(params["conv1"]["kernel"], tensors["conv1.blobs[0]"].transpose(2, 3, 1, 0)[:, :, ::-1])  # RGB, from BGR
     assert np.array_equal(params["conv4"]["kernel"], tensors["conv4.blobs[0]"].transpose(2, 3, 1, 0))
     assert np.array_equal(params["fc7"]["kernel"], tensors["fc7.blobs[0]"].T)
@@ -212,11 +213,11 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
     full = run.load(tmp_path / "seed")
     differing = {field for field, value in full.config.model.items() if value != model.model_config("one_tower")[field]}
     assert differing == {"lrn_convention", "lrn_k", "init", "pixel_mean"}
-    kernel = full.networks.params["conv2"]["kernel"][0]
+    kernel = full.state.params["conv2"]["kernel"][0]
     half_in, half_out = kernel.shape[2] // 2, kernel.shape[3] // 2
     assert not kernel[:, :, :half_in, half_out:].any()
     assert not kernel[:, :, half_in:, :half_out].any()
-    assert np.array_equal(kernel[:, :, :half_in, :half_out], grouped.networks.params["conv2"]["kernel"][0, ..., :half_out])
+    assert np.array_equal(kernel[:, :, :half_in, :half_out], grouped.state.params["conv2"]["kernel"][0, ..., :half_out])
     expected = log_probs(grouped, stored)
     np.testing.assert_allclose(log_probs(full, stored), expected, atol=1e-5 * np.abs(expected).max())
 
@@ -402,8 +403,8 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir), "--member", str(member)])
     back = imported("safetensors", file, tmp_path)
     assert back.network.hyper.members == 1
-    assert same(back.networks.params, jax.tree.map(lambda leaf: leaf[member : member + 1], members.networks.params))
-    assert same(back.networks.hyper, jax.tree.map(lambda leaf: leaf[member : member + 1], members.networks.hyper))
+    assert same(back.state.params, jax.tree.map(lambda leaf: leaf[member : member + 1], members.state.params))
+    assert same(back.state.hyper, jax.tree.map(lambda leaf: leaf[member : member + 1], members.state.hyper))
     assert back.config.model.to_dict() == members.config.model.to_dict()
     assert (back.classes, back.network.member_names) == (members.classes, [f"seed={5 + member}"])
     assert same(back.stats, members.stats)
@@ -431,11 +432,11 @@ def test_imported_weights_have_a_report(members, tmp_path):
 
 def test_what_was_set_while_it_trained_is_exported(members, tmp_path):
     changed = make_run(tmp_path / "run", members.config)
-    networks = changed.networks.replace(step=np.int32(1), hyper=changed.networks.hyper.replace(lrn_alpha=np.float32([0.5, 0.25])))
+    networks = changed.state.replace(step=np.int32(1), hyper=changed.state.hyper.replace(lrn_alpha=np.float32([0.5, 0.25])))
     with Checkpoints(changed.workdir) as checkpoints:
         checkpoints.save(1, {"networks": networks}, {"evaluated": 0, "commands": 1})
     main(["export", "--to", "safetensors", str(tmp_path / "net"), "--run", str(changed.workdir), "--member", "1"])
-    assert imported("safetensors", tmp_path / "net", tmp_path / "back").networks.hyper.lrn_alpha == [0.25]
+    assert imported("safetensors", tmp_path / "net", tmp_path / "back").state.hyper.lrn_alpha == [0.25]
 
 
 def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
@@ -443,7 +444,7 @@ def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
     first = imported("caffe", file, tmp_path)
     main(["export", "--to", "safetensors", str(tmp_path / "net.safetensors"), "--run", str(first.workdir)])
     second = imported("safetensors", tmp_path / "net.safetensors", tmp_path)
-    assert same(second.networks.params, first.networks.params)
+    assert same(second.state.params, first.state.params)
     assert second.config.model.to_dict() == first.config.model.to_dict()
     assert same(second.stats, first.stats)
 
@@ -548,7 +549,7 @@ def digits_config(digits_dir, source, members, *overrides):
 
 def test_members_take_over_their_counterparts(members, digits_dir, tmp_path):
     (state, notes), drawn = start(tmp_path, digits_config(digits_dir, members.workdir, "seeds=2"))
-    assert same(state.params, members.networks.params)
+    assert same(state.params, members.state.params)
     assert not same(state.params, drawn.params)
     assert same(state.opt_state, drawn.opt_state)
     assert notes == []
@@ -560,14 +561,14 @@ def test_an_only_member_is_taken_over_by_all(members, digits_dir, tmp_path):
     main(["export", "--to", "safetensors", str(tmp_path / "net.safetensors"), "--run", str(members.workdir), "--member", "1"])
     alone = imported("safetensors", tmp_path / "net.safetensors", tmp_path)
     (state, _), _ = start(tmp_path, digits_config(digits_dir, alone.workdir, "seeds=3"))
-    assert same(state.params, jax.tree.map(lambda leaf: np.stack([leaf[1]] * 3), members.networks.params))
+    assert same(state.params, jax.tree.map(lambda leaf: np.stack([leaf[1]] * 3), members.state.params))
 
 
 def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     config = digits_config(digits_dir, members.workdir, "seeds=2")
     (state, notes), drawn = start(tmp_path, config, tuple("ABCDEFGHIJ"))
     assert same(state.params["fc8"], drawn.params["fc8"])
-    assert same({**state.params, "fc8": 0}, {**members.networks.params, "fc8": 0})
+    assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
     assert notes == [f"fc8 is new: {members.workdir} has 10 classes, this dataset 10, or others"]
 
 
@@ -597,7 +598,7 @@ def test_training_starts_from_another_run(members, digits_dir, tmp_path):
     zero = ("optimizer.learning_rate=0", "train.batch_size=40", "train.epochs=0.1", "eval.batch_size=64")
     other = shutil.copytree(members.workdir, tmp_path / "other")
     train(digits_config(digits_dir, other, "seeds=2", *zero), tmp_path / "new")
-    assert same(run.load(tmp_path / "new").networks.params, members.networks.params)
+    assert same(run.load(tmp_path / "new").state.params, members.state.params)
     shutil.rmtree(other)
     train(digits_config(digits_dir, other, "seeds=2", *zero[:2], "train.epochs=0.2", zero[3]), tmp_path / "new")
     assert evaluate.predict_run(tmp_path / "new", "test")[0].log_probs.shape == (2, 360, 10)

@@ -10,6 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
     from alexnet_jax.model.alexnet import Architecture
@@ -22,16 +23,13 @@ def table(arch: "Architecture", classes: int, channels: int) -> str:
     rows = layers(arch, classes, channels)
     parameters, macs = sum(row.parameters for row in rows), sum(row.macs for row in rows)
     forward, step = forward_flops(arch, classes, channels), step_flops(arch, classes, channels)
-    lines = [f"{'layer':6}{'output shape':>16}{'parameters':>14}{'MACs':>17}"]
+    cells = [("layer", "output shape", "parameters", "MACs")]
     for row in [Layer("input", (arch.input_size, arch.input_size, channels)), *rows]:
-        shape = " x ".join(map(str, row.shape))
-        numbers = f"{row.parameters:14,}{row.macs:17,}" if row.parameters else ""
-        lines.append(f"{row.name:6}{shape:>16}{numbers}")
-    lines.append(f"{'total':6}{'':16}{parameters:14,}{macs:17,}")
-    lines.append(
-        f"{forward / 1e9:.4f} GFLOPs an image forward, {step / 1e9:.4f} in a training step: two a MAC, no gradient for the image itself"
-    )
-    return "\n".join(lines)
+        numbers = (f"{row.parameters:,}", f"{row.macs:,}") if row.parameters else ("", "")
+        cells.append((row.name, " x ".join(map(str, row.shape)), *numbers))
+    cells.append(("total", "", f"{parameters:,}", f"{macs:,}"))
+    work = f"{forward / 1e9:.4f} GFLOPs an image forward, {step / 1e9:.4f} in a training step"
+    return f"{aligned(cells, '<>', gap=4)}\n{work}: two a MAC, no gradient for the image itself"
 
 
 def differences(variant: str, other: str) -> str:

@@ -1,9 +1,11 @@
 """AlexNet as a Flax module, and its variants as one table of differences from the study post's network.
 
-    python -m alexnet_jax.model owt             its layers: shapes, parameters, multiply-accumulates
-    python -m alexnet_jax.model one_tower caffenet   what differs between two
+`network.build` makes the module of a config; a forward pass (forward.py) and the train step (train/step.py) apply it:
 
-The module is one network. The member axis is added outside, once, by `vmap` (train/step.py).
+    model = AlexNet(architecture(model_config("one_tower")), classes=1000)
+    logits = model.apply({"params": params}, images, hyper)
+
+The module is one network. The step and the forward pass add the member axis, each with one `vmap`.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.conv import FORMS, conv, max_pool
 from alexnet_jax.model.dense import dense
@@ -40,7 +42,7 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What shapes the program; the defaults are the study post's network, 62,378,344 parameters for 1000 classes.
+    """What shapes the compiled program. The defaults are the study post's network, 62,378,344 parameters for 1000 classes.
 
     Raises:
       UserError: an unknown choice, or a combination that makes no network.
@@ -64,9 +66,9 @@ class Architecture:
     dropout_place: str = "after"  # after fc6 and fc7 | before them
     init: str = "paper"  # paper | caffe | scaled
     positive_bias: float = 1.0  # initial bias of conv2, conv4, conv5, fc6 and fc7; 0 elsewhere
-    # What mean-subtracted 0-255 pixels are divided by, one number or one per channel; LRN's alpha is multiplied by its square.
+    # Mean-subtracted 0-255 pixels are divided by this, one number or one per channel. LRN's alpha is multiplied by its square.
     pixel_scale: float | tuple[float, ...] = 1.0
-    # What is subtracted from 0-255 pixels, one number per channel; empty: the mean of the dataset's training pixels.
+    # This is subtracted from 0-255 pixels, one number per channel. Empty: the mean of the dataset's training pixels.
     pixel_mean: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and products; parameters and sums stay float32
     conv_form: str = "unroll"  # unroll | grouped: what a convolution becomes under the member axis, see conv.py
@@ -74,7 +76,7 @@ class Architecture:
     def __post_init__(self):
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
-                raise UserError(f"model.{field} is {getattr(self, field)!r}; known: {', '.join(choices)}")
+                raise UserError(f"model.{field} is {getattr(self, field)!r}{did_you_mean(getattr(self, field), choices)}")
         if len(self.filters) != 5 or len(self.stem_padding) != 2:
             raise UserError(f"model.filters {self.filters} must hold 5 numbers, model.stem_padding {self.stem_padding} 2")
         for field in ("input_size", "stem_kernel", "stem_stride", "groups", "pool_size", "pool_stride", "lrn_size"):
@@ -138,7 +140,7 @@ class Architecture:
         return stem, pooled(stem), pooled(pooled(stem)), pooled(pooled(pooled(stem)))
 
 
-# The constants of a variant that may differ between members: `Hyper` fields, given their value by the config's model section.
+# The constants of a variant that may differ between members. They are `Hyper` fields; the config's model section has their values.
 MEMBER_CONSTANTS = {name: getattr(Hyper(), name) for name in ("dropout", "lrn_k", "lrn_alpha", "lrn_beta")}
 
 _TWO_TOWERS: dict[str, Any] = {"groups": 2}
@@ -192,7 +194,7 @@ def model_config(variant: str) -> ConfigDict:
       UserError: an unknown variant.
     """
     if variant not in VARIANTS:
-        raise UserError(f"unknown model variant {variant!r}; known: {', '.join(VARIANTS)}")
+        raise UserError(f"unknown model variant {variant!r}{did_you_mean(variant, VARIANTS)}")
     return ConfigDict({**dataclasses.asdict(Architecture()), **MEMBER_CONSTANTS, **VARIANTS[variant]}, sort_keys=False)
 
 
@@ -201,7 +203,7 @@ def architecture(section: ConfigDict) -> Architecture:
     return Architecture(**{field.name: section[field.name] for field in dataclasses.fields(Architecture)})
 
 
-# Fields of a model section that say how parameters are drawn and trained, not what the network computes from them.
+# Fields of a model section that say how parameters are drawn and trained. What the network computes from them doesn't depend on these.
 _TRAINING = ("init", "positive_bias", "dropout", "dropout_place", "dtype", "conv_form")
 
 
@@ -263,7 +265,7 @@ class AlexNet(nn.Module):
         return self._output("fc8", self._dense("fc8", x, self.classes)).astype(jnp.float32)
 
     def _stage(self, x, hyper, convolutions, norm, lean):
-        """Convolutions, each with its activation, then the pool and, if asked for, LRN; a lean one keeps for its gradient only `x`."""
+        """Convolutions, each with its activation, then the pool and, if `norm`, LRN. A lean stage keeps only `x` for its gradient."""
         activation = ACTIVATIONS[self.arch.activation]
 
         def stage(x, parameters, hyper):
@@ -324,7 +326,7 @@ class _Affine(nn.Module):
 def _kernel_init(init: str, layer: str):
     """Initialiser of a layer's weights.
 
-    paper    N(0, 0.01) everywhere. Made for 0-255 pixels and biases of 1; small or narrow networks often stall at ln(classes) with it.
+    paper    N(0, 0.01) everywhere. It suits 0-255 pixels and biases of 1; small or narrow networks often stall at ln(classes) with it.
     caffe    as the paper's, but 0.005 in fc6 and fc7 (BVLC's model files).
     scaled   He: N(0, 2 / fan-in), and N(0, 0.01) in fc8 so that training starts at a loss of ln(classes) whatever the pixel scale.
     """

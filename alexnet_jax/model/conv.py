@@ -1,12 +1,17 @@
 """Convolution and max-pooling that stay fast under a member axis.
 
-`vmap` over members with kernels of their own turns a convolution into a grouped one: a training step of the small network then takes 1.4
-times as long as those of its seven members one by one on a CPU, of the full one 1.1 times (docs/performance.md). Here its batching rule
-unrolls into those M convolutions, for the value and for both gradients, bit for bit what a member alone computes. `lax.map` over members is
-no way out: in a loop's body CPU convolutions lose their threads. The program grows with M, so more than a few members train in turn
-(turns.py), by one program for a few.
+The network (alexnet.py) calls both for one member; the step's `vmap` adds the member axis:
 
-Max-pooling's own gradient (select-and-scatter) is the slowest operation of the network on CPUs, 10 times the cost of what stands here.
+    y = conv(x, kernel, stride=1, padding=(2, 2))
+    y = max_pool(y, size=3, stride=2)
+
+`vmap` over members that have their own kernels makes a grouped convolution. On a CPU that is slow: a training step of seven small networks
+takes 1.4 times as long as seven steps of one, and 1.1 times with full-sized networks (docs/performance.md). So the batching rule here
+unrolls into M convolutions, for the value and for both gradients; each gives bit for bit what a member alone computes. `lax.map` over
+members doesn't help: inside a loop, XLA's CPU convolutions use one thread. The unrolled program grows with M, so more than a few members
+train in turn (turns.py).
+
+XLA's own gradient of max-pooling (select-and-scatter) would be the slowest operation of the network on CPUs: 10 times slower than this one.
 """
 
 from collections.abc import Callable
@@ -48,10 +53,10 @@ def conv(
     groups: int = 1,
     form: str = "unroll",
 ) -> Float[Array, "batch out_height out_width filters"]:
-    """2-D convolution (cross-correlation, as everywhere in deep learning) of square kernels, zero-padded alike in height and width.
+    """2-D convolution (cross-correlation, as everywhere in deep learning) with square kernels and equal zero padding in height and width.
 
-    `padding` is (before, after): (0, 3) pads at the right and the bottom alone, as the 2012 code did. `form`, one of `FORMS`, is what
-    `vmap` makes of it.
+    `padding` is (before, after): (0, 3) pads only at the right and the bottom, as the 2012 code did. `form`, one of `FORMS`, is what `vmap`
+    turns it into.
     """
     return _over_members(_plain_conv(stride, padding, groups), form)(x, kernel)
 

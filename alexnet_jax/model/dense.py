@@ -1,4 +1,9 @@
-"""The matrix product of a dense layer, with the two products of its derivative in the forms that are fast on CPUs too."""
+"""The matrix product of a dense layer. The two products of its derivative are written so that they are fast on CPUs too.
+
+The network (alexnet.py) calls it in fc6, fc7 and fc8:
+
+    y = dense(x, kernel)    # (B, units_in), (units_in, units_out) -> (B, units_out)
+"""
 
 import jax
 from jax import lax
@@ -19,8 +24,8 @@ def _dense_forward(x, kernel):
 
 def _dense_backward(residuals, gradient):
     x, kernel = residuals
-    # For gradient @ kernel.T Eigen would read the kernel, the larger factor, across its rows, several times slower than along them. Without
-    # a layout to keep, XLA turns the product round to that again.
+    # In gradient @ kernel.T, Eigen reads the kernel, the larger factor, across its rows, which is several times slower than along them.
+    # Without the fixed layout, XLA would turn the product back into that.
     input_gradient = row_major(kernel @ gradient.T).T
     return input_gradient, lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))  # x.T @ gradient, but x isn't transposed first
 

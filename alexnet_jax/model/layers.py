@@ -21,7 +21,7 @@ class Layer(NamedTuple):
     name: str
     shape: tuple[int, ...]  # of its output for one image: (height, width, channels) or (units,)
     parameters: int = 0
-    macs: int = 0  # multiply-accumulates for one image; pooling and LRN have none to speak of
+    macs: int = 0  # multiply-accumulates for one image; those of pooling and LRN are not counted
 
 
 def layers(arch: Architecture, classes: int, channels: int) -> list[Layer]:

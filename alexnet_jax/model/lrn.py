@@ -2,7 +2,11 @@
 
     b_i = a_i / (k + c * sum_{|j - i| <= size // 2} a_j^2) ^ beta          (section 3.3 of the AlexNet paper)
 
-over the channels of an activation, zero-padded at the channel edges. Frameworks differ in c by a factor of the window's size:
+over the channels of an activation, zero-padded at the channel edges. The network (alexnet.py) calls it after or before its first two pools:
+
+    y = lrn(x, k=2.0, alpha=1e-4, beta=0.75, size=5)
+
+Frameworks differ in c by a factor of the window's size:
 
 | convention | c | used by |
 |---|---|---|
@@ -10,7 +14,7 @@ over the channels of an activation, zero-padded at the channel edges. Frameworks
 | `per_size` | alpha / size | Caffe, PyTorch, cuDNN, cuda-convnet and the 2012 code |
 
 The paper's constants (k = 2, alpha = 1e-4, beta = 0.75, size 5) belong to mean-subtracted pixels on the 0-255 scale. On unit-variance
-inputs the denominator is a constant: there, alpha has to be multiplied by the square of the factor by which the pixels were divided.
+inputs the denominator is nearly a constant. For the same function there, multiply alpha by the square of what pixels were divided by.
 """
 
 from functools import partial
@@ -54,7 +58,7 @@ def _lrn(x, k, scale, beta, size):
 
 
 def _lrn_forward(x, k, scale, beta, size):
-    # The input is all that the derivative needs: to form the denominator again is cheaper than to write it and read it back.
+    # The derivative needs only the input: to compute the denominator again is cheaper than to write it and read it back.
     return _lrn(x, k, scale, beta, size), (x, k, scale, beta)
 
 

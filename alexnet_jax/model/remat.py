@@ -1,4 +1,9 @@
-"""Rematerialisation: memory for time. What a stage computes is thrown away, and computed again when its gradient is due."""
+"""Rematerialisation: less memory, more time. A stage's activations are thrown away and computed again when its gradient is due.
+
+The network (alexnet.py) wraps its three stages of convolutions in it when `train.remat` is set:
+
+    y = remat(stage)(x, kernels, hyper)
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +12,11 @@ import jax
 
 
 def remat(stage: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`stage(x, *others)` that keeps its arguments alone for the backward pass, instead of all that lies between them and its result.
+    """`stage(x, *others)` that keeps only its arguments for the backward pass, and none of the activations between them and its result.
 
-    `jax.checkpoint` is meant for this, but what it holds the compiler back with, an optimisation barrier, is dropped by XLA's CPU backend,
-    which then computes a stage a second time long before its gradient, and keeps both. Here `x` depends on the gradient: 0 times one of its
-    numbers is added, which the compiler can't leave out, since that number may be NaN; then all gradients are.
+    `jax.checkpoint` does the same with an optimisation barrier. XLA's CPU backend drops that barrier: it then computes the stage a second
+    time long before its gradient is due, and keeps both results. Here the second computation depends on the gradient instead: 0 times one
+    of its numbers is added to `x`. The compiler can't leave this out, since the number may be NaN; in that case all gradients are NaN.
     """
     stored = jax.custom_vjp(stage)
 

@@ -1,18 +1,14 @@
-"""The dataset format, written and read: TFDS metadata beside array_record shards of fixed-size uint8 images.
+"""The dataset format, as it is written: TFDS metadata beside array_record shards of fixed-size uint8 images.
 
 `tfds.builder_from_directory` opens a dataset that `write` made; no TensorFlow is needed to write or to read it. The shards are written here
-and not by a TFDS builder, which wants TensorFlow to shuffle more than 1 GB, and read here, since TFDS takes three times as long to
-decode a small record and wants OpenCV for a large one.
+and not by a TFDS builder, which wants TensorFlow to shuffle more than 1 GB; data.py reads them.
 """
 
 import contextlib
-import fcntl
 import functools
 import io
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +18,11 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.locks import locked
 from alexnet_jax.prepare.images import ImageError
 from alexnet_jax.prepare.pixel_stats import Moments
 from alexnet_jax.prepare.workers import worker_map
+from alexnet_jax.progress import ImageBar
 
 VERSION = "1.0.0"
 SEED = 0  # of the records' order and of the held-out examples: the same source always gives the same bytes
@@ -45,9 +43,6 @@ class RawDataset:
     encoding: str  # raw, jpeg or png: how an image lies in its record
     source: str  # where the images came from; no path, since the dataset may move to another machine
     protocol: str  # how they came to their size
-
-
-# Reading
 
 
 # Encoding, in parallel
@@ -116,12 +111,13 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
             order = np.random.default_rng(SEED).permutation(len(items)).tolist()
             chunks = ([items[i] for i in order[start : start + CHUNK]] for start in range(0, len(order), CHUNK))
             moments, shards = Moments(), _Shards(folder, target.parent.name, split)
-            with _progress(split, len(items)) as advance:
+            with ImageBar(len(items), split, every=10) as bar:
+                bar.add(0)
                 for chunk in map_in_order(encode, chunks):
                     shards.write(chunk.records)
                     moments += chunk.moments
                     corrupt += chunk.corrupt
-                    advance(len(chunk.records) + len(chunk.corrupt))
+                    bar.add(len(chunk.records) + len(chunk.corrupt))
             infos.append(shards.close())
             if split == "train":
                 statistics = moments.statistics()
@@ -209,20 +205,11 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 def _building(target: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary directory beside `target` that takes its place when all went well, so that a killed run leaves nothing half done there.
 
-    A lock, which the system frees when its holder dies, keeps a second process from the same dataset: it waits, then finds it finished.
+    A lock keeps a second process from the same dataset: it waits, then finds it finished.
     """
     folder, replaced = target.with_name(f".incomplete-{VERSION}"), target.with_name(f".replaced-{VERSION}")
     with contextlib.ExitStack() as stack:
-        with _disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(target.with_name(".lock"), "w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that prepares {target}", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: nobody can tell that this process is preparing it
-                pass
+        stack.enter_context(locked(target.with_name(".lock"), f"waiting for another process that prepares {target}", wait=True))
         refuse_existing(target, overwrite)
         with _disk_errors(target):
             for stale in (folder, replaced):
@@ -235,26 +222,3 @@ def _building(target: Path, overwrite: bool) -> Iterator[Path]:
                 target.rename(replaced)
             folder.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _progress(split: str, total: int) -> Iterator[Callable[[int], Any]]:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc=split, unit=" images") as bar:
-            yield bar.update
-        return
-    start = said = time.monotonic()
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal said, done
-        done, now = done + count, time.monotonic()
-        if now - said >= 10:
-            rate = f"{done / (now - start):,.0f} images/s"
-            print(f"{split}: {done:,} of {total:,} images ({done / total:.0%}), {rate}", file=sys.stderr, flush=True)
-            said = now
-
-    yield advance

@@ -1,4 +1,4 @@
-"""Where raw images come from: each source makes a Plan, before any image is decoded."""
+"""Where raw images come from: each source makes a `RawDataset`, before any image is decoded."""
 
 import contextlib
 import functools

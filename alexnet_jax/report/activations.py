@@ -87,7 +87,7 @@ def augmented(run: Run, member: int, images: np.ndarray, draws: int) -> np.ndarr
 
     The mean is put back, and what lies outside of 0 to 255 is cut off. As in training, a draw comes from (member seed, purpose, index).
     """
-    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.networks.hyper)
+    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.state.hyper)
     key, size = jax.random.fold_in(jax.random.key(hyper.seed), AUGMENT), run.network.model.arch.input_size
     index = jnp.arange(len(images) * draws).reshape(len(images), draws)
 
@@ -120,7 +120,7 @@ def _of_members(run: Run, members: list[int], images: np.ndarray, wanted: Callab
         return wanted(layer_outputs(model, params, views, hyper))
 
     for member in members:
-        params, hyper = (jax.tree.map(lambda leaf, m=member: leaf[m], tree) for tree in (run.networks.params, run.networks.hyper))
+        params, hyper = (jax.tree.map(lambda leaf, m=member: leaf[m], tree) for tree in (run.state.params, run.state.hyper))
         parts = []
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]

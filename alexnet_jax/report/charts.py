@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_jax.metrics import BINS
-from alexnet_jax.report.answers import Reliability
+from alexnet_jax.metrics import BINS, Reliability
 from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, WRONG, member_colour, printable, style_axes
 
 if TYPE_CHECKING:

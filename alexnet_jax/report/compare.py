@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import history
+from alexnet_jax.history import History
+from alexnet_jax.report import words
 from alexnet_jax.report.curves import scale, series, thinned
 from alexnet_jax.report.page import Drawing, Section, Table, Text, write_figures, write_page
 from alexnet_jax.report.style import COLOURS, INK, WIDTH, any_script, printable, style_axes
-from alexnet_jax.runlog import read_events
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ class Past(NamedTuple):
     """A run as it is compared."""
 
     name: str
-    events: list[dict]
+    history: History
     record: dict  # config.json
 
 
@@ -38,7 +39,7 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
     if len(workdirs) > len(COLOURS):
         raise UserError(f"{len(workdirs)} runs are more than one figure can tell apart; compare at most {len(COLOURS)}")
     names = _names(workdirs)
-    runs = [Past(name, read_events(workdir), history.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
+    runs = [Past(name, history.load(workdir), words.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
     alt = "Training loss and evaluation error of every run against epochs"
     text = "The mean over a run's members, shaded from the best to the worst of them; dashed, their ensemble."
     sections = [
@@ -46,7 +47,7 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
         Section("Training", [Text(text), Drawing(page.stem, comparison_figure(runs), alt)]),
     ]
     if all("config" in run.record for run in runs):
-        rows = history.field_differences([run.record["config"] for run in runs])
+        rows = words.field_differences([run.record["config"] for run in runs])
         text = "Where their configs differ." if rows else "Their configs are the same."
         sections.append(Section("Configs", [Text(text), *([Table(("field", *names), rows, numbers=False)] if rows else [])]))
     if not page.parent.is_dir():
@@ -64,7 +65,8 @@ def comparison_path(workdirs: Sequence[Path]) -> Path:
 
 def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
     """Rows of a label and a cell for each run; rows that are empty for all are left out."""
-    tests = [history.test_of(run.events) for run in runs]
+    tests = [run.history.test for run in runs]
+    several = any(run.history.start["members"] > 1 for run in runs)
 
     def row(label: str, cell) -> tuple[str, ...]:
         return (label, *(cell(run, test) for run, test in zip(runs, tests, strict=True)))
@@ -73,17 +75,18 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
         return lambda _, test: f"{100 * test[field]:.2f} %" if test else ""
 
     rows = [
-        row("status", lambda run, _: history.status(run.events).split(",")[0]),
+        row("status", lambda run, _: words.state(run.history)),
         row("dataset", lambda run, _: run.record["dataset"]["name"] if "dataset" in run.record else ""),
-        row("members", lambda run, _: str(history.start_of(run.events)["members"])),
+        row("members", lambda run, _: str(run.history.start["members"])),
         row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
         row("mean top-1 error", error("mean_top1_error")),
         row("± std", lambda _, test: f"{100 * test['std_top1_error']:.2f} %" if test and len(test["top1_error"]) > 1 else ""),
         row("ensemble's", error("ensemble_top1_error")),
         row("its top-5 error", error("ensemble_top5_error")),
         row("relative cut", lambda _, test: f"{100 * test['relative_cut']:.1f} %" if test and len(test["top1_error"]) > 1 else ""),
-        row("images/s", lambda run, _: f"{statistics.median(speeds):,.0f}" if (speeds := history.speeds(run.events)) else ""),
-        row("time", lambda run, _: history.duration(run.events)),
+        row("images/s", lambda run, _: f"{statistics.median(run.history.speeds):,.0f}" if run.history.speeds else ""),
+        row("images x members a second", lambda run, _: words.members_speed(run.history) if several and run.history.trains else ""),
+        row("time", lambda run, _: words.duration(run.history)),
     ]
     return [row for row in rows if any(row[1:])]
 
@@ -97,9 +100,9 @@ def comparison_figure(runs: Sequence[Past]) -> "Figure":
     loss, error = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
     errors = []
     for colour, run in zip(COLOURS, runs, strict=False):
-        members, evals = history.start_of(run.events)["members"], history.of_kind(run.events, "eval")
-        evals = [event for event in evals if event["split"] == evals[0]["split"]]
-        _draw_run(loss, *thinned(*series(history.of_kind(run.events, "train"), "loss", members)), colour, printable(run.name))
+        past, members = run.history, run.history.start["members"]
+        evals = [event for event in past.evals if event["split"] == past.evals[0]["split"]]
+        _draw_run(loss, *thinned(*series(past.trains, "loss", members)), colour, printable(run.name))
         epochs, values = series(evals, "top1_error", members)
         _draw_run(error, epochs, 100 * values, colour, printable(run.name))
         if members > 1:
@@ -131,7 +134,7 @@ def _draw_run(axes: "Axes", epochs: np.ndarray, values: np.ndarray, colour: str,
 
 
 def _headline(runs: Sequence[Past]) -> str:
-    tests = [(run.name, test) for run in runs if (test := history.test_of(run.events))]
+    tests = [(run.name, test) for run in runs if (test := run.history.test)]
     if len(tests) < len(runs):
         return f"{len(tests)} of {len(runs)} runs have test results."
     if (

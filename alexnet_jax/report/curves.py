@@ -1,11 +1,11 @@
-"""The curves of a run, from its events: training loss, evaluation error and learning rate, and how fast it went."""
+"""The curves of a run, from its history: training loss, evaluation error and learning rate, and how fast it went."""
 
 import statistics
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet_jax.report.history import epoch_of, of_kind, speeds, start_of
+from alexnet_jax.history import History
 from alexnet_jax.report.style import COLOURS, INK, WIDTH, member_colour, style_axes
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 POINTS = 200  # a training curve is drawn through at most so many means, however many steps were logged
 
 
-def curves_figure(events: list[dict]) -> "Figure":
+def curves_figure(past: History) -> "Figure":
     """Training loss, evaluation error and learning rate against epochs; a triangle where a member's learning rate drops.
 
     Up to ten members have a colour and a name each; more are a bundle of thin lines and its mean.
@@ -23,14 +23,14 @@ def curves_figure(events: list[dict]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    names, evals = start_of(events)["member_names"], of_kind(events, "eval")
-    evals = [event for event in evals if event["split"] == evals[0]["split"]]
+    names = past.start["member_names"]
+    evals = [event for event in past.evals if event["split"] == past.evals[0]["split"]]
     figure = Figure(figsize=(WIDTH, 8), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.25, 0.8))
-    _draw_loss(loss, of_kind(events, "train"), names)
+    _draw_loss(loss, past.trains, names)
     _draw_error(error, evals, names)
-    _draw_rate(rate, events, len(names))
-    _mark_drops(error, rate, events, evals, len(names))
+    _draw_rate(rate, past, len(names))
+    _mark_drops(error, rate, past, evals, len(names))
     for axes in (loss, error, rate):
         style_axes(axes)
     rate.set_xlabel("epoch", color=INK)
@@ -43,17 +43,17 @@ def curves_figure(events: list[dict]) -> "Figure":
     return figure
 
 
-def throughput_figure(events: list[dict]) -> "Figure":
-    """Images a second, of all members together, over the run; its median as a line."""
+def throughput_figure(past: History) -> "Figure":
+    """Images that the run reads in a second, over its epochs; the median as a line."""
     from matplotlib.figure import Figure
 
-    epochs, values = np.array([event["epoch"] for event in of_kind(events, "train")]), np.array(speeds(events))
+    epochs, values = np.array([event["epoch"] for event in past.trains]), np.array(past.speeds)
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(epochs, values, color=COLOURS[0], linewidth=1.5, marker=".", markersize=3 if len(values) > POINTS else 6)
     median = statistics.median(values)
     axes.axhline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.set_title(f"Images a second, all members; dashed the median, {median:,.0f}")
+    axes.set_title(f"Speed (images/s); dashed the median, {median:,.0f}")
     axes.set_ylim(0, 1.15 * values.max())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("epoch")
@@ -84,22 +84,13 @@ def _draw_error(axes: "Axes", evals: list[dict], names: list[str]) -> None:
         axes.annotate(f"{last:.1f} %", (epochs[-1], last), (6, 0), textcoords="offset points", va="center", color=INK)
 
 
-def _draw_rate(axes: "Axes", events: list[dict], members: int) -> None:
-    """Steps that fall exactly where the drops are, though the training events that carry the rates come less often."""
-    epochs: list[float] = []
-    rates: list[np.ndarray] = []
-    for event in events:
-        if event["event"] == "train":
-            rates.append(np.array(event["learning_rate"]))
-            epochs.append(event["epoch"])
-        elif event["event"] == "drop" and rates:
-            rates.append(rates[-1].copy())
-            rates[-1][event["member"]] = event["learning_rate"]
-            epochs.append(epoch_of(event, events))
-    values = np.array(rates, float).reshape(-1, members)
+def _draw_rate(axes: "Axes", past: History, members: int) -> None:
+    """Steps that fall exactly where the rates change, though the training events come less often."""
+    epochs = [epoch for epoch, _ in past.rate_curve]
+    values = np.array([rates for _, rates in past.rate_curve], float).reshape(-1, members)
     for m in range(members):
         axes.plot(epochs, values[:, m], color=member_colour(m, members), linewidth=1.5, drawstyle="steps-post")
-    axes.set_title("Learning rate" if rates else "Learning rate: none yet")
+    axes.set_title("Learning rate" if epochs else "Learning rate: none yet")
     positive = values[values > 0]
     if positive.size:
         axes.set_yscale("log", nonpositive="mask")
@@ -111,16 +102,16 @@ def _draw_rate(axes: "Axes", events: list[dict], members: int) -> None:
             axes.set_yticks(distinct, [f"{rate:g}" for rate in distinct])
 
 
-def _mark_drops(error: "Axes", rate: "Axes", events: list[dict], evals: list[dict], members: int) -> None:
+def _mark_drops(error: "Axes", rate: "Axes", past: History, evals: list[dict], members: int) -> None:
     """A triangle at each drop: on the curve of the member's error, and at its new learning rate."""
     epochs, errors = series(evals, "top1_error", members)
     style: dict[str, Any] = {"marker": "v", "markersize": 6 if members <= len(COLOURS) else 3, "linestyle": "none"}
-    for event in of_kind(events, "drop"):
-        x, member = epoch_of(event, events), event["member"]
+    for event in past.drops:
+        x, member = past.epoch_of(event), event["member"]
         rate.plot(x, event["learning_rate"], color=member_colour(member, members), **style)
         if evals:
             error.plot(x, 100 * np.interp(x, epochs, errors[:, member]), color=member_colour(member, members), **style)
-    if of_kind(events, "drop"):
+    if past.drops:
         error.plot([], [], color=INK, label="rate drops", **style)
 
 

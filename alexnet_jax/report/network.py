@@ -7,24 +7,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import data, evaluate, metrics, parallel, run
+from alexnet_jax import data, evaluate, history, metrics, parallel, run
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import AUGMENTATIONS
+from alexnet_jax.metrics import reliability
 from alexnet_jax.report import activations, charts, pictures
-from alexnet_jax.report.answers import (
-    Answers,
-    confident_mistakes,
-    confusion_matrix,
-    most_confused,
-    reliability,
-    unsure,
-)
+from alexnet_jax.report.answers import Answers, confident_mistakes, confusion_matrix, most_confused, unsure
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
-from alexnet_jax.report.history import test_of
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
 from alexnet_jax.report.style import COLOURS, any_script
-from alexnet_jax.runlog import read_events
 
 SAMPLE = 512  # images on which layers are described
 TRAINING_SAMPLE = 3000  # training images among which neighbours are searched
@@ -60,16 +52,14 @@ def network_sections(workdir: Path) -> list[Section]:
     Raises:
       UserError: not a run directory.
     """
-    imported = run.is_imported(workdir)
-    finished = imported or bool(test_of(read_events(workdir)))
+    imported = history.is_imported(workdir)
+    finished = imported or bool(history.load(workdir).test)
     try:
         loaded = run.load(workdir)
     except UserError as error:
         return [_left_out("All that shows the networks", error)]
     healthy = [
-        m
-        for m in range(loaded.network.hyper.members)
-        if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.networks.params))
+        m for m in range(loaded.network.hyper.members) if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.state.params))
     ]
     if not healthy:
         return [_left_out("All that shows the networks", UserError("every member has diverged"))]
@@ -93,10 +83,10 @@ def network_sections(workdir: Path) -> list[Section]:
 
 def filters_section(loaded: run.Run, healthy: list[int]) -> Section:
     """The paper's Figure 3, of one member and, folded, of others."""
-    names, kernels = loaded.network.member_names, np.asarray(loaded.networks.params["conv1"]["kernel"])
+    names, kernels = loaded.network.member_names, np.asarray(loaded.state.params["conv1"]["kernel"])
     arch, (_, size, _, channels, count) = loaded.network.model.arch, kernels.shape
     text = (
-        f"The {count} filters of {names[healthy[0]]} after {int(loaded.networks.step):,} steps, {size} x {size} pixels at stride "
+        f"The {count} filters of {names[healthy[0]]} after {int(loaded.state.step):,} steps, {size} x {size} pixels at stride "
         f"{arch.stem_stride}, each divided by its largest weight; mid-grey is zero."
     )
     if size < 11:
@@ -122,7 +112,7 @@ def augmentations_section(subject: Subject) -> Section:
     """What the network sees in training."""
     images, _ = activations.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
     views = activations.augmented(subject.run, subject.member, images, AUGMENTED[1])
-    strengths = {name: float(np.asarray(getattr(subject.run.networks.hyper, name))[subject.member]) for name in AUGMENTATIONS}
+    strengths = {name: float(np.asarray(getattr(subject.run.state.hyper, name))[subject.member]) for name in AUGMENTATIONS}
     drawn = ", ".join(f"{name} {value:g}{' degrees' if name == 'rotation' else ''}" for name, value in strengths.items() if value)
     text = (
         f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back. Strengths: "

@@ -1,0 +1,12 @@
+"""Training. `python -m alexnet_jax.train` trains the members of a config.
+
+setup.py       the one check of a config against its dataset
+loop.py        the training loop
+step.py        the train step: augmentation, loss, gradients, update
+schedule.py    when things happen, and what time does to the learning rate
+plateau.py     when validation no longer improves, the learning rate drops
+rates.py       all that changes learning rates: plateaus, commands, the record of another run
+inbox.py       commands and signals that reach a running run
+meter.py       means of the metrics, and speed, between two lines of the log
+__main__.py    the command
+"""

@@ -3,7 +3,8 @@
     python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
     python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
 
-Ctrl-C or SIGTERM saves and stops; the same command again goes on, mid-epoch, on CPUs to the same bits. `alexnet_jax.control` steers a run.
+Ctrl-C or SIGTERM saves and stops. The same command resumes in the middle of an epoch; on CPUs it ends with the same bits.
+`python -m alexnet_jax.control` steers a running run.
 """
 
 import argparse
@@ -22,16 +23,18 @@ def main(argv: list[str] | None = None) -> int:
     args = config_lib.parse_command_line(parser, argv)
     config = config_lib.load(args.config, args.overrides)
 
-    from alexnet_jax import parallel, report  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax import history, parallel  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax.report import words
+    from alexnet_jax.report.write import write_report
     from alexnet_jax.train.loop import train
 
     parallel.start()
     test = train(config, args.workdir)
-    page = report.write_report(args.workdir)
+    page = write_report(args.workdir)
     if test is None:
         print(f"stopped and saved in {args.workdir}; the same command goes on from there")
         return 1
-    print(report.results_table(report.read_events(args.workdir)))
+    print(words.results_table(history.load(args.workdir)))
     print(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
     return 0
 

@@ -1,6 +1,9 @@
-"""Inbox."""
+"""A running run's side of its control.jsonl, its lock and its signals. The loop (loop.py) owns one of each; control.py writes the lines.
 
-import fcntl
+with Inbox(workdir) as inbox, StopSignal() as stop:
+    commands = inbox.poll()
+"""
+
 import json
 import os
 import signal
@@ -8,19 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.locks import is_locked, locked
 
 CONTROL = "control.jsonl"
-
-
 LOCK = ".running"
-
-
 POLL = 0.2  # seconds between two looks at control.jsonl
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save; a second one doesn't wait."""
+    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save. A second one ends the process at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -42,28 +41,18 @@ class Inbox:
     """What a running run reads of its control.jsonl; a context manager that marks the directory as one in which a process is training."""
 
     def __init__(self, workdir: Path) -> None:
-        self.read = 0  # lines taken up, which belongs in the checkpoint
+        self.read = 0  # lines carried out so far; saved in every checkpoint
         self._workdir, self._path = workdir, workdir / CONTROL
         self._looked = 0.0
         self._size = -1
 
     def __enter__(self) -> "Inbox":
-        try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self._workdir / LOCK, "w")
-        except OSError as error:
-            raise UserError(f"cannot write in {self._workdir}: {error.strerror}; make room or choose another --workdir") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it when its holder dies
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"another process is training in {self._workdir}; stop it, or use another --workdir") from None
-        except OSError:  # a file system without locks: nobody can tell that this run is running
-            pass
+        self._lock = locked(self._workdir / LOCK, f"another process is training in {self._workdir}; stop it, or use another --workdir")
+        self._lock.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._lock.__exit__(None, None, None)
 
     def poll(self) -> list[dict[str, Any]]:
         """The commands that have come since the last look; a line still being written waits. Looks every `POLL` seconds at most."""
@@ -85,14 +74,7 @@ class Inbox:
 
 def is_running(workdir: Path) -> bool:
     """Whether a process is training in the directory, on this machine or one that shares its file locks."""
-    try:
-        with open(workdir / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(workdir / LOCK)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

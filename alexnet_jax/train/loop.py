@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, memory, metrics, parallel, run, turns
+from alexnet_jax import data, history, memory, metrics, parallel, run, turns
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.forward import make_log_probs, make_sums
@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     setup, free = prepare(config)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
     with Inbox(workdir) as inbox:  # from here on the directory is this process's
-        if (saved := run.saved_step(workdir)) > setup.timeline.total:
+        if (saved := history.saved_step(workdir)) > setup.timeline.total:
             epochs = f"train.epochs={config.train.epochs:g} ends at step {setup.timeline.total:,}"
             raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
         run.write_config(workdir, config, setup.dataset)
@@ -79,7 +79,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             test = None
             if reason != "stopped":
                 predictions = loop.test()
-                run.save_predictions(workdir, metrics.answers(predictions))
+                run.save_predictions(workdir, loop.step, metrics.answers(predictions))
                 test = {"split": config.data.test_split, **metrics.summarise(predictions)}
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test

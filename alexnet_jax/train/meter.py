@@ -1,4 +1,8 @@
-"""How training goes between two lines of the log: means of the metrics, and speed."""
+"""Means of the metrics, and speed, between two training events of the log. The loop (loop.py) owns one:
+
+meter.add(metrics)       # after every step
+values = meter.read()    # at every training event
+"""
 
 import time
 from collections.abc import Iterator

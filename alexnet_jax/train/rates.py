@@ -13,16 +13,16 @@ The loop (loop.py) asks its `Rates` after each evaluation and command, and gives
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from alexnet_jax import history
 from alexnet_jax import hyper as hyper_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.runlog import RunLog, read_events
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.state import Controls
 from alexnet_jax.train import plateau as plateau_lib
 from alexnet_jax.train.plateau import Plateau
@@ -101,7 +101,7 @@ class Rates:
         for event in self._policy.replayed:
             if event["step"] == step:
                 members = np.isin(np.arange(self.hyper.members), event["members"])
-                if event["event"] == "drop":
+                if "factor" in event:
                     self._drop(members, step, event["factor"], 0, "replay")
                 else:
                     self._set_rate(members, step, event["value"], 0, "replay")
@@ -183,10 +183,9 @@ class Rates:
 
 def _changes(source: str, members: int) -> list[dict[str, Any]]:
     """The drop and rate events of a run that is to be replayed, each with the `members` of this run that follow it."""
-    events = read_events(Path(source))
-    found = next((event["members"] for event in events if event["event"] == "start"), 0)
+    past = history.load(source)
+    found = past.start.get("members", 0)
     if found not in (1, members):
         raise UserError(f"plateau.mode=replay:{source}: that run has {found} members, this one {members}: it must have as many, or one")
     everyone = list(range(members))
-    changes = [event for event in events if event["event"] in ("drop", "rate")]
-    return [event | {"members": everyone if found == 1 else [event["member"]]} for event in changes]
+    return [event | {"members": everyone if found == 1 else [event["member"]]} for event in past.rates]

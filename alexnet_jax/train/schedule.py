@@ -1,6 +1,10 @@
-"""When things happen in a run, and what time alone does to the learning rate.
+"""When things happen in a run, and how the learning rate depends on the step alone.
 
-The plateau (plateau.py) and the hand (control.py) lower rates by what they see; a schedule by the step. They multiply.
+The plateau (plateau.py) and people (control.py) lower rates by what they see, a schedule by the step; the factors multiply.
+`setup.validate` makes the timeline; the loop and the step use both:
+
+    timeline = make_timeline(config, examples=1_281_167)
+    factor = make_schedule(config, timeline)(step)
 """
 
 import math
@@ -10,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 
 SCHEDULES = ("constant", "fixed", "poly")
 POSITIVE = (
@@ -62,7 +66,7 @@ def make_timeline(config: ConfigDict, examples: int) -> Timeline:
     if not all(0 < epoch < math.inf for epoch in config.optimizer.drop_epochs):
         raise UserError(f"optimizer.drop_epochs is {config.optimizer.drop_epochs}; each must be positive, and finite")
     if config.optimizer.schedule not in SCHEDULES:
-        raise UserError(f"optimizer.schedule is {config.optimizer.schedule!r}; known: {', '.join(SCHEDULES)}")
+        raise UserError(f"optimizer.schedule is {config.optimizer.schedule!r}{did_you_mean(config.optimizer.schedule, SCHEDULES)}")
     per_epoch = examples / config.train.batch_size
 
     def steps(epochs: float) -> int:

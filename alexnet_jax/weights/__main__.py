@@ -62,10 +62,10 @@ def write_run(workdir: Path, weights: Weights) -> None:
     Raises:
       UserError: the directory holds a run already.
     """
-    from alexnet_jax import run
+    from alexnet_jax import history, run
     from alexnet_jax.checkpoint import Checkpoints
 
-    if run.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
+    if history.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
         raise UserError(f"{workdir} holds a run already; choose another --workdir")
     _, networks = weights.networks()
     run.write_config(workdir, weights.config, weights.dataset)
@@ -88,11 +88,11 @@ def read_run(workdir: Path, member: int) -> Weights:
     names = loaded.network.member_names
     if not 0 <= member < len(names):
         raise UserError(f"{workdir} has no member {member}; its members: {', '.join(f'{i} ({name})' for i, name in enumerate(names))}")
-    row = {field: values[member].item() for field, values in vars(loaded.networks.hyper).items()}
+    row = {field: values[member].item() for field, values in vars(loaded.state.hyper).items()}
     config = loaded.config.copy_and_resolve_references().unlock()
     config.ensemble.members = ", ".join(f"{field}={value!r}" for field, value in row.items())
     config.augment.whitening = row["whitening"]
-    params = jax.tree.map(lambda leaf: leaf[member], loaded.networks.params)
+    params = jax.tree.map(lambda leaf: leaf[member], loaded.state.params)
     return Weights(config.lock(), dataset_from_json(record["dataset"]), params)
 
 

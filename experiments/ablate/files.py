@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_jax.history import plain
 from alexnet_jax.report.charts import ensemble_curve_figure
-from alexnet_jax.runlog import plain, writing
+from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments.ablate import figures
 
 if TYPE_CHECKING:
@@ -31,8 +34,7 @@ def text(found: dict[str, Any]) -> str:
     for factor in found["factors"]:
         lines += ["", factor["question"], f"  published: {factor['published']}", ""]
         rows = _ensemble_rows(factor) if "curve" in factor else [HEADING, *_level_rows(factor)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.append(textwrap.indent(aligned(rows, gap=3), "  "))
         lines += [f"  {line}" for line in _ensemble_words(factor)]
         lines += [f"  note: {note}" for note in factor["notes"]]
     return "\n".join([*lines, "", *_reading(found)])

@@ -49,7 +49,7 @@ class Study(NamedTuple):
         return list({program.directory: program for program in (*self.compared, *self.ensemble)}.values())
 
 
-def plan(
+def make_study(
     config: str,
     overrides: Sequence[str],
     factors: Sequence[str],
@@ -196,14 +196,13 @@ def _outcome(result: "Result") -> "Outcome":
 
 def _ensemble(study: Study, margin: float) -> dict[str, Any]:
     """The curve of ensembles of 1 .. seeds networks, and what all of them gain."""
-    from alexnet_jax import run
-    from alexnet_jax.runlog import read_events
+    from alexnet_jax import history, run
     from experiments.ablate import comparison
     from experiments.launch import results
 
     (result,) = results.collect(study.ensemble)
     predictions = run.load_predictions(result.workdir)
-    test = [event["test"] for event in read_events(result.workdir) if "test" in event][-1]
+    test = history.load(result.workdir).test
     wrong = predictions["ensemble_answer"] != predictions["label"]
     gain = comparison.ensemble_gain(_outcome(result), wrong, test["curve"], margin)
     return {**gain, "split": test["split"], "run": str(result.workdir), "notes": _warnings(result)}
@@ -211,12 +210,12 @@ def _ensemble(study: Study, margin: float) -> dict[str, Any]:
 
 def _warnings(result: "Result") -> list[str]:
     """What a point's runs warned of and when, such as networks that did not learn by then: they count all the same."""
-    from alexnet_jax.runlog import read_events
+    from alexnet_jax import history
 
     seeds = dict(zip(result.members, result.seeds, strict=True))
     told: dict[str, list[str]] = {}
-    for event in read_events(result.workdir):
-        if event["event"] == "warning" and event.get("member") in seeds:
+    for event in history.load(result.workdir).warnings:
+        if event.get("member") in seeds:
             told.setdefault(event["message"], []).append(f"{seeds[event['member']]} at step {event['step']:,}")
     return [f"warned of seed {', '.join(those)}: {message}" for message, those in told.items()]
 

@@ -1,4 +1,13 @@
-"""How fast it is, against PyTorch and against the machine: `python -m experiments.benchmark`."""
+"""How fast it is, against PyTorch and against the machine: `python -m experiments.benchmark`.
+
+settings.py         what can be set of a measurement
+measure.py          times of several sides in turn, and the machine
+ours.py             this project's side; PyTorch's is experiments/peers/
+table.py            a part's rows, printed as they come and kept as JSON
+train.py members.py lrn.py augment.py input.py evaluate.py startup.py growth.py overhead.py memory.py    the parts, see below
+growth_figure.py    the figure of `growth`
+__main__.py         the command
+"""
 
 # Part -> (its module here, what it measures)
 PARTS = {

@@ -10,9 +10,11 @@ where it is installed (pip install -e ".[peers]"). Nothing else should run on th
 
 import argparse
 import importlib
+import textwrap
 from pathlib import Path
 
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
+from alexnet_jax.tables import aligned
 from experiments.benchmark import PARTS
 from experiments.benchmark import settings as settings_lib
 
@@ -21,7 +23,7 @@ IN_CHILDREN = ("members", "startup", "memory")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parts = "\n".join(f"  {name:9} {what}" for name, (_, what) in PARTS.items())
+    parts = textwrap.indent(aligned([(name, what) for name, (_, what) in PARTS.items()]), "  ")
     parser = argparse.ArgumentParser(
         "python -m experiments.benchmark",
         description=f"Measure speed and memory, each part against PyTorch where it is installed:\n\n{parts}",
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for part in args.parts:
         if part not in PARTS:
-            raise UserError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+            raise UserError(f"unknown part {part!r}{did_you_mean(part, PARTS)}")
     settings = settings_lib.from_arguments(args)
 
     import jax

@@ -12,14 +12,14 @@ from experiments.benchmark.input import make_dataset, stretch
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
-COLUMNS = {"what": "<28", "size": "9,d", "ms/batch": "10,.2f", "quartiles": ">17", "images/s": "10,.0f", "compile s": "10.1f"}
+COLUMNS = {"what": "<28", "size": "9,d", "ms/batch": "10,.2f", "quartiles": ">17", "images x members/s": "18,.0f", "compile s": "10.1f"}
 BATCH = 128
 GROWTH = (0.1, 1, 10, 50)  # of --images
 MEMBER_COUNTS, BATCH_SIZES = (1, 2, 4, 7, 16), (16, 32, 64, 128, 256, 512)
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = f"Growth; the batch holds {settings.batch or BATCH} images unless it is what grows; images/s are images x members"
+    title = f"Growth; the batch holds {settings.batch or BATCH} images unless it is what grows; the input's rows count images alone"
     table = Table("growth", title, COLUMNS, settings, out)
     points: dict[str, list[tuple[int, measure.Timing]]] = {}
     _datasets(table, points, settings)
@@ -62,4 +62,4 @@ def _add(table: Table, points: dict, what: str, size: int, timing: measure.Timin
     points.setdefault(what, []).append((size, timing))
     lower, upper = (1e3 * seconds for seconds in timing.quartiles)
     ms, quartiles = 1e3 * timing.median, measure.span(lower, upper)
-    table.timed(timing, what=what, size=size, ms_batch=ms, quartiles=quartiles, images_s=timing.rate(images), **values)
+    table.timed(timing, what=what, size=size, ms_batch=ms, quartiles=quartiles, images_x_members_s=timing.rate(images), **values)

@@ -14,7 +14,7 @@ COLUMNS = {
     "batch": "6d",
     "form": "<22",
     "compile s": "10.1f",
-    "images/s": "10,.1f",
+    "images x members/s": "18,.1f",
     "quartiles": ">17",
     "of the loop": "12.2f",
 }
@@ -24,7 +24,7 @@ PLAIN, OURS, WHOLE, LOOP = "plain vmap (grouped)", "ours", "ours, all at once", 
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = "Members of one program; images/s are images x members, compile s is tracing and compiling"
+    title = "Members of one program; compile s is tracing and compiling"
     table = Table("members", title, COLUMNS, settings, out)
     for variant in settings.networks:
         batch = settings.batch or BATCH[variant]
@@ -56,7 +56,7 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
         table.row(network=variant, members=members, batch=batch, form=PLAIN)
         table.note(f"{name}: plain vmap is left out, compiling it and two steps took longer than {settings.limit:g} s (--limit)")
     elif trial * (settings.rounds + 2) > settings.limit:
-        table.row(network=variant, members=members, batch=batch, form=PLAIN, images_s=members * batch / trial)
+        table.row(network=variant, members=members, batch=batch, form=PLAIN, images_x_members_s=members * batch / trial)
         table.note(f"{name}: plain vmap took {trial:.1f} s for one step, measured once alone: {settings.rounds} rounds exceed --limit")
     else:
         grouped = ours.network(variant, settings.width, conv_form="grouped")
@@ -74,7 +74,7 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
             batch=batch,
             form=form,
             compile_s=compile_seconds[form],
-            images_s=timing.rate(together.images),
+            images_x_members_s=timing.rate(together.images),
             quartiles=timing.rate_quartiles(together.images),
             of_the_loop=base / timing.median,
         )

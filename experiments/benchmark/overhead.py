@@ -17,10 +17,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, parallel, turns
+from alexnet_jax import data, history, parallel, turns
 from alexnet_jax.network import build
 from alexnet_jax.prepare.datasets import prepare_digits
-from alexnet_jax.runlog import read_events
 from alexnet_jax.train import loop
 from alexnet_jax.train.step import make_train_step
 from experiments.benchmark import measure, ours
@@ -69,8 +68,8 @@ def _in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]
         if replacement is not None:
             stack.enter_context(mock.patch.object(turns, "TrainProgram", replacement))
         loop.train(config, Path(workdir))
-        events = [event for event in read_events(workdir) if event["event"] == "train"]
-    return [config.train.batch_size / event["images_per_second"] for event in events[1:]]
+        speeds = history.load(workdir).speeds
+    return [config.train.batch_size / speed for speed in speeds[1:]]
 
 
 class _Idle(turns.TrainProgram):

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from alexnet_jax.runlog import EVENTS
+from alexnet_jax.history import Follower
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -64,10 +64,10 @@ def _to_first_step(folder: Path, cache: str) -> float:
     (hidden / "torch.py").write_text('raise ImportError("hidden")\n')
     command = [sys.executable, "-m", "alexnet_jax.train", "--config", "configs/digits.py", "--workdir", str(workdir), *options]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / cache), "PYTHONPATH": str(hidden)}
-    started = time.perf_counter()
+    training, started = Follower(workdir), time.perf_counter()
     with open(folder / "log", "w+") as log, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as process:
         try:
-            while not _has_trained(workdir / EVENTS):
+            while not training.read().trains:
                 if process.poll() is not None:
                     log.seek(0)
                     raise RuntimeError(f"{' '.join(command)} ended before its first step:\n{log.read()}")
@@ -75,7 +75,3 @@ def _to_first_step(folder: Path, cache: str) -> float:
             return time.perf_counter() - started
         finally:
             process.kill()
-
-
-def _has_trained(events: Path) -> bool:
-    return events.exists() and '"event": "train"' in events.read_text()

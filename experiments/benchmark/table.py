@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import command, plain
+from alexnet_jax.history import plain
+from alexnet_jax.runlog import command
+from alexnet_jax.tables import heading_line, row_line
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
 
@@ -16,7 +17,7 @@ from experiments.benchmark.settings import Settings
 class Table:
     """Prints a line for each row and writes DIR/PART.json after each, so that a measurement cut short leaves what it has.
 
-    `columns` maps a heading to its format, with a width: `{"side": "<20", "images/s": ">10,.1f"}`. Text and None may stand in any column.
+    `columns` and the values of a row are those of `tables.heading_line` and `tables.row_line`.
     """
 
     def __init__(self, part: str, title: str, columns: dict[str, str], settings: Settings, out: Path) -> None:
@@ -70,24 +71,3 @@ def text(record: dict[str, Any]) -> str:
     columns = record["columns"]
     rows = [row_line(columns, row) for row in record["rows"]]
     return "\n".join([heading_line(columns), *rows, *(f"  {note}" for note in record["notes"])])
-
-
-def heading_line(columns: dict[str, str]) -> str:
-    return "  ".join(_cell(heading, spec) for heading, spec in columns.items()).rstrip()
-
-
-def row_line(columns: dict[str, str], values: dict[str, Any]) -> str:
-    return "  ".join(_cell(values.get(_name(heading)), spec) for heading, spec in columns.items()).rstrip()
-
-
-def _name(heading: str) -> str:
-    return re.sub(r"\W", "_", heading)
-
-
-def _cell(value: Any, spec: str) -> str:
-    if value is None:
-        value = "-"
-    if isinstance(value, str):
-        align, width = re.match(r"([<>]?)(\d+)", spec).groups()  # type: ignore[union-attr]
-        return f"{value:{align or '>'}{width}}"
-    return format(value, spec)

@@ -15,7 +15,7 @@ from experiments.benchmark.table import Table
 COLUMNS = {
     "network": "<17",
     "side": "<32",
-    "images/s": "10,.1f",
+    "images x members/s": "18,.1f",
     "quartiles": ">17",
     "GFLOP/s": "8,.0f",
     "of peak": "8.0%",
@@ -26,7 +26,7 @@ BATCH = 128
 
 def run(settings: Settings, out: Path) -> None:
     batch = settings.batch or BATCH
-    table = Table("train", f"Training step, batch {batch}, float32; images/s are images x members", COLUMNS, settings, out)
+    table = Table("train", f"Training step, batch {batch}, float32", COLUMNS, settings, out)
     peak = matrix_rate(table, settings)
     for variant in settings.networks:
         if variant == "one_tower":
@@ -82,7 +82,7 @@ def _compare(
             timing,
             network=name,
             side=side.removeprefix(f"{name}, "),
-            images_s=rate,
+            images_x_members_s=rate,
             quartiles=timing.rate_quartiles(images),
             GFLOP_s=rate * flops / 1e9,
             of_peak=rate * flops / peak,

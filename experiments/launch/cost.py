@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
 from experiments.launch.points import Program
 from experiments.launch.progress import duration
 from experiments.launch.results import status
@@ -97,7 +97,7 @@ def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: b
     work = seconds = 0.0
     counted = 0
     for program in programs:
-        steps, spent = _pace(program.directory)
+        steps, spent = history.load(program.directory, missing_ok=True).pace
         if steps:
             work, seconds, counted = (
                 work + costs[program.directory].flops * steps / costs[program.directory].steps,
@@ -139,17 +139,6 @@ class Pace(NamedTuple):
     product: str  # that was timed, in words
     device: str  # in words
     busy: bool  # whether other processes keep half of the processor or more
-
-
-def _pace(directory: Path) -> tuple[int, float]:
-    """The steps that the last process of a run did, and its seconds; zeros where none has ended."""
-    try:
-        events = [event for event in read_events(directory) if event["event"] in ("start", "end")]
-    except UserError:
-        return 0, 0.0
-    if len(events) < 2 or events[-1]["event"] != "end":
-        return 0, 0.0
-    return events[-1]["step"] - events[-2]["step"], events[-1]["seconds"]
 
 
 def _measured_here(dtype: str) -> Pace | None:

@@ -1,34 +1,29 @@
-"""Programs -> finished runs: one after another or several at once on this machine, or as a Slurm array job.
+"""Programs -> finished runs: which of them are to be trained, and where: on this machine (processes.py) or in Slurm (slurm.py).
+
+Every command that trains programs calls it, with what they cost (cost.py):
+
+    errors = launch(programs, costs, jobs=2)    # {directory: None, or why the run did not finish}
 
 Finished runs are skipped, interrupted ones go on, failed ones are left alone unless `retry` says otherwise; one failure doesn't stop the
 rest.
 """
 
-import fcntl
-import os
-import shutil
-import signal
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import writing
-from alexnet_jax.train.inbox import StopSignal
+from alexnet_jax.locks import locked
 from experiments.launch.cost import Cost
 from experiments.launch.points import Program
+from experiments.launch.processes import run_here
 from experiments.launch.progress import Progress
-from experiments.launch.results import LOG, progress, status
-from experiments.launch.task import GRACE, Task
+from experiments.launch.results import status
 
 if TYPE_CHECKING:
     from experiments.launch.slurm import Slurm
 
 LOCK = ".launching"
-POLL = 0.3  # seconds between two looks at the processes
 
 
 def launch(
@@ -71,94 +66,16 @@ def launch(
         return errors
     finished = [program.directory for program in programs if errors.get(program.directory, "") is None]
     shares = {p.directory: costs[p.directory].flops for p in programs if not errors.get(p.directory)}
-    with _alone(todo[0].directory.parent), Progress(shares, finished) as shown:
+    root = todo[0].directory.parent
+    busy = f"another process is launching runs in {root}; wait for it, or use another directory"
+    with locked(root / LOCK, busy), Progress(shares, finished) as shown:
         if slurm:
             from experiments.launch.slurm import run_on_slurm
 
             errors |= run_on_slurm(todo, slurm, shown, jobs or len(todo))
         else:
-            errors |= _run_here(todo, jobs or 1, shown)
+            errors |= run_here(todo, jobs or 1, shown)
     return {program.directory: errors[program.directory] or _ended_early(program, costs) for program in programs}
-
-
-def _run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:
-    """Run programs in processes of this machine, at most `jobs` at once."""
-    errors: dict[Path, str | None] = {}
-    waiting = list(programs)
-    running: dict[int, Task] = {}  # by slot
-    slots = devices(min(jobs, len(programs)))
-    with StopSignal() as stop:
-        try:
-            while running or (waiting and not stop.requested):
-                while waiting and not stop.requested and len(running) < len(slots):
-                    slot = next(i for i in range(len(slots)) if i not in running)
-                    running[slot] = task = Task(waiting.pop(0), slots[slot])
-                    task.start()
-                    shown.say(f"{task.program.directory.name}: starts; its output is in {task.program.directory / LOG}")
-                if stop.requested:
-                    _stop_all(running.values(), shown)
-                for slot, task in list(running.items()):
-                    directory = task.program.directory
-                    shown.update(directory, progress(directory))
-                    if task.poll():
-                        del running[slot]
-                        errors[directory] = task.outcome()
-                        shown.finished(directory, errors[directory])
-                time.sleep(POLL)
-        finally:  # also when a second Ctrl-C cuts the wait short: nothing may go on behind the user's back
-            for task in running.values():
-                task.stop(signal.SIGTERM)
-            for task in running.values():
-                _end(task)
-        if stop.requested:
-            raise KeyboardInterrupt
-    return errors
-
-
-def _stop_all(tasks: Iterable[Task], shown: Progress) -> None:
-    """Tell every process once to save and stop."""
-    told = [task for task in tasks if not task.stopping]
-    for task in told:
-        task.stop(signal.SIGTERM)
-    if told:
-        shown.say(f"stopping: {len(told)} running save and stop; Ctrl-C again doesn't wait")
-
-
-def _end(task: Task) -> None:
-    """Wait a little for a process that was told twice to stop, then end it."""
-    assert task.process is not None
-    try:
-        task.process.wait(GRACE / 10)
-    except subprocess.TimeoutExpired:
-        task.process.kill()
-        task.process.wait()
-
-
-def devices(jobs: int, environment: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """For each of several simultaneous processes, the environment variables that give it its share of the machine's NVIDIA GPUs.
-
-    One process alone has all devices. Where there are more processes than GPUs, several share one, and its memory.
-    """
-    environment = os.environ if environment is None else environment
-    if jobs == 1:
-        return [{}]
-    gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(_gpus())).split(",")
-    gpus = [gpu.strip() for gpu in gpus if gpu.strip() not in ("", "-1")]
-    if not gpus:
-        return [{} for _ in range(jobs)]
-    if jobs <= len(gpus):
-        share = len(gpus) // jobs  # as many for each, though some be left: a batch is divided evenly over a process's devices
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * share : (slot + 1) * share])} for slot in range(jobs)]
-    memory = 0.9 / -(-jobs // len(gpus))  # JAX takes three quarters of a GPU's memory at its start unless it is told how much
-    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{memory:.2f}"} for slot in range(jobs)]
-
-
-def _gpus() -> list[str]:
-    """The numbers of the NVIDIA GPUs of this machine."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
 def _is_submitted(program: Program) -> bool:
@@ -190,17 +107,3 @@ def _ended_early(program: Program, costs: Mapping[Path, Cost]) -> str | None:
     if found.state != "finished" or found.steps >= steps:
         return None
     return f"ended after {found.steps:,} of {steps:,} steps, as its job, submitted before, was told; the same command goes on"
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the lock of a directory in which programs are launched; the system frees it when its holder dies."""
-    with writing(root / LOCK):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / LOCK, "w")  # noqa: SIM115
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is launching runs in {root}; wait for it, or use another directory") from None
-        yield

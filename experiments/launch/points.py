@@ -4,7 +4,6 @@ A point is one experimental setting without its seed. Points that differ only in
 differ in anything else, such as the activation, shape the program and become runs of their own.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 
 LONGEST_NAME = 80  # characters of a directory's readable part
 
@@ -156,9 +155,7 @@ def _name(key: str, fields: dict[str, Any]) -> str:
         raise UserError(f"{key} is no setting of a point: every point is trained with the same seeds, seeds=N")
     known = [*(field for field in FIELDS if field != "seed"), *SWITCHES, *fields]
     if key not in known:
-        near = [name for name in known if name.rpartition(".")[2] == key] or difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known[:15])} and the config's fields"
-        raise UserError(f"unknown setting {key!r}; {hint}")
+        raise UserError(f"unknown setting {key!r}{did_you_mean(key, known)}")
     return setting_name(key)
 
 

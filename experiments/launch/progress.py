@@ -1,10 +1,17 @@
-"""How far several runs are together, and how long the rest will take: a bar on a terminal, plain lines elsewhere."""
+"""How far several runs are together, and how long the rest will take.
 
-import sys
+What waits for runs (processes.py, slurm.py) tells it how far each is:
+
+    with Progress({program.directory: flops}) as shown:
+        shown.update(program.directory, 0.5)
+        shown.finished(program.directory, error=None)
+"""
+
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from alexnet_jax.progress import Bar
 
 EVERY = 60.0  # seconds between two plain lines
 
@@ -22,30 +29,22 @@ class Progress:
         self._ended = set(finished)
         self._done |= dict.fromkeys(self._ended, 1.0)
         self._first: dict[Path, float] = dict.fromkeys(self._ended, 1.0)  # where each stood when it was first seen
-        self._started = self._said = time.monotonic()
-        self._bar: Any = None
+        self._started = time.monotonic()
+        self._bar = Bar(1.0, every=EVERY)
 
     def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=1.0, file=sys.stderr, bar_format="|{bar}| {desc}", dynamic_ncols=True)
-            self._show()
+        self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def update(self, directory: Path, done: float) -> None:
         """A program has done this share of its steps."""
         # A finished run that trains longer shows the end of its old log until it has begun.
         self._first[directory] = min(self._first.get(directory, done), done)
         self._done[directory] = done
-        if self._bar is not None:
-            self._show()
-        elif time.monotonic() - self._said > EVERY:
-            self.say(self.line())
+        self._show()
 
     def finished(self, directory: Path, error: str | None) -> None:
         """A program's process has ended."""
@@ -53,25 +52,26 @@ class Progress:
         if error is None:
             self._done[directory] = 1.0
         self.say(f"{directory.name}: {'finished' if error is None else error}")
-        if self._bar is None:
+        if self._bar.terminal:
+            self._show()
+        else:
             self.say(self.line())
 
     def say(self, text: str) -> None:
         """A line above the bar, or after the last one."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-            self._show()
-        else:
-            print(text, file=sys.stderr, flush=True)
-            self._said = time.monotonic()
+        self._bar.say(text)
 
     def line(self) -> str:
         """How far all are together."""
-        work = sum(share * self._done[directory] for directory, share in self._share.items())
         passed = time.monotonic() - self._started
-        counted = f"{len(self._ended)} of {len(self._share)} programs ended, {work:.0%} of the work, {duration(passed)} passed"
+        counted = f"{len(self._ended)} of {len(self._share)} programs ended, {self._work:.0%} of the work, {duration(passed)} passed"
         left = self._left(passed)
         return counted if left is None else f"{counted}, about {duration(left)} left"
+
+    @property
+    def _work(self) -> float:
+        """The share of all the work that is done."""
+        return sum(share * self._done[directory] for directory, share in self._share.items())
 
     def _left(self, passed: float) -> float | None:
         """Seconds left at the pace so far; None while there is none. Programs that failed will do no more."""
@@ -80,10 +80,7 @@ class Progress:
         return passed * rest / gained if gained > 0 and rest > 0 else None
 
     def _show(self) -> None:
-        work = sum(share * self._done[directory] for directory, share in self._share.items())
-        self._bar.set_description_str(self.line(), refresh=False)
-        self._bar.update(work - self._bar.n)
-        self._bar.refresh()
+        self._bar.to(self._work, self.line())
 
 
 def duration(seconds: float) -> str:

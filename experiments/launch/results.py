@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import EVENTS, read_events
 from alexnet_jax.train.inbox import is_running
 from experiments.launch.points import Point, Program
 
@@ -44,39 +44,24 @@ def collect(programs: Iterable[Program]) -> list[Result]:
 
 def status(directory: Path) -> Status:
     """How far the run in a directory is; it need not exist."""
-    events = _events(directory)
-    start: dict = next((event for event in reversed(events) if event["event"] == "start"), {})
-    step, steps = (events[-1]["step"] if events else 0), start.get("steps", 0)
+    past = history.load(directory, missing_ok=True)
+    steps = past.start.get("steps", 0)
     if is_running(directory):
-        return Status("running", step, steps)
-    if _test(events):  # also where the process failed after it, as when its report could not be written
-        return Status("finished", step, steps)
+        return Status("running", past.step, steps)
+    if past.test:  # also where the process failed after it, as when its report could not be written
+        return Status("finished", past.step, steps)
     if (directory / FAILURE).exists():
-        return Status("failed", step, steps, (directory / FAILURE).read_text(encoding="utf-8").strip())
-    saved = max((event["step"] for event in events if event["event"] == "checkpoint"), default=0)
-    return Status("interrupted", saved, steps) if start else Status("waiting")
-
-
-def progress(directory: Path) -> float:
-    """The share of its steps that a run has done, from its log."""
-    try:
-        lines = (directory / EVENTS).read_bytes().split(b"\n")[:-1]
-    except OSError:
-        return 0.0
-    starts = [line for line in lines if line.startswith(b'{"event": "start"')]
-    try:
-        return min(1.0, json.loads(lines[-1])["step"] / json.loads(starts[-1])["steps"])
-    except (IndexError, ValueError, KeyError):  # nothing yet, or a line that a kill tore
-        return 0.0
+        return Status("failed", past.step, steps, (directory / FAILURE).read_text(encoding="utf-8").strip())
+    saved = max((event["step"] for event in past.checkpoints), default=0)
+    return Status("interrupted", saved, steps) if past.start else Status("waiting")
 
 
 def same_split(programs: Iterable[Program]) -> str:
     """The split that finished runs were both validated and tested on; empty where these differ, as they should."""
     for program in programs:
-        events = _events(program.directory)
-        test, evaluated = _test(events), [event for event in events if event["event"] == "eval"]
-        if test and evaluated and test["split"] == evaluated[-1]["split"]:
-            return test["split"]
+        past = history.load(program.directory, missing_ok=True)
+        if past.test and past.evals and past.test["split"] == past.evals[-1]["split"]:
+            return past.test["split"]
     return ""
 
 
@@ -87,8 +72,8 @@ def _results(program: Program) -> list[Result]:
       UserError: the run has other members than the program, or was never evaluated.
     """
     directory, seeds = program.directory, program.seeds
-    events = read_events(directory)
-    test, evaluated = _test(events), [event for event in events if event["event"] == "eval"]
+    past = history.load(directory)
+    test, evaluated = past.test, past.evals
     if not evaluated or len(test["top1_error"]) != program.members:
         raise UserError(
             f"{directory} holds a run of {len(test['top1_error'])} members, expected {program.members}; delete it to run it anew"
@@ -103,13 +88,3 @@ def _results(program: Program) -> list[Result]:
         diverged = tuple(first + s for s, member in enumerate(members) if lost[member])
         results.append(Result(point, list(range(first, first + seeds)), validation[members], tested[members], directory, members, diverged))
     return results
-
-
-def _test(events: list[dict]) -> dict:
-    """The test results of a finished run; empty while it is going, also after an earlier end."""
-    last = [event for event in events if event["event"] in ("start", "resume", "end")][-1:]
-    return last[0].get("test", {}) if last else {}
-
-
-def _events(directory: Path) -> list[dict]:
-    return read_events(directory) if (directory / EVENTS).exists() else []

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.history import Follower
 from alexnet_jax.runlog import writing
 from alexnet_jax.train.inbox import StopSignal
 from experiments.launch.points import Program
 from experiments.launch.progress import Progress
-from experiments.launch.results import progress
 from experiments.launch.task import Task
 
 if TYPE_CHECKING:
@@ -117,12 +117,13 @@ def run_on_slurm(
     for directory, job in jobs.items():
         shown.say(f"{directory.name}: job {job.job_id}{', submitted before' if directory in known else ''}")
     errors: dict[Path, str | None] = {}
+    logs = {directory: Follower(directory) for directory in jobs}
     with StopSignal() as stop:
         while len(errors) < len(jobs):
             for directory, job in jobs.items():
                 if directory in errors:
                     continue
-                shown.update(directory, progress(directory))
+                shown.update(directory, logs[directory].progress())
                 if job.done():
                     errors[directory] = _outcome(job)
                     shown.finished(directory, errors[directory])

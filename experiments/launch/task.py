@@ -1,17 +1,16 @@
 """One program's training process: started, stopped, and its error kept. Used in this process and, pickled, in a Slurm job."""
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from alexnet_jax.cpu import HUGE_PAGES
-from alexnet_jax.runlog import EVENTS, writing
+from alexnet_jax.history import Follower
+from alexnet_jax.runlog import writing
 from experiments.launch.points import Program
 from experiments.launch.results import FAILURE, LOG
 
@@ -52,7 +51,7 @@ class Task:
             log = open(directory / LOG, "ab")  # noqa: SIM115
         with log:
             self._log_start = log.tell()
-            self._history = len(_bytes(directory / EVENTS))  # what earlier processes left
+            self._events = Follower(directory, skip=True)  # without what earlier processes left
             self.process = subprocess.Popen(
                 [*_HEEDLESS, *self.argv],
                 stdin=subprocess.DEVNULL,
@@ -79,7 +78,8 @@ class Task:
         code, directory = self.process.wait(), self.program.directory
         if code == 0:
             return None
-        if self.stopping or code in _STOPPED or self._was_stopped():
+        stopped = self._events.read().end.get("reason") == "stopped"  # as by alexnet_jax.control
+        if stopped or self.stopping or code in _STOPPED:
             return STOPPED
         error = _last_error((directory / LOG).read_bytes()[self._log_start :].decode(errors="replace"), code)
         with writing(directory / FAILURE):
@@ -110,15 +110,6 @@ class Task:
         if self.process is not None and not self.poll():
             self.process.kill()
         return DelayedSubmission(Task(self.program, self._environment))
-
-    def _was_stopped(self) -> bool:
-        """Whether the run's log says that this process was stopped, as by alexnet_jax.control."""
-        told = _bytes(self.program.directory / EVENTS)[self._history :].splitlines()
-        return any(line.startswith(b'{"event": "end"') and json.loads(line)["reason"] == "stopped" for line in told)
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
 
 
 def _last_error(log: str, code: int) -> str:

@@ -17,12 +17,12 @@ differ, and writes all of it beside the runs.
 """
 
 import argparse
-import difflib
 from pathlib import Path
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.launch import arguments
+from experiments.launch.train import plan_only_here
 
 # A target and how many seeds it takes unless --seeds says otherwise.
 TARGETS = {"figure1": 3, "table1": 1, "ensemble": 7, "figure3": 1, "figure4": 1, "lrn": 5, "augmentation": 5}
@@ -45,16 +45,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = config_lib.parse_command_line(parser(), argv)
     if args.target not in TARGETS:
-        near = difflib.get_close_matches(args.target, TARGETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TARGETS)}"
-        raise UserError(f"unknown target {args.target!r}; {hint}")
+        raise UserError(f"unknown target {args.target!r}{did_you_mean(args.target, TARGETS)}")
 
     from alexnet_jax.runlog import command, writing
-    from experiments.ablate import __main__ as ablate
     from experiments.reproduce import claims, setting
     from experiments.reproduce.figure1 import figure1
 
-    ablate.plan_only_here()
+    plan_only_here()
     seeds = TARGETS[args.target] if args.seeds is None else args.seeds
     asked = setting.make(args.dataset, args.scale, seeds, args.out, args.overrides, args)
     lines = figure1(asked) if args.target == "figure1" else getattr(claims, args.target)(asked)

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments import published
-from experiments.ablate import __main__ as ablate
-from experiments.ablate import figures, study
-from experiments.reproduce.setting import Setting, aligned, changed, differences
+from experiments.ablate import figures
+from experiments.ablate.report import MARGIN, report, train_study
+from experiments.ablate.study import make_study
+from experiments.launch.train import train
+from experiments.reproduce.setting import Setting, changed, differences
 
 FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
 FEW_IMAGES = 2000
@@ -33,7 +37,7 @@ IN_EPOCHS = (
 
 def table1(setting: Setting) -> list[str] | None:
     """One network's errors, with the centre crop and with the paper's ten views."""
-    if not ablate.train([setting.baseline], setting.root, setting.args):
+    if not train([setting.baseline], setting.root, setting.args):
         return None
     centre, ten = published.CENTRE, published.TEN_VIEWS
     rows = [["", "top-1", "top-5"]]
@@ -49,12 +53,16 @@ def table1(setting: Setting) -> list[str] | None:
         "what compares is the gain of ten views. The errors do on ImageNet alone, with ILSVRC-2012's validation images, for which the "
         f"paper has {validation.top1} / {validation.top5} % (its table 2): the numbers above are of 2010's test images"
     )
-    return [*aligned(rows), f"published: {ten.source}; {centre.source}", *differences(setting, comparable, *_about_views(setting))]
+    return [
+        *aligned(rows, gap=3).splitlines(),
+        f"published: {ten.source}; {centre.source}",
+        *differences(setting, comparable, *_about_views(setting)),
+    ]
 
 
 def ensemble(setting: Setting) -> list[str] | None:
     """The paper's table 2: 1, 5 and 7 networks."""
-    if not ablate.train([setting.baseline], setting.root, setting.args):
+    if not train([setting.baseline], setting.root, setting.args):
         return None
     view = _views(setting)[-1]
     result = _evaluate(setting, view)
@@ -69,7 +77,7 @@ def ensemble(setting: Setting) -> list[str] | None:
     figure = figures.ensemble_figure(result["protocol"]["split"], result["curve"], factors)
     figures.save(figure, setting.root / "ensemble" / "ensemble")
     return [
-        *aligned(rows),
+        *aligned(rows, gap=3).splitlines(),
         f"published: {published.ENSEMBLES[7].source}; (cut) of one network's error",
         f"measured: {view}, probabilities averaged; fewer than all {len(curve)} networks: the mean over subsets",
         *differences(
@@ -135,9 +143,9 @@ def augmentation(setting: Setting) -> list[str] | None:
 
 
 def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()) -> dict[str, Any] | None:
-    planned = study.plan(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members, rates)
-    trained = ablate.train_study(planned, setting.root, setting.args)
-    return ablate.report(planned, ablate.MARGIN, setting.root / where) if trained else None
+    study = make_study(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members, rates)
+    trained = train_study(study, setting.root, setting.args)
+    return report(study, MARGIN, setting.root / where) if trained else None
 
 
 def _verdicts(found: dict[str, Any]) -> list[str]:
@@ -172,20 +180,20 @@ def _about_views(setting: Setting) -> list[str]:
 
 def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
     """What `alexnet_jax.evaluate` says of the baseline, in a process of its own, which has the accelerators; kept with the run."""
-    from alexnet_jax.run import PREDICTIONS
-
     directory, split = setting.baseline.directory, setting.loaded.data.test_split
     path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
-    if not path.exists() or path.stat().st_mtime < (directory / PREDICTIONS).stat().st_mtime:  # the run may have gone on since
-        options = ["--ten-crop"] if view == "ten views" else []
-        _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("steps") == [history.saved_step(directory)]:
+        return kept
+    options = ["--ten-crop"] if view == "ten views" else []  # the run went on since, or was not evaluated yet
+    _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> list[str] | None:
     """Figures of the baseline's report, copied beside the other results: the report's name -> ours; a line each."""
     directory = setting.baseline.directory
-    if not ablate.train([setting.baseline], setting.root, setting.args):
+    if not train([setting.baseline], setting.root, setting.args):
         return None
     _python("experiments.report", str(directory))
     copies = []

@@ -2,15 +2,16 @@
 
 import numpy as np
 
+from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import read_events
-from alexnet_jax.train.schedule import make_timeline
+from alexnet_jax.tables import aligned
+from alexnet_jax.train.setup import validate
 from experiments import published
-from experiments.ablate import __main__ as ablate
 from experiments.ablate import figures
 from experiments.launch import points
 from experiments.launch.points import Point, Program
-from experiments.reproduce.setting import Setting, aligned, changed, differences
+from experiments.launch.train import train
+from experiments.reproduce.setting import Setting, changed, differences
 
 RATES = ("0.0003", "0.001", "0.003", "0.01", "0.03", "0.1")  # without LRN ReLUs stall at rates that are right with it
 THRESHOLDS = (published.FIGURE1[0], 0.10, 0.05)  # of training error; rates are chosen by the first
@@ -26,7 +27,7 @@ def figure1(setting: Setting) -> list[str] | None:
     for override in setting.args.overrides:
         if override.startswith(("augment.", "model.activation=", "optimizer.learning_rate=")):
             raise UserError(f"figure1 sets {override.partition('=')[0]} itself: no augmentation, ReLU and tanh, each at several rates")
-    every = max(1, round(make_timeline(setting.loaded, setting.images).steps_per_epoch / LOGGED))
+    every = max(1, round(validate(setting.loaded, setting.dataset).timeline.steps_per_epoch / LOGGED))
     tried = {
         activation: [
             Point(f"{activation} at {rate}", {"model.activation": activation, "learning_rate": rate, "augment": "off"}) for rate in RATES
@@ -38,7 +39,7 @@ def figure1(setting: Setting) -> list[str] | None:
     programs = points.pack(
         setting.config, setting.overrides, [*tried["relu"], *tried["tanh"]], setting.seeds, root / "runs", setting.args.max_members
     )
-    if not ablate.train(programs, root, setting.args):
+    if not train(programs, root, setting.args):
         return None
     curves = {name: curve for program in programs for name, curve in training_errors(program).items()}
     reached = {name: [epochs_to(threshold, curve) for threshold in THRESHOLDS] for name, curve in curves.items()}
@@ -56,7 +57,7 @@ def figure1(setting: Setting) -> list[str] | None:
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
         f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
         "  * the best rate",
-        *(f"  {line}" for line in aligned(rows)),
+        *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
             f"note: the best rate of {activation} is at the end of those tried: a better one may lie beyond"
             for activation, name in best.items()
@@ -78,11 +79,10 @@ def training_errors(program: Program) -> dict[str, Curve]:
 
     An event is the mean over the steps since the one before it, so that is where it counts: in the middle of them.
     """
-    log = read_events(program.directory)
-    events = [event for event in log if event["event"] == "train"]
-    steps, errors, losses = (np.array([event[name] for event in events], float) for name in ("step", "error", "loss"))
+    past = history.load(program.directory)
+    steps, errors, losses = (np.array([event[name] for event in past.trains], float) for name in ("step", "error", "loss"))
     before = np.concatenate([[0], steps[:-1]])
-    epochs = (before + steps - 1) / 2 / next(event["steps_per_epoch"] for event in log if event["event"] == "start")
+    epochs = (before + steps - 1) / 2 / past.start["steps_per_epoch"]
     errors[~np.isfinite(losses)] = np.nan
     return {point.name: (epochs, errors[:, i * program.seeds : (i + 1) * program.seeds]) for i, point in enumerate(program.points)}
 

@@ -1,13 +1,12 @@
 """On what a published claim is tested: a dataset, a config changed for a scale, and in what that differs from the paper's protocol."""
 
 import argparse
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, did_you_mean
 from experiments.ablate import study
 from experiments.ablate.factors import CHARACTERS
 from experiments.launch import points
@@ -92,9 +91,8 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
     )
     if not (Path(imagenet.data.dir) / dataset).exists():
         known = [file.stem for file in sorted(Path("configs").glob("*.py")) if file.stem != "__init__"]
-        near = difflib.get_close_matches(dataset, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it must have a config or be prepared; configs: {', '.join(known)}"
-        raise UserError(f"unknown dataset {dataset!r}: neither {path} nor {Path(imagenet.data.dir) / dataset} exists; {hint}")
+        missing = f"neither {path} nor {Path(imagenet.data.dir) / dataset} exists"
+        raise UserError(f"unknown dataset {dataset!r}: {missing}{did_you_mean(dataset, known)}")
     found = data.load(imagenet.data)
     large = min(found.image_shape[:2]) >= imagenet.model.input_size
     split = "test" if "test" in found.split_sizes else "validation"
@@ -114,9 +112,3 @@ def differences(setting: Setting, *notes: str) -> list[str]:
         f"network: {config.model.input_size} pixels, {config.model.width:g} times as wide, {towers}; the paper's: 224 pixels, two towers",
     ]
     return ["", "how the protocols differ:", *(f"  - {line}" for line in (*lines, *notes))]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, the columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -10,10 +10,15 @@ same command again skips what has finished and goes on with what was interrupted
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from experiments.launch import arguments
+from experiments.launch.train import describe, plan_only_here
+
+if TYPE_CHECKING:
+    from experiments.sweep.record import SweepRecord
 
 EPILOG = """\
 Points can also come from a function in a file, or in the config file itself:
@@ -47,47 +52,46 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = config_lib.parse_command_line(parser(), argv)
-    from experiments.sweep import plan as plans
+    from experiments.sweep import record
 
     if args.table:
         _refuse_with_table(args)
-        _show_table(args.out, plans.load(args.out).programs)
+        _show_table(args.out, record.load(args.out).programs)
         return 0
 
     slurm = arguments.slurm(args)
-    import jax  # not before: --help, a wrong argument and --table need none of it
-
-    jax.config.update("jax_platforms", "cpu")  # this process only plans: the accelerators are for those that train
+    plan_only_here()  # not before: --help, a wrong argument and --table need no JAX
     from experiments.launch.cost import check, estimate
     from experiments.launch.launch import launch
 
-    plan = make_plan(args)
-    plans.check_directory(args.out, plan)
-    costs = {program.directory: cost for program, cost in zip(plan.programs, check(plan.programs), strict=True)}
-    print(plans.describe(args.out, plan.programs, costs))
-    expected = estimate(plan.programs, costs, measure=slurm is None, retry=args.retry)
+    sweep = read_sweep(args)
+    programs = sweep.programs
+    record.check_directory(args.out, sweep)
+    costs = {program.directory: cost for program, cost in zip(programs, check(programs), strict=True)}
+    print(describe(args.out, programs, costs))
+    expected = estimate(programs, costs, measure=slurm is None, retry=args.retry)
     unknown = "unknown, since no run of this sweep has ended yet, and what will train it can't be timed from here"
     print(f"\nestimated time, one program after the other: {expected or unknown}", flush=True)
     if args.dry_run:
         return 0
-    plans.save(args.out, plan)
+    record.save(args.out, sweep)
     try:
-        errors = launch(plan.programs, costs, args.jobs, args.retry, slurm)
+        errors = launch(programs, costs, args.jobs, args.retry, slurm)
     except KeyboardInterrupt:
-        _show_table(args.out, plan.programs)
+        _show_table(args.out, programs)
         raise
-    _show_table(args.out, plan.programs)
+    _show_table(args.out, programs)
     return _tell_failures(errors)
 
 
-def make_plan(args: argparse.Namespace):
-    """The plan that the command line describes, every point checked.
+def read_sweep(args: argparse.Namespace) -> "SweepRecord":
+    """The sweep that the command line describes, every point checked.
 
     Raises:
       UserError: anything that is missing, unknown or contradicts itself.
     """
     from experiments.launch import points
-    from experiments.sweep import grid, plan
+    from experiments.sweep import grid, record
 
     if not args.config:
         raise UserError("--config is missing: the config file that the points change, such as --config configs/digits.py")
@@ -106,7 +110,7 @@ def make_plan(args: argparse.Namespace):
     seeds = wanted.seeds if args.seeds is None else args.seeds
     programs = points.pack(args.config, args.overrides, wanted.points, 1 if seeds is None else seeds, args.out, args.max_members)
     points.check_distinct(wanted.points, args.config, args.overrides)
-    return plan.make(args.config, args.overrides, programs)
+    return record.make(args.config, args.overrides, programs)
 
 
 def _check_overrides(overrides: list[str], wanted: list) -> None:
@@ -139,11 +143,11 @@ def _refuse_with_table(args: argparse.Namespace) -> None:
 
 
 def _show_table(root: Path, programs: list) -> None:
-    from experiments.sweep import table
+    from experiments.sweep import ranking
 
-    found = table.rows(programs)
-    print(f"\n{table.text(found)}\n\n{table.headline(found)}\n{table.caption(programs)}")
-    print("written: " + ", ".join(str(path) for path in table.write(root, programs)))
+    found = ranking.rows(programs)
+    print(f"\n{ranking.text(found)}\n\n{ranking.headline(found)}\n{ranking.caption(programs)}")
+    print("written: " + ", ".join(str(path) for path in ranking.write(root, programs)))
 
 
 def _tell_failures(errors: dict[Path, str | None]) -> int:

@@ -1,68 +1,48 @@
-"""What a run's events and its config.json say in words and numbers: the page's texts and tables. No figure, no network."""
+"""What a run's history and its config.json say in words: the texts and tables of a report. No figure, no network.
+
+The report, the comparison of runs and the training command's last lines are made of them:
+
+    print(words.results_table(history.load("runs/digits")))
+"""
 
 import json
 import statistics
 from collections import Counter
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.history import History, time_of
 from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
+from alexnet_jax.tables import aligned
 
-REASONS = {"epochs": "finished, all epochs done", "done": "finished, every member has plateaued", "stopped": "stopped"}
+FINISHED = {"epochs": "all epochs done", "done": "every member has plateaued"}  # by the reason of the end
 # Error in percent (top-1, top-5) of one and of five equal networks on ImageNet's 2012 validation images: table 2 of the 2012 paper.
 PAPER_ONE, PAPER_FIVE = (40.7, 18.2), (38.1, 16.4)
 
 
-# Events
+def state(past: History) -> str:
+    """`finished`, `stopped` or `still going`."""
+    if not past.end:
+        return "still going"
+    return "finished" if past.end["reason"] in FINISHED else "stopped"
 
 
-def of_kind(events: list[dict], kind: str) -> list[dict]:
-    return [event for event in events if event["event"] == kind]
+def status(past: History) -> str:
+    """The state, with its reason or with the step that was reached."""
+    match state(past):
+        case "finished":
+            return f"finished, {FINISHED[past.end['reason']]}"
+        case "stopped":
+            return "stopped"
+        case going:
+            return f"{going}, or was interrupted, at step {past.step:,} of {past.start['steps']:,}"
 
 
-def start_of(events: list[dict]) -> dict:
-    return of_kind(events, "start")[-1]
-
-
-def end_of(events: list[dict]) -> dict:
-    """The event that ended the run; empty while it is going, also after an earlier end."""
-    last = [event for event in events if event["event"] in ("start", "resume", "end")][-1]
-    return last if last["event"] == "end" else {}
-
-
-def test_of(events: list[dict]) -> dict:
-    """The results of the finished run on its test split; empty where there are none."""
-    return end_of(events).get("test") or {}
-
-
-def epoch_of(event: dict, events: list[dict]) -> float:
-    return event["step"] / start_of(events)["steps_per_epoch"]
-
-
-def speeds(events: list[dict]) -> list[float]:
-    """Images a second of all members together, as each training event has it."""
-    return [event["images_per_second"] for event in of_kind(events, "train")]
-
-
-def time_of(event: dict) -> datetime:
-    return datetime.fromisoformat(event["time"])
-
-
-# Texts and tables
-
-
-def status(events: list[dict]) -> str:
-    end, step, steps = end_of(events), events[-1]["step"], start_of(events)["steps"]
-    return REASONS[end["reason"]] if end else f"still going, or was interrupted, at step {step:,} of {steps:,}"
-
-
-def headline(events: list[dict]) -> str:
+def headline(past: History) -> str:
     """The result in a sentence."""
-    test = test_of(events)
+    test = past.test
     if not test:
         return "There are no test results yet."
     if len(test["top1_error"]) == 1:
@@ -72,9 +52,9 @@ def headline(events: list[dict]) -> str:
     return f"{single} top-1 error on the {test['split']} images for one network, {ensemble}."
 
 
-def summary(events: list[dict], record: dict) -> list[tuple[str, str]]:
+def summary(past: History, record: dict) -> list[tuple[str, str]]:
     """(label, text) pairs on the run as a whole."""
-    start, train, evals, step = start_of(events), of_kind(events, "train"), of_kind(events, "eval"), events[-1]["step"]
+    start, evals, step = past.start, past.evals, past.step
     names = start["member_names"] if start["members"] <= len(COLOURS) else [start["member_names"][0], "...", start["member_names"][-1]]
     rows = [("dataset", _dataset(record["dataset"]))] if "dataset" in record else []
     rows += [
@@ -82,23 +62,35 @@ def summary(events: list[dict], record: dict) -> list[tuple[str, str]]:
         ("steps", f"{step:,} of {start['steps']:,}"),
         ("epochs", f"{step / start['steps_per_epoch']:.1f} of {start['steps'] / start['steps_per_epoch']:.1f}"),
     ]
-    if train:
-        rates = sorted(set(train[-1]["learning_rate"]), reverse=True)
+    if past.trains:
+        rates = sorted(set(past.learning_rates), reverse=True)
         rows.append(("last learning rate", ", ".join(f"{rate:.3g}" for rate in rates)))
-        rows.append(("speed", f"{statistics.median(speeds(events)):,.0f} images/s"))
+        rows.append(("speed", speed(past)))
     if evals:
         low, high = (f"{100 * bound(evals[-1]['top1_error']):.2f}" for bound in (min, max))
         rows.append((f"last {evals[-1]['split']} error", f"{low} %" if low == high else f"{low} to {high} %"))
-    return [*rows, ("time", duration(events))]
+    if past.damaged:
+        rows.append(("damaged lines of the log", f"{past.damaged:,}, left out"))
+    return [*rows, ("time", duration(past))]
 
 
-def result_rows(events: list[dict]) -> list[tuple[str, str, str]]:
+def speed(past: History) -> str:
+    """The medians over the run: images read a second, and where there are several members also images x members."""
+    several = f", {members_speed(past)} images x members a second" if past.start["members"] > 1 else ""
+    return f"{statistics.median(past.speeds):,.0f} images/s{several}"
+
+
+def members_speed(past: History) -> str:
+    return f"{statistics.median(event['member_images_per_second'] for event in past.trains):,.0f}"
+
+
+def result_rows(past: History) -> list[tuple[str, str, str]]:
     """(label, top-1, top-5) rows of the test, the first of them the heading; none before there is a test."""
-    test = test_of(events)
+    test = past.test
     if not test:
         return []
     rows = [(f"{test['split']}, {test['count']:,} images", "top-1 error", "top-5 error")]
-    for name, top1, top5 in zip(start_of(events)["member_names"], test["top1_error"], test["top5_error"], strict=True):
+    for name, top1, top5 in zip(past.start["member_names"], test["top1_error"], test["top5_error"], strict=True):
         rows.append((name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %"))
     if len(rows) > 2:
         rows.append(("mean ± std", f"{100 * test['mean_top1_error']:.2f} ± {100 * test['std_top1_error']:.2f} %", ""))
@@ -107,13 +99,10 @@ def result_rows(events: list[dict]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def results_table(events: list[dict]) -> str:
+def results_table(past: History) -> str:
     """The test results as plain text: each member's errors, mean and standard deviation, the ensemble's, and the cut of the errors."""
-    rows = result_rows(events)
-    if not rows:
-        return f"No test results: the run is {status(events)}."
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(f"{label:<{widths[0]}}   {top1:>{widths[1]}}   {top5:>{widths[2]}}".rstrip() for label, top1, top5 in rows)
+    rows = result_rows(past)
+    return aligned(rows, "<>", gap=3) if rows else f"No test results: the run is {status(past)}."
 
 
 def ensemble_in_words(test: dict) -> str:
@@ -137,10 +126,9 @@ def _fewer(cut: float) -> str:
     return f"{100 * abs(cut):.1f} % {'fewer' if cut >= 0 else 'more'}"
 
 
-def happenings(events: list[dict]) -> list[tuple[str, str]]:
+def happenings(past: History) -> list[tuple[str, str]]:
     """(time, line) of all that is neither a curve nor a checkpoint."""
-    told = [event for event in events if event["event"] not in ("train", "eval", "checkpoint")]
-    return [(f"{time_of(event):%Y-%m-%d %H:%M}", describe(event)) for event in told]
+    return [(f"{time_of(event):%Y-%m-%d %H:%M}", describe(event)) for event in past.happenings]
 
 
 def environment(record: dict) -> list[tuple[str, str]]:
@@ -172,11 +160,10 @@ def flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{field}": value for section, fields in config.items() for field, value in fields.items()}
 
 
-def duration(events: list[dict]) -> str:
-    """How long processes worked on the run; the pauses before a start or a resume do not count."""
-    seconds = sum((time_of(b) - time_of(a)).total_seconds() for a, b in pairwise(events) if b["event"] not in ("start", "resume"))
-    minutes = round(seconds) // 60
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {round(seconds) % 60} s"
+def duration(past: History) -> str:
+    """How long processes worked on the run: `2 h 5 min` or `3 min 20 s`."""
+    minutes, seconds = divmod(round(past.seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
 
 
 def read_record(workdir: Path) -> dict:

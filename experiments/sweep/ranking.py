@@ -1,4 +1,11 @@
-"""The results of a sweep, sorted by validation error: as text, CSV, a figure, and a page that stands alone."""
+"""The points of a sweep, ranked by validation error: as text, CSV, a figure, and a page that stands alone.
+
+`experiments.sweep` shows and writes it, also of a sweep that has only begun:
+
+    found = rows(programs)
+    print(text(found), headline(found), caption(programs), sep="\n")
+    write(root, programs)
+"""
 
 import csv
 import io
@@ -9,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments.launch.points import Point, Program, varying
 from experiments.launch.results import Result, collect, same_split, status
 from experiments.sweep.grid import labels, short_names
@@ -62,13 +70,7 @@ def rows(programs: Sequence[Program]) -> list[Row]:
 def text(table: Sequence[Row]) -> str:
     """The table for a terminal; errors in percent."""
     header, cells = _cells(table)
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    right = [name in ("validation error", "test error", "seeds") for name in header]
-
-    def line(words: Sequence[str]) -> str:
-        return "  ".join(f"{w:>{n}}" if r else f"{w:<{n}}" for w, n, r in zip(words, widths, right, strict=True)).rstrip()
-
-    return "\n".join([line(header), *map(line, cells)])
+    return aligned([header, *cells], "".join(">" if name in ("validation error", "test error", "seeds") else "<" for name in header))
 
 
 def caption(programs: Sequence[Program]) -> str:

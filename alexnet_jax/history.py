@@ -1,0 +1,289 @@
+"""What a run's log says: the one reader of events.jsonl, which runlog.py writes.
+
+Reports, control, replayed runs, sweeps and ablations ask it:
+
+    past = history.load("runs/digits")
+    past.test["mean_top1_error"]           0.0103, once the run has finished
+    past.learning_rates                    [0.001, 0.01], of each member now
+    [event["step"] for event in past.drops]
+
+An event is a dict with the fields that runlog.py lists. A run that is training is watched with `Follower`, which reads every line once.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+
+EVENTS = "events.jsonl"
+_TAKEN_BACK = ("train", "eval", "drop", "rate", "checkpoint")  # events that a run does again after it went back to an earlier step
+
+
+@dataclass(frozen=True)
+class History:
+    """The events of a run, and what follows from them. Made by `load`, or by `Follower.read` from a part of a log."""
+
+    events: list[dict]  # all, in the order of the log
+    damaged: int = 0  # lines of the log that could not be read and were left out
+
+    def of_kind(self, *kinds: str) -> list[dict]:
+        """The events of some kinds, in the order of the log: `past.of_kind("memory")`."""
+        return [event for event in self.events if event["event"] in kinds]
+
+    # Events by kind
+
+    @cached_property
+    def start(self) -> dict:
+        """The newest start; empty before there is one."""
+        starts = self.of_kind("start")
+        return starts[-1] if starts else {}
+
+    @cached_property
+    def end(self) -> dict:
+        """The event that ended the run; empty while the run is training, also after an earlier end."""
+        last = self.of_kind("start", "resume", "end")[-1:]
+        return last[0] if last and last[0]["event"] == "end" else {}
+
+    @cached_property
+    def test(self) -> dict:
+        """The results of the finished run on its test split; empty where there are none."""
+        return self.end.get("test", {})
+
+    @cached_property
+    def trains(self) -> list[dict]:
+        return self.of_kind("train")
+
+    @cached_property
+    def evals(self) -> list[dict]:
+        return self.of_kind("eval")
+
+    @cached_property
+    def checkpoints(self) -> list[dict]:
+        return self.of_kind("checkpoint")
+
+    @cached_property
+    def drops(self) -> list[dict]:
+        return self.of_kind("drop")
+
+    @cached_property
+    def rates(self) -> list[dict]:
+        """All changes of a learning rate: drops, which have a `factor`, and rates that were set, which have a `value`."""
+        return self.of_kind("drop", "rate")
+
+    @cached_property
+    def controls(self) -> list[dict]:
+        """The answers to people's commands."""
+        return self.of_kind("control")
+
+    @cached_property
+    def warnings(self) -> list[dict]:
+        return self.of_kind("warning")
+
+    @cached_property
+    def happenings(self) -> list[dict]:
+        """All that is neither a point of a curve nor a checkpoint."""
+        return [event for event in self.events if event["event"] not in ("train", "eval", "checkpoint")]
+
+    # What follows from them
+
+    @property
+    def step(self) -> int:
+        """The step of the last event: so many steps are done."""
+        return self.events[-1]["step"] if self.events else 0
+
+    def epoch_of(self, event: dict) -> float:
+        return event["step"] / self.start["steps_per_epoch"]
+
+    @cached_property
+    def speeds(self) -> list[float]:
+        """`images_per_second` of each training event: images that the run read in a second, whatever the number of its members."""
+        return [event["images_per_second"] for event in self.trains]
+
+    @cached_property
+    def rate_curve(self) -> list[tuple[float, list[float]]]:
+        """(epoch, the learning rate of each member) wherever the log tells a rate: at training events, and at each change of a rate."""
+        curve: list[tuple[float, list[float]]] = []
+        for event in self.of_kind("train", "drop", "rate"):
+            if event["event"] == "train":
+                curve.append((event["epoch"], event["learning_rate"]))
+            elif curve:
+                rates = list(curve[-1][1])
+                rates[event["member"]] = event["learning_rate"]
+                curve.append((self.epoch_of(event), rates))
+        return curve
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rate of each member now; empty before the first training event."""
+        return self.rate_curve[-1][1] if self.rate_curve else []
+
+    @cached_property
+    def drop_counts(self) -> list[int]:
+        """How often the learning rate of each member was dropped."""
+        members = [event["member"] for event in self.drops]
+        return [members.count(member) for member in range(self.start["members"])]
+
+    @cached_property
+    def seconds(self) -> float:
+        """How long processes worked on the run, by the times of the events; pauses before a start or a resume do not count."""
+        pairs = pairwise(self.events)
+        return sum((time_of(b) - time_of(a)).total_seconds() for a, b in pairs if b["event"] not in ("start", "resume"))
+
+    @property
+    def pace(self) -> tuple[int, float]:
+        """The steps that the run's last process did, and its seconds; zeros while it is training."""
+        return (self.end["step"] - self.start["step"], self.end["seconds"]) if self.start and self.end else (0, 0.0)
+
+
+class Follower:
+    """Watches the log of a run that is training: each line is read once, so that a long log costs nothing.
+
+        log = Follower("runs/digits")
+        while log.progress() < 1:
+            time.sleep(1)
+
+    The log need not exist yet. With `skip`, what it holds now is left out.
+    """
+
+    def __init__(self, workdir: str | Path, skip: bool = False) -> None:
+        self._path = Path(workdir) / EVENTS
+        self._offset = self._path.stat().st_size if skip and self._path.exists() else 0
+        self._step = self._steps = 0
+
+    def read(self) -> History:
+        """What was appended since the last call. A line that is still being written waits for the next one."""
+        content = _content(self._path, self._offset)
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        new = _history(whole.splitlines())
+        self._step = new.step if new.events else self._step
+        self._steps = new.start.get("steps", self._steps)
+        return new
+
+    def progress(self) -> float:
+        """The share of its steps that the run has done."""
+        self.read()
+        return min(1.0, self._step / self._steps) if self._steps else 0.0
+
+
+def load(workdir: str | Path, missing_ok: bool = False) -> History:
+    """The history of a run directory; null is NaN.
+
+    Where a run went back to step s, at a resume or as a process started anew at s, the train, eval, drop, rate and checkpoint events of
+    later steps that it had written before are dropped, so that no curve doubles back; where it evaluates s itself again, that evaluation
+    too.
+
+    Args:
+      missing_ok: a directory without a log has an empty history.
+
+    Raises:
+      UserError: there is no events.jsonl, or it cannot be read.
+    """
+    path = Path(workdir) / EVENTS
+    if not missing_ok and not path.exists():
+        raise UserError(f"{workdir} is not a run directory: it has no {EVENTS}; pass a directory that alexnet_jax.train made")
+    return _history(_content(path, 0).splitlines())
+
+
+def read_events(workdir: str | Path) -> list[dict]:
+    """The events of `load(workdir)` as a plain list.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return load(workdir).events
+
+
+def is_imported(workdir: str | Path) -> bool:
+    """Whether a run directory was made from weights by alexnet_jax.weights and never trained in: it has a checkpoint and no log."""
+    return has_checkpoint(workdir) and not (Path(workdir) / EVENTS).exists()
+
+
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether a run has saved something, to go on from."""
+    return saved_step(workdir) >= 0
+
+
+def saved_step(workdir: str | Path) -> int:
+    """The step of a run's newest checkpoint, -1 where there is none."""
+    names = (path.name for path in (Path(workdir) / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdecimal()), default=-1)  # others are saves that a kill tore
+
+
+def time_of(event: dict) -> datetime:
+    return datetime.fromisoformat(event["time"])
+
+
+def plain(value: Any) -> Any:
+    """What json can write: arrays as lists, a float32 by its shortest digits (0.01, not 0.009999999776), NaN and the infinities as None."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.ndim:
+            return [plain(item) for item in array]
+        value = float(str(array)) if array.dtype == np.float32 else array.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def nan_for_null(value: Any) -> Any:
+    """The inverse of `plain`."""
+    if isinstance(value, dict):
+        return {name: nan_for_null(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [nan_for_null(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _content(path: Path, offset: int) -> bytes:
+    """The bytes of a log from an offset on; none where there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _history(lines: Iterable[bytes]) -> History:
+    events: list[dict] = []
+    damaged = 0
+    for event in _parsed(lines):
+        if event is None:
+            damaged += 1
+            continue
+        if event["event"] in ("start", "resume"):
+            events = [e for e in events if e["event"] not in _TAKEN_BACK or _stands(e, event)]
+        events.append(event)
+    return History(events, damaged)
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict | None]:
+    """Each line as an event; None for one that is none, such as half a line that a kill left."""
+    for line in lines:
+        try:
+            event = nan_for_null(json.loads(line))
+        except ValueError:
+            yield None
+            continue
+        whole = isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("step"), int)
+        yield event if whole else None
+
+
+def _stands(event: dict, back: dict) -> bool:
+    """Whether what was written still holds after the run went back."""
+    evaluation = event["event"] == "eval" or event.get("reason") == "plateau"
+    return event["step"] <= (back.get("evaluated", back["step"]) if evaluation else back["step"])

@@ -1,0 +1,74 @@
+"""A study from its training to its report: the table, the files and the figures of `experiments.ablate`.
+
+`ablate` and `reproduce` call it:
+
+    study = make_study("configs/digits.py", [], ["lrn"], seeds=5, root=out / "runs")
+    if train_study(study, out, args):    # False for a dry run
+        found = report(study, MARGIN, out)
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.launch.train import train
+
+if TYPE_CHECKING:
+    from experiments.ablate.study import Study
+
+MARGIN = 0.5  # points of percent: the smallest difference in test error that matters
+
+
+def train_study(study: "Study", out: Path, args: argparse.Namespace) -> bool:
+    """`train` of a study's programs, with its levels in the plan."""
+    return train(study.programs, out, args, _plan_notes(study))
+
+
+def _plan_notes(study: "Study") -> list[str]:
+    lines = [""]
+    for name, (levels, notes) in study.factors.items():
+        lines.append(f"{name}: {'; '.join(f'{level} ({point.name})' for level, point in levels.items())}")
+        lines += [f"  note: {note}" for note in notes]
+    if study.rates:
+        lines.append(f"each level but of `ensemble` at the learning rates {', '.join(study.rates)}")
+    return lines + study.skipped
+
+
+def protocol(study: "Study") -> dict[str, str]:
+    """How it was measured: from the records of a study's first run."""
+    from alexnet_jax import history, run
+    from experiments.launch import results
+
+    first = study.programs[0]
+    record, past = run.read_config(first.directory), history.load(first.directory)
+    config, dataset, start, test = record["config"], record["dataset"], past.start, past.test
+    seconds = sum(history.load(program.directory).seconds for program in study.programs)
+    split = results.same_split(study.programs)
+    return {
+        "config": " ".join([first.config, *(f"--config.{override}" for override in study.overrides)]),
+        "dataset": f"{dataset['name']}, {len(dataset['classes'])} classes, {' x '.join(map(str, dataset['image_shape']))} pixels",
+        "training": f"{start['images']:,} images ({config['data']['train_split']}), at most {config['train']['epochs']:g} epochs, "
+        f"batches of {config['train']['batch_size']}",
+        "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
+        + (f"; {split} is also the split that lowers the learning rate" if split else ""),
+        "seeds": f"{study.seeds}, from {config['ensemble']['seed']}: of initialisation, dropout and augmentation, not of the images' order",
+        "networks": f"{sum(program.members for program in study.programs)}, programs: {len(study.programs)}, {seconds:,.0f} s of training",
+        "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
+    }
+
+
+def report(study: "Study", margin: float, out: Path) -> dict[str, Any]:
+    """Compare a study's finished runs; print the table, write it and the figures below `out`, and return what ablation.json holds."""
+    from alexnet_jax.runlog import command
+    from experiments.ablate import files as ablation_files
+    from experiments.ablate.study import compare
+
+    found = {
+        "command": command(),
+        "protocol": protocol(study),
+        "margin": margin,
+        "skipped": study.skipped,
+        "factors": compare(study, margin),
+    }
+    print(f"\n{ablation_files.text(found)}\n\nwritten: {', '.join(map(str, ablation_files.write(found, out)))}")
+    return found

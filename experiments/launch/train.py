@@ -1,0 +1,99 @@
+"""Train an experiment's programs, as every command of experiments/ does: print the plan, and unless it is a dry run train what is left.
+
+The studies of `ablate` and `reproduce` call `train`; `sweep`, which has a record and a table of its own, takes the plan from here:
+
+    plan_only_here()
+    if train(programs, out, args):    # False for a dry run
+        ...
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.tables import aligned
+from experiments.launch import arguments
+
+if TYPE_CHECKING:
+    from experiments.launch.cost import Cost
+    from experiments.launch.points import Program
+
+NAMED = 4  # the printed plan names so many of a program's points
+
+
+def plan_only_here() -> None:
+    """Keep this process off the accelerators: they are for the processes that train."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = ()) -> bool:
+    """Print the plan, and unless it is a dry run train what has not finished; False for a dry run.
+
+    Raises:
+      UserError: a run failed or was stopped.
+    """
+    from experiments.launch import cost
+    from experiments.launch.launch import launch
+    from experiments.launch.results import LOG
+
+    slurm = arguments.slurm(args)
+    costs = {program.directory: found for program, found in zip(programs, cost.check(programs), strict=True)}
+    print("\n".join([describe(out, programs, costs), *notes]), flush=True)
+    if args.dry_run:
+        expected = cost.estimate(programs, costs, measure=slurm is None, retry=args.retry)
+        print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
+        return False
+    errors = launch(programs, costs, args.jobs, args.retry, slurm)
+    failed = {directory: error for directory, error in errors.items() if error is not None}
+    for directory, error in failed.items():
+        again = "the same command goes on, with --retry also where a run failed"
+        raise UserError(f"{len(failed)} of {len(errors)} runs did not finish; {directory.name}: {error} (see {directory / LOG}); {again}")
+    return True
+
+
+def describe(root: Path, programs: Sequence["Program"], costs: Mapping[Path, "Cost"]) -> str:
+    """The plan in words, with where each program stands."""
+    cells = [("program", "points", "members", "steps", "state")]
+    for program in programs:
+        steps = costs[program.directory].steps
+        state = _state(program.directory, steps)
+        cells.append((program.directory.name, str(len(program.points)), str(program.members), f"{steps:,}", state))
+    heading, *rows = aligned(cells, "<>>><").splitlines()
+    lines = [f"{root}: {size_in_words(programs)}", "", heading]
+    for program, row in zip(programs, rows, strict=True):
+        names = [point.name for point in program.points]
+        lines += [row, "    " + "; ".join(names[:NAMED] + [f"and {len(names) - NAMED} more"] * (len(names) > NAMED))]
+    return "\n".join(lines)
+
+
+def size_in_words(programs: Sequence["Program"]) -> str:
+    """`2 points x 3 seeds = 6 members in 1 program`."""
+    points, seeds = sum(len(program.points) for program in programs), programs[0].seeds
+    members = f"{_count(points, 'point')} x {_count(seeds, 'seed')} = {_count(points * seeds, 'member')}"
+    return f"{members} in {_count(len(programs), 'program')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _state(directory: Path, steps: int) -> str:
+    """Where a run stands that shall do so many steps."""
+    from experiments.launch.results import FAILURE, status
+
+    found = status(directory)
+    if found.state == "finished" and found.steps < steps:
+        return f"finished {found.steps:,} steps, goes on"
+    match found.state:
+        case "waiting":
+            return "to be trained"
+        case "interrupted":
+            return f"goes on at step {found.step:,}"
+        case "failed":
+            return f"failed ({FAILURE}): {found.error}"
+        case state:
+            return state

@@ -1,0 +1,30 @@
+"""The hint at the end of an error about an unknown name."""
+
+import pytest
+
+from alexnet_jax.errors import FEW, LISTED, did_you_mean
+
+FIELDS = ("train.batch_size", "train.epochs", "eval.batch_size", "optimizer.rule", *(f"data.field{i}" for i in range(FEW)))
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("lnr", ("augment", "lrn"), "; did you mean lrn? Known: augment, lrn"),
+        ("size", ("augment", "lrn"), "; known: augment, lrn"),
+        ("size", (), "; known: none"),
+        ("tran.batch_size", FIELDS, "; did you mean train.batch_size?"),
+        ("evel.batch_size", FIELDS, "; did you mean eval.batch_size?"),
+        ("batch_size", FIELDS, "; did you mean train.batch_size?"),
+        ("model.rule", FIELDS, "; did you mean optimizer.rule?"),
+        ("configs/nothing_like_it.py", ("a/b.py",), "; known: a/b.py"),  # the same ending is not the same field
+    ],
+)
+def test_hint_names_the_nearest_or_the_known(name, known, hint):
+    assert did_you_mean(name, known) == hint
+
+
+def test_a_long_list_is_cut():
+    hint = did_you_mean("?", map(str, range(100)))
+    assert hint.startswith("; known: 0, 1, ")
+    assert hint.endswith(f" {LISTED - 1}, ...")

@@ -29,7 +29,7 @@ from alexnet_jax import cpu
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
-# The number of members in one program if the config does not set it. On CPUs, programs of 7, 8 and 32 members are equally fast, but a larger
+# The number of members in one program if the config doesn't set it. On CPUs, programs of 7, 8 and 32 members are equally fast, but a larger
 # one takes longer to compile and more memory for activations (docs/performance.md). One member at a time would be slow for small networks,
 # since the start of each operation takes time too.
 MEMBERS_PER_PROGRAM = 8

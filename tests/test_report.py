@@ -210,7 +210,7 @@ def test_the_log_the_report_and_the_figure_tell_the_same_speeds(tmp_path, capsys
     assert "312 images/s" in capsys.readouterr().err
     assert "<dd>312 images/s, 2,184 images x members a second</dd>" in write_report(tmp_path).read_text()
     (axes,) = throughput_figure(past).axes
-    assert axes.get_title(loc="left") == "Speed (images/s); dashed the median, 312"
+    assert axes.get_title(loc="left") == "Speed (images/s); dashed: median, 312"
     assert axes.get_lines()[0].get_ydata().tolist() == past.speeds
 
 
@@ -369,7 +369,7 @@ def test_the_command_writes_each_report_and_says_where(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     pages = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
     assert [os.path.abspath(line.split(" (")[0]) for line in done.stdout.splitlines()] == list(map(str, pages))
-    assert "All that shows the networks is left out" in pages[0].read_text()
+    assert "Every section about the networks is left out" in pages[0].read_text()
     assert (tmp_path / "comparison.svg").exists()
 
 

@@ -424,7 +424,7 @@ def test_imported_weights_have_a_report(members, tmp_path):
         *("First-layer filters", "Augmentation", "Confusions", "Most confident mistakes", "Predictions", "Nearest neighbours"),
         *("Calibration", "Activations", "Config", "Environment"),
     ]
-    assert "Weights that were not trained here." in page
+    assert "These weights were not trained here." in page
     assert "class 3" not in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
 

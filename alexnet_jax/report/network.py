@@ -194,8 +194,8 @@ def neighbours_section(subject: Subject) -> Section:
         for image, label, near in zip(images, labels, found, strict=True)
     ]
     text = (
-        f"Each row shows a {subject.split} image and the {NEIGHBOURS[1]} of {len(train_images):,} training images that are nearest to it, by "
-        f"Euclidean distance between the features in fc7 of {subject.name}. A red label is another class than that of the {subject.split} image."
+        f"Each row shows a {subject.split} image and the {NEIGHBOURS[1]} of {len(train_images):,} training images that are nearest to it, "
+        f"by Euclidean distance between the features in fc7 of {subject.name}. A red label is another class than the first image's."
     )
     return Section("Nearest neighbours", [Text(text), Drawing("neighbours", pictures.neighbours_figure(rows, subject.split), text)])
 

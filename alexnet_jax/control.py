@@ -33,7 +33,7 @@ def status(workdir: Path) -> str:
     past = history.load(workdir)
     start, step = past.start, past.step
     if not start:
-        raise UserError(f"{workdir} has not started to train")
+        raise UserError(f"{workdir} has not started training")
     state = "running" if is_running(workdir) else "not running"
     lines = [f"{workdir}: {state}, step {step:,} of {start['steps']:,}, epoch {step / start['steps_per_epoch']:.2f}"]
     for member, name in enumerate(start["member_names"]):

@@ -6,7 +6,7 @@ A training locks its run directory, `prepare` locks its dataset's directory, and
         ...
 
 The system frees a lock when its process ends, even after a kill; the empty file stays. On a file system without locks, a process cannot
-see that another one is at work, so none of them waits.
+see that another one is at work, and both work.
 """
 
 import fcntl

@@ -29,7 +29,7 @@ def is_error(scores: Any, labels: Any, k: int) -> Any:
 
 
 SUBSETS = 100  # of each size in the ensemble curve; drawn at random if there are more
-FEW_SUBSETS, WORK = 10, 10**11  # FEW_SUBSETS or more, if the curve would take more than WORK additions (some minutes)
+FEW_SUBSETS, WORK = 10, 10**11  # fewer, but at least FEW_SUBSETS, if they would take more than WORK additions (minutes)
 BINS = 15  # bins of confidence for the calibration error
 
 
@@ -145,7 +145,7 @@ def figures(labels: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
 
 
 def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
-    """The share of examples whose label isn't among the k best scores (N, classes)."""
+    """The fraction of examples whose label isn't among the k best scores (N, classes)."""
     return float(np.mean(is_error(scores, labels, k)))
 
 
@@ -185,7 +185,7 @@ def average(log_probs: np.ndarray) -> np.ndarray:
 
 
 def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
-    """Errors of ensembles of 1 to M members.
+    """Errors of ensembles of 1 to M members, from labels (N,) and log-probabilities (M, N, classes).
 
     Each row is the mean over all subsets of a size, or over at most `SUBSETS` random ones; `std` is the standard deviation of the top-1
     error over these subsets.

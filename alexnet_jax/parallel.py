@@ -4,7 +4,7 @@ Each device holds the whole state and an equal share of each batch. Gradients ar
 No other file deals with devices and processes; turns.py, the loop and the commands call this one:
 
     parallel.start()                                   # once, before any computation
-    params = parallel.replicate(params)
+    state, controls = parallel.replicate((state, controls))
     state, metrics = parallel.over_devices_train(train_step)(state, controls, parallel.shard(batch))
 
 The step is sharded by `jax.pmap`. Since JAX 0.10 `pmap` is `jit` over `shard_map` underneath; JAX keeps it in maintenance mode and has not

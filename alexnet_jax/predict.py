@@ -143,7 +143,7 @@ def _find_member(member: str, names: list[str], workdir: Path) -> int:
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and the files in its folders that have an image's extension. A folder's are sorted, without hidden ones.
+    """The files among `paths`, and the image files in the folders among them, sorted in each folder; hidden files are left out.
 
     Raises:
       UserError: a folder holds no image, or there are no paths.

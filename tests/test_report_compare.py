@@ -60,7 +60,7 @@ def test_a_run_is_the_mean_of_its_members_in_its_range_and_a_diverged_one_has_no
 def test_results_side_by_side(tmp_path):
     done, going = log_run(tmp_path / "a", [[0.8, 0.6]], test=0.25), log_run(tmp_path / "b", [[0.5], [0.3]])
     rows = {label: cells for label, *cells in result_columns([past(done), past(going)])}
-    assert rows["status"] == ["finished", "still going"]
+    assert rows["status"] == ["finished", "training or interrupted"]
     assert rows["members"] == ["2", "1"]
     assert rows["mean top-1 error"] == ["25.00 %", ""]
     assert rows["ensemble top-1 error"] == ["12.50 %", ""]

@@ -32,7 +32,7 @@ class LayerStatistics(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     zeros: np.ndarray  # fraction of the values that are zero
-    dead: np.ndarray  # fraction of the units that are zero for every image; a filter is one unit, and is zero at every place
+    dead: np.ndarray  # fraction of the units that are zero for every image; a filter is one unit, dead if it is zero everywhere
 
 
 def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> dict[str, jax.Array]:

@@ -20,7 +20,7 @@ GAP, LINE = 0.14, 0.19  # inches between pictures; inches of a line of text
 
 
 class Mistake(NamedTuple):
-    """A picture, its class, and the wrong answer."""
+    """A picture, its class, and the answer with its probability."""
 
     image: np.ndarray  # uint8 (height, width, C)
     label: str

@@ -25,7 +25,7 @@ INK, RULE = "#1f2328", "#d8dce1"  # text and strong lines; grids. The page repla
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 RIGHT, WRONG, OTHER = COLOURS[0], COLOURS[2], COLOURS[3]  # colours of answers
 WIDTH = 6.2  # inches, of every figure: on a phone it has two thirds of this width, and ten-point letters are still readable
-PIXELS = 160  # in each inch of a figure
+PIXELS = 160  # per inch of a figure
 # Fonts with Chinese, Japanese and Korean letters; a system has some or none of them
 _CJK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei")
 
@@ -90,5 +90,5 @@ def shorten(label: "Text", width: float, keep_end: int = 0) -> None:
 
 
 def printable(name: object) -> str:
-    """A name on one line. Other characters replace line breaks, and the surrogates by which Python represents names that aren't UTF-8."""
+    """A name on one line. U+FFFD replaces line breaks, and the surrogates by which Python represents names that aren't UTF-8."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(name))

@@ -23,9 +23,9 @@ PAPER_ONE, PAPER_FIVE = (40.7, 18.2), (38.1, 16.4)
 
 
 def state(past: History) -> str:
-    """`finished`, `stopped` or `still going`."""
+    """`finished`, `stopped` or `training or interrupted`."""
     if not past.end:
-        return "still going"
+        return "training or interrupted"
     return "finished" if past.end["reason"] in FINISHED else "stopped"
 
 
@@ -36,8 +36,8 @@ def status(past: History) -> str:
             return f"finished, {FINISHED[past.end['reason']]}"
         case "stopped":
             return "stopped"
-        case going:
-            return f"{going}, or was interrupted, at step {past.step:,} of {past.start['steps']:,}"
+        case unfinished:
+            return f"{unfinished}, at step {past.step:,} of {past.start['steps']:,}"
 
 
 def headline(past: History) -> str:

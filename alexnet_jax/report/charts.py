@@ -1,6 +1,6 @@
 """Draws figures of numbers: the ensemble curve, the confusion matrix, calibration, and layer statistics.
 
-The report's sections (__init__.py, network.py) call it:
+The report's sections (write.py, network.py) call it:
 
     figure = ensemble_curve_figure(history.load("runs/digits").test)
 """

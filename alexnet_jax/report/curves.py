@@ -1,6 +1,6 @@
 """Draws the curves of a run from its history: training loss, evaluation error, learning rate and speed.
 
-The report (__init__.py) calls it, and compare.py uses its parts:
+The report (write.py) calls it, and compare.py uses its parts:
 
     figure = curves_figure(history.load("runs/digits"))
 """

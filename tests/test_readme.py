@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import hyper, report
+from alexnet_jax import hyper
+from alexnet_jax.report import write
 from alexnet_jax.train import loop
 
 TRAININGS = ("alexnet_jax.train", "experiments.sweep", "experiments.ablate", "experiments.reproduce")
@@ -102,7 +103,7 @@ def test_the_arguments_of_a_training_are_understood(command, digits_dir, tmp_pat
     if module == "alexnet_jax.train":
         configs = []
         monkeypatch.setattr(loop, "train", lambda config, workdir: configs.append(config) or {})
-        monkeypatch.setattr(report, "write_report", lambda workdir: sys.exit())
+        monkeypatch.setattr(write, "write_report", lambda workdir: sys.exit())
         with pytest.raises(SystemExit):
             main(words)
         assert hyper.from_config(configs[0])
@@ -113,12 +114,3 @@ def test_the_arguments_of_a_training_are_understood(command, digits_dir, tmp_pat
 
 def test_make_test_is_lint_types_and_tests():
     assert [line.split("/")[-1].split()[0] for line in recipe_of("test", ".venv/.dev")] == ["ruff", "ruff", "mypy", "python"]
-
-
-def test_table_names_what_exists():
-    for name in re.findall(r"`((?:alexnet_jax/)?\w+\.py)`", README.split("## Where things are")[1]):
-        assert (ROOT / name).exists() or (ROOT / "alexnet_jax" / name).exists() or (ROOT / "configs" / name).exists(), name
-
-
-def test_readme_is_short():
-    assert README.count("\n") < 150

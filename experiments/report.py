@@ -25,9 +25,9 @@ def main() -> None:
     args = parser.parse_args()
 
     from alexnet_jax import parallel  # imported here, so that --help doesn't wait for JAX
-    from alexnet_jax.report import write_report
     from alexnet_jax.report.compare import comparison_path, write_comparison
     from alexnet_jax.report.network import network_sections
+    from alexnet_jax.report.write import write_report
 
     parallel.start()
     for run in args.runs:

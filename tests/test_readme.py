@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import hyper, report
+from alexnet_jax import hyper
+from alexnet_jax.report import write
 from alexnet_jax.train import loop
 
 TRAININGS = ("alexnet_jax.train", "experiments.sweep", "experiments.ablate", "experiments.reproduce")
@@ -102,7 +103,7 @@ def test_the_arguments_of_a_training_are_understood(command, digits_dir, tmp_pat
     if module == "alexnet_jax.train":
         configs = []
         monkeypatch.setattr(loop, "train", lambda config, workdir: configs.append(config) or {})
-        monkeypatch.setattr(report, "write_report", lambda workdir: sys.exit())
+        monkeypatch.setattr(write, "write_report", lambda workdir: sys.exit())
         with pytest.raises(SystemExit):
             main(words)
         assert hyper.from_config(configs[0])

@@ -68,7 +68,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code. A `UserError`, or a device's memory that runs out, becomes one line on stderr and exit
     code 1, Ctrl-C one line and 130.
     """
-    sys.unraisablehook = _interrupt_again
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         code = main()
     except UserError as error:
@@ -87,6 +87,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
+    finally:
+        sys.unraisablehook = hook
     sys.exit(code or 0)
 
 

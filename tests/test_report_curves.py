@@ -115,5 +115,5 @@ def test_the_log_the_report_and_the_figure_tell_the_same_speeds(tmp_path, capsys
     assert "312 images/s" in capsys.readouterr().err
     assert "<dd>312 images/s, 2,184 images x members a second</dd>" in write_report(tmp_path).read_text()
     (axes,) = throughput_figure(past).axes
-    assert axes.get_title(loc="left") == "Speed (images/s); dashed the median, 312"
+    assert axes.get_title(loc="left") == "Speed (images/s); dashed: median, 312"
     assert axes.get_lines()[0].get_ydata().tolist() == past.speeds

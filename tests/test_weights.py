@@ -19,11 +19,12 @@ from alexnet_jax import data, evaluate, predict, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.prepare.images import Resize, load_image
-from alexnet_jax.report import write_report
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
 from alexnet_jax.train.loop import train
 from alexnet_jax.weights import formats, torch_layout
@@ -54,7 +55,7 @@ def random_tensors(variant, names, classes=10, seed=0):
     rng = np.random.default_rng(seed)
     net = model.AlexNet(model.architecture(model.model_config(variant)), classes)
     image = np.zeros((1, net.arch.input_size, net.arch.input_size, 3), np.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), image, run.hyper.Hyper())["params"]
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, Hyper())["params"]
     tensors = {}
     for (layer, leaf), name in names.items():
         shape = torch_layout.oihw_shape(shapes[layer][leaf].shape)
@@ -424,7 +425,7 @@ def test_imported_weights_have_a_report(members, tmp_path):
         *("First-layer filters", "Augmentation", "Confusions", "Most confident mistakes", "Predictions", "Nearest neighbours"),
         *("Calibration", "Activations", "Config", "Environment"),
     ]
-    assert "Weights that were not trained here." in page
+    assert "These weights were not trained here." in page
     assert "class 3" not in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
 
@@ -552,7 +553,7 @@ def test_members_take_over_their_counterparts(members, digits_dir, tmp_path):
     assert not same(state.params, drawn.params)
     assert same(state.opt_state, drawn.opt_state)
     assert notes == []
-    with pytest.raises(UserError, match="has 2 members, this run 3: it must have as many, or one"):
+    with pytest.raises(UserError, match="has 2 members, this run has 3; choose a run with 3 members or with one"):
         start(tmp_path, digits_config(digits_dir, members.workdir, "seeds=3"))
 
 
@@ -568,7 +569,7 @@ def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     (state, notes), drawn = start(tmp_path, config, tuple("ABCDEFGHIJ"))
     assert same(state.params["fc8"], drawn.params["fc8"])
     assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
-    assert notes == [f"fc8 is new: {members.workdir} has 10 classes, this dataset 10, or others"]
+    assert notes == [f"fc8 is new: {members.workdir} has other classes (10) than this dataset (10)"]
 
 
 def test_a_network_of_other_shapes_is_refused(members, digits_dir, tmp_path):

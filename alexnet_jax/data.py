@@ -48,6 +48,11 @@ class Dataset:
     resize: str = "shorter-side"  # how prepare brought the images to their size: `how` and `interpolation` of prepare's Resize
     interpolation: str = "bicubic"
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What people are shown for each class, as `class_labels` says."""
+        return class_labels({"classes": self.classes, "class_words": self.class_words})
+
     def source(self, split: str) -> "Examples":
         """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
 

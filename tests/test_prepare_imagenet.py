@@ -68,8 +68,8 @@ def test_every_form_gives_the_same_examples(form, tmp_path, capsys):
     dataset = opened(tmp_path)
     assert dataset.classes == tuple(CLASSES)
     assert dataset.class_words == (() if form == "folders" else ("crane", "kit fox, Vulpes macrotis", "crane"))
-    labels = data.class_labels(dataset.describe())
-    assert labels[1] == ("n02119789" if form == "folders" else "n02119789: kit fox, Vulpes macrotis")
+    assert dataset.labels == data.class_labels(dataset.describe())
+    assert dataset.labels[1] == ("n02119789" if form == "folders" else "n02119789: kit fox, Vulpes macrotis")
     said = capsys.readouterr().err
     assert f"train: {source}" in said
     assert "3 classes" in said
@@ -328,9 +328,10 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(records, "SHARD_RECORDS", 6)
 
 
-def test_what_is_finished_is_not_read_again(tars, tmp_path, monkeypatch, small_shards):
+def test_what_is_finished_is_not_read_again(tars, tmp_path, monkeypatch, small_shards, capsys):
     undisturbed = contents(prepared(tars, tmp_path / "undisturbed"))
     folder = interrupted(tars, tmp_path / "a", monkeypatch)
+    assert capsys.readouterr().err.endswith("what is finished is kept: the same command goes on from there\n")
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("mini-*")}
     assert len(times) == 2
     directory = prepared(tars, tmp_path / "a", workers=2)

@@ -63,7 +63,9 @@ def raw_imagenet(source: Path, resize: Resize, encoding: str | None, allow_incom
     numbers = {wnid: label for label, wnid in enumerate(classes)}
     left_out: list[LeftOut] = []
     splits: dict[str, Items] = {
-        "train": ClassTars(tars, numbers, _expected(whole.train, tars)) if tars else _labelled(folders, numbers, left_out),
+        "train": ClassTars(tars, numbers, _expected(sum(labels.images.get(wnid, 0) for wnid in classes), tars))
+        if tars
+        else _labelled(folders, numbers, left_out),
         "validation": _validation(source, validation, numbers, labels, whole, allow_incomplete, left_out),
     }
     left_out += _tests(source)
@@ -172,7 +174,7 @@ def _validation(
         raise UserError(f"nothing tells the labels of the images in {path}; put {DEVKIT} (2.5 MB) or Kaggle's {KAGGLE_TRUTH} into {source}")
     label = functools.partial(_label, numbers, labels, lenient)
     if path.is_file():
-        return FlatTar(path, label, _expected(whole.validation, [ClassTar("", path, 0, path.stat().st_size)]))
+        return FlatTar(path, label, min(whole.validation, len(labels.truth)))
     pictures, images = find_pictures(path), []
     left_out += pictures.left_out
     for picture in pictures.images:
@@ -207,8 +209,8 @@ def _tests(source: Path) -> list[LeftOut]:
 
 
 def _expected(images: int, tars: list[ClassTar]) -> int:
-    """A guess for the progress, where an image takes some 110 kB, of a part of a release; of the whole it is known."""
-    return min(images, max(1, sum(tar.size for tar in tars) // 110_000))
+    """For the progress: as many as the devkit says, or a guess where there is none. An image takes about 110 kB."""
+    return images or max(1, sum(tar.size for tar in tars) // 110_000)
 
 
 def _require_published(source: Path) -> None:

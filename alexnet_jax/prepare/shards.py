@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -170,7 +171,12 @@ def building(target: Path, overwrite: bool, plan: str = "") -> Iterator[Path]:
                 (folder / PLAN).write_text(plan)
         if not plan:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if plan and (folder / JOURNAL).exists():
+                print("what is finished is kept: the same command goes on from there", file=sys.stderr)
+            raise
         with disk_errors(target):
             for name in (JOURNAL, PLAN):
                 (folder / name).unlink()

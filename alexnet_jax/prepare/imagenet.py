@@ -62,10 +62,9 @@ def raw_imagenet(source: Path, resize: Resize, encoding: str | None, allow_incom
     classes = sorted({tar.wnid for tar in tars} or folders)
     numbers = {wnid: label for label, wnid in enumerate(classes)}
     left_out: list[LeftOut] = []
+    expected = _expected(sum(labels.images.get(wnid, 0) for wnid in classes), tars)
     splits: dict[str, Items] = {
-        "train": ClassTars(tars, numbers, _expected(sum(labels.images.get(wnid, 0) for wnid in classes), tars))
-        if tars
-        else _labelled(folders, numbers, left_out),
+        "train": ClassTars(tars, numbers, expected) if tars else _labelled(folders, numbers, left_out),
         "validation": _validation(source, validation, numbers, labels, whole, allow_incomplete, left_out),
     }
     left_out += _tests(source)

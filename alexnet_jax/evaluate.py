@@ -70,6 +70,8 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         "views": views,
         "input_size": loaded.network.model.arch.input_size,
         "stored_size": dataset.image_shape[0],
+        "resize": dataset.resize,
+        "interpolation": dataset.interpolation,
         "averaging": "softmax",
     }
 

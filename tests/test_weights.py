@@ -22,7 +22,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
@@ -47,7 +47,7 @@ def narrow(monkeypatch):
 @pytest.fixture
 def stored():
     """Two photographs as `prepare` stores them: uint8 (2, 256, 256, 3)."""
-    return np.stack([resize_and_crop(load_image(photo), 256) for photo in PHOTOS])
+    return np.stack([Resize(256)(load_image(photo)) for photo in PHOTOS])
 
 
 def random_tensors(variant, names, classes=10, seed=0):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax import classes
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
@@ -24,21 +25,32 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
+def predict_run(
+    workdir: str | Path,
+    split: str,
+    ten_crop: bool = False,
+    batch_size: int | None = None,
+    classes_file: Path | None = None,
+    same_order: bool = False,
+) -> tuple[Predictions, dict]:
     """All members' predictions of one run on a split of its dataset, and the protocol.
 
+    Classes are matched by name, and are the dataset's in the predictions. Where the run has no names for them, `classes_file` gives them,
+    or `same_order` says that they are the dataset's one for one.
+
     The protocol says how they were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels from images
-    of `stored_size` pixels, `averaging` of members and views.
+    of `stored_size` pixels, `averaging` of members and views, how `classes` were matched.
     """
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
     loaded = run.load(workdir)
     dataset = data.load(loaded.config.data)
-    if not run.same_classes(loaded.classes, dataset.classes):
-        raise UserError(
-            f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others"
-        )
+    if classes_file:
+        if loaded.classes != classes.unnamed(len(loaded.classes)):
+            raise UserError(f"--classes {classes_file}: {workdir} has names for its classes, as {loaded.classes[0]!r}; leave it out")
+        loaded = loaded._replace(classes=classes.read(classes_file, len(loaded.classes)))
+    loaded = run.in_order(loaded, dataset.name, dataset.classes, same_order)
     stored = tuple(run.read_config(workdir)["dataset"]["image_shape"])
     if dataset.image_shape != stored:
         raise UserError(
@@ -66,6 +78,7 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         "input_size": loaded.network.model.arch.input_size,
         "stored_size": dataset.image_shape[0],
         "averaging": "softmax",
+        "classes": "in the same order" if same_order else "by name",
     }
 
 
@@ -113,6 +126,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several make one ensemble")
     parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
+    naming = parser.add_mutually_exclusive_group()
+    naming.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON")
+    naming.add_argument("--same-order", action="store_true", help="take the network's classes for the dataset's, one for one")
     parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size, a tenth of it for ten crops")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)"
@@ -122,7 +138,8 @@ def main(argv: list[str] | None = None) -> None:
     from alexnet_jax import parallel
 
     parallel.start()
-    parts = [(workdir, *predict_run(workdir, args.split, args.ten_crop, args.batch_size)) for workdir in args.run]
+    asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order)
+    parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]
     print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alexnet_jax import classes, history, parallel
 from alexnet_jax import config as config_lib
-from alexnet_jax import history, parallel
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
@@ -191,21 +191,45 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
     return answers
 
 
-def unnamed(classes: int) -> tuple[str, ...]:
-    """What classes are called whose names came with no weights."""
-    return tuple(f"class {number}" for number in range(classes))
+def in_order(loaded: Run, dataset: str, names: tuple[str, ...], same_order: bool = False) -> Run:
+    """The run with its last layer in the order of a dataset's classes, so that its answers are about these.
+
+    With `same_order` classes of other names, or of none, are taken one for one.
+
+    Raises:
+      UserError: the run has other classes, or has no names for them.
+    """
+    found = classes.places(loaded.classes, names)
+    if found is None and not (same_order and len(loaded.classes) == len(names)):
+        raise UserError(f"{loaded.workdir} {_unlike(loaded.classes, dataset, names)}")
+    if found is None or np.array_equal(found, np.arange(len(names))):
+        return loaded._replace(classes=names)
+    if same_order:
+        raise UserError(f"--same-order: {loaded.workdir} has the classes of the dataset {dataset} in another order; leave it out")
+    return loaded._replace(classes=names, state=loaded.state.replace(params=_reordered(loaded.state.params, found)))
 
 
-def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
-    """Whether a run's classes are a dataset's. Unnamed ones are those of any dataset that has as many."""
-    return run in (dataset, unnamed(len(dataset)))
+def _unlike(ours: tuple[str, ...], dataset: str, names: tuple[str, ...]) -> str:
+    """Why a run's classes aren't a dataset's, and what to do, behind the run's name."""
+    if len(ours) != len(names):
+        return f"knows {len(ours)} classes, the dataset {dataset} has {len(names)}"
+    order = f"--same-order if they are the dataset's one for one ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+    if ours == classes.unnamed(len(ours)):
+        return f"has no names for its {len(ours)} classes; evaluate with --classes FILE, their names in the network's order, or with {order}"
+    only, not_ours = sorted(set(ours) - set(names)) or ours, sorted(set(names) - set(ours)) or names
+    return f"knows other classes than the dataset {dataset}, {only[0]!r} and not {not_ours[0]!r}; evaluate with {order}"
 
 
-def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
+def _reordered(params: dict[str, Any], places: np.ndarray) -> dict[str, Any]:
+    """Parameters whose last layer answers of the classes at these places."""
+    return {**params, "fc8": {leaf: values[..., places] for leaf, values in params["fc8"].items()}}
+
+
+def start_state(workdir: Path, network: Network, config: ConfigDict, names: tuple[str, ...]) -> tuple[TrainState, list[str]]:
     """The state of a run that has not begun: its parameters are drawn, or taken from the run that `train.init_from` names.
 
-    Member m takes over member m's, or all take over the only member's; a last layer for other classes is drawn. A run that has begun goes
-    on from its own checkpoint: all that it needs is the shapes.
+    Member m takes over member m's, or all take over the only member's. A last layer for the dataset's classes, by their names, comes in
+    their order; one for others is drawn. A run that has begun goes on from its own checkpoint: all that it needs is the shapes.
 
     Returns:
       The state, numpy leaves or their shapes, and what its user should know: a last layer that is new, a network that computes something
@@ -227,10 +251,13 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
-    params = dict(loaded.state.params)
-    if not same_classes(loaded.classes, classes):
+    params, places = dict(loaded.state.params), classes.places(loaded.classes, names)
+    if places is not None:
+        params = _reordered(params, places)
+    else:
         params["fc8"] = state.params["fc8"]
-        notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")
+        without = " without names" if loaded.classes == classes.unnamed(len(loaded.classes)) else ""
+        notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes{without}, this dataset {len(names)}, or others")
     for (path, theirs), ours in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params), strict=True):
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)

@@ -236,18 +236,22 @@ def activations_section(subject: Subject, members: list[int]) -> Section:
 
 
 def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Subject:
-    """Open the run's dataset and ask all members about a split of it. Imported weights take any dataset with as many classes.
+    """Open the run's dataset and ask all members about a split of it. Imported weights take any dataset that has their classes.
 
     Raises:
-      UserError: the dataset is not there, or is another one.
+      UserError: the dataset is not there, or is another one; the order of its classes may be another.
     """
+
+    def unordered(description: dict) -> dict:
+        return json.loads(json.dumps({**description, "classes": sorted(description["classes"])}))
+
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)
-    if not imported and json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
+    if not imported and unordered(dataset.describe()) != unordered(run.read_config(loaded.workdir)["dataset"]):
         raise UserError(f"the dataset {dataset.name} in {config.data.dir} is another one than the run was trained on")
     split = config.data.test_split if finished else config.data.validation_split
     predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))
-    return Subject(loaded._replace(classes=dataset.classes), member, dataset, split, predictions)
+    return Subject(run.in_order(loaded, dataset.name, dataset.classes), member, dataset, split, predictions)
 
 
 def _from_stored_answers(loaded: run.Run) -> list[Section]:

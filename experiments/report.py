@@ -23,9 +23,9 @@ def main() -> None:
     args = parser.parse_args()
 
     from alexnet_jax import parallel  # after --help, which should not wait for its libraries
-    from alexnet_jax.report import write_report
     from alexnet_jax.report.compare import comparison_path, write_comparison
     from alexnet_jax.report.network import network_sections
+    from alexnet_jax.report.write import write_report
 
     parallel.start()
     for run in args.runs:

@@ -15,10 +15,10 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import write_report
 from alexnet_jax.report.curves import POINTS, curves_figure, throughput_figure
 from alexnet_jax.report.style import COLOURS, INK
 from alexnet_jax.report.words import results_table
+from alexnet_jax.report.write import write_report
 from alexnet_jax.runlog import RunLog
 
 HOSTILE = "<script>alert('x')</script> --> & $\\frac$"

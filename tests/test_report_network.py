@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import data, run
-from alexnet_jax.report import charts, network, page, pictures, style, write_report
+from alexnet_jax.report import charts, network, page, pictures, style
 from alexnet_jax.report.answers import Answers
 from alexnet_jax.report.bars import Bars, bars_figure
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.train.loop import train
 

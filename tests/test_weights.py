@@ -19,11 +19,12 @@ from alexnet_jax import data, evaluate, predict, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.prepare.images import load_image, resize_and_crop
-from alexnet_jax.report import write_report
 from alexnet_jax.report.network import network_sections
+from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
 from alexnet_jax.train.loop import train
 from alexnet_jax.weights import formats, torch_layout
@@ -54,7 +55,7 @@ def random_tensors(variant, names, classes=10, seed=0):
     rng = np.random.default_rng(seed)
     net = model.AlexNet(model.architecture(model.model_config(variant)), classes)
     image = np.zeros((1, net.arch.input_size, net.arch.input_size, 3), np.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), image, run.hyper.Hyper())["params"]
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image, Hyper())["params"]
     tensors = {}
     for (layer, leaf), name in names.items():
         shape = torch_layout.oihw_shape(shapes[layer][leaf].shape)

@@ -23,13 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     args = config_lib.parse_command_line(parser, argv)
     config = config_lib.load(args.config, args.overrides)
 
-    from alexnet_jax import history, parallel, report  # not before: --help and a wrong argument need none of JAX
+    from alexnet_jax import history, parallel  # not before: --help and a wrong argument need none of JAX
     from alexnet_jax.report import words
+    from alexnet_jax.report.write import write_report
     from alexnet_jax.train.loop import train
 
     parallel.start()
     test = train(config, args.workdir)
-    page = report.write_report(args.workdir)
+    page = write_report(args.workdir)
     if test is None:
         print(f"stopped and saved in {args.workdir}; the same command goes on from there")
         return 1

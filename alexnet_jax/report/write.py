@@ -1,0 +1,97 @@
+"""A run -> its page: the sections that need its history and its config alone, and what the page is made of.
+
+`train` calls it at the end of a run, `experiments.report` with the network's sections too:
+
+    write_report(workdir)
+    write_report(workdir, network_sections(workdir))
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_jax import history
+from alexnet_jax.errors import UserError
+from alexnet_jax.history import History
+from alexnet_jax.report import words
+from alexnet_jax.report.charts import ensemble_curve_figure
+from alexnet_jax.report.curves import curves_figure, throughput_figure
+from alexnet_jax.report.page import Block, Code, Drawing, Folded, Pairs, Section, Table, Text, write_figures, write_page
+from alexnet_jax.report.style import any_script
+
+
+@any_script()
+def write_report(workdir: str | Path, network: Sequence[Section] | None = None) -> Path:
+    """Write report.html and figures/ into a run directory, finished or not; returns the report's path.
+
+    One of weights that were imported has no history, and tells of the network alone. Without the sections of `network.network_sections`
+    nothing is computed with the networks: the page says how to get them.
+
+    Raises:
+      UserError: not a run directory, or one that cannot be read or written.
+    """
+    workdir = Path(workdir)
+    record = words.read_record(workdir)
+    imported = history.is_imported(workdir)
+    past = history.load(workdir, missing_ok=imported)
+    if imported:
+        status, headline = "imported", "Weights that were not trained here."
+    else:
+        if not past.start:
+            raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
+        status, headline = words.status(past), words.headline(past)
+    sections = [] if imported else _how_it_went(past, record)
+    sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(past, record)]
+    write_figures(workdir / "figures", sections)
+    report = workdir / "report.html"
+    write_page(report, workdir.resolve().name, status, headline, sections)
+    return report
+
+
+def _how_it_went(past: History, record: dict) -> list[Section]:
+    alt = "Training loss, evaluation error and learning rate against epochs"
+    sections = [
+        Section("The run", [Pairs(words.summary(past, record))]),
+        Section("Training", [Drawing("curves", curves_figure(past), alt)]),
+    ]
+    test = past.test
+    if test:
+        heading, *rows = words.result_rows(past)
+        sections.append(Section("Results", [Table(heading, rows)]))
+    if len(test.get("curve", [])) > 1:
+        alt = "Top-1 error by size of the ensemble, with a standard deviation either way"
+        blocks: list[Block] = [
+            Text(words.ensemble_in_words(test)),
+            Drawing("ensemble", ensemble_curve_figure(test), alt),
+            Text("The mean over subsets of the members, all or at most 100 of each size, and one standard deviation over these subsets."),
+        ]
+        sections.append(Section("The ensemble", blocks))
+    return sections
+
+
+def _how_to_get_more(workdir: Path) -> list[Section]:
+    """What stands in the place of the network's sections."""
+    text = (
+        "Filters, augmentation, confusions, mistakes, predictions, nearest neighbours, calibration and activations take the network and "
+        "the dataset once more. This command adds them:"
+    )
+    return [Section("More", [Text(text), Code(f"python -m experiments.report {workdir}")])]
+
+
+def _on_record(past: History, record: dict) -> list[Section]:
+    sections = []
+    if past.trains:
+        alt = "Images read a second over the run"
+        sections.append(Section("Throughput", [Drawing("throughput", throughput_figure(past), alt)]))
+    if "config" in record:
+        text = "Where this run differs from the study post's recipe, configs/imagenet.py."
+        rows = words.recipe_differences(record)
+        fields = (f"{name} = {json.dumps(value)}" for name, value in words.flat(record["config"]).items())
+        whole = Folded("The whole config", [Code("\n".join(fields))])
+        sections.append(Section("Config", [Text(text), Table(("field", "recipe", "this run"), rows, numbers=False), whole]))
+    if environment := words.environment(record):
+        sections.append(Section("Environment", [Pairs(environment)]))
+    if past.events:
+        log = "\n".join(f"{time}  {line}" for time, line in words.happenings(past))
+        sections.append(Section("Log", [Folded("What happened", [Code(log)])]))
+    return sections

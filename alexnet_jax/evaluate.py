@@ -127,7 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
     naming = parser.add_mutually_exclusive_group()
-    naming.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON")
+    naming.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON"
+    )
     naming.add_argument("--same-order", action="store_true", help="take the network's classes for the dataset's, one for one")
     parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size, a tenth of it for ten crops")
     parser.add_argument(

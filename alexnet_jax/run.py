@@ -206,7 +206,8 @@ def in_order(loaded: Run, dataset: str, names: tuple[str, ...], same_order: bool
         return loaded._replace(classes=names)
     if same_order:
         raise UserError(f"--same-order: {loaded.workdir} has the classes of the dataset {dataset} in another order; leave it out")
-    return loaded._replace(classes=names, state=loaded.state.replace(params=_reordered(loaded.state.params, found)))
+    params = _reordered(loaded.state.params, found)
+    return loaded._replace(classes=names, state=loaded.state.replace(params=params))  # type: ignore[attr-defined]
 
 
 def _unlike(ours: tuple[str, ...], dataset: str, names: tuple[str, ...]) -> str:
@@ -215,7 +216,9 @@ def _unlike(ours: tuple[str, ...], dataset: str, names: tuple[str, ...]) -> str:
         return f"knows {len(ours)} classes, the dataset {dataset} has {len(names)}"
     order = f"--same-order if they are the dataset's one for one ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
     if ours == classes.unnamed(len(ours)):
-        return f"has no names for its {len(ours)} classes; evaluate with --classes FILE, their names in the network's order, or with {order}"
+        return (
+            f"has no names for its {len(ours)} classes; evaluate with --classes FILE, their names in the network's order, or with {order}"
+        )
     only, not_ours = sorted(set(ours) - set(names)) or ours, sorted(set(names) - set(ours)) or names
     return f"knows other classes than the dataset {dataset}, {only[0]!r} and not {not_ours[0]!r}; evaluate with {order}"
 

@@ -193,6 +193,19 @@ def write_stablehlo(path: Path, weights: Weights) -> str:
     return f"feed it uint8 images (batch, {', '.join(map(str, weights.dataset.image_shape))}); what comes back are log-probabilities"
 
 
+def write_onnx(path: Path, weights: Weights) -> str:
+    """Write the graph of `write_stablehlo`'s program, in float32, for any ONNX runtime; returns in words what to feed it.
+
+    Raises:
+      UserError: the onnx package isn't installed, or ONNX has no operator for this network.
+    """
+    from alexnet_jax.weights.onnx_graph import graph
+
+    path.write_bytes(graph(weights).SerializeToString())
+    shape = ", ".join(map(str, weights.dataset.image_shape))
+    return f"feed it uint8 images (batch, {shape}); what comes back are log-probabilities; the classes' names are in its metadata"
+
+
 def dataset_from_json(record: dict[str, Any]) -> "Dataset":
     """The `Dataset` that `describe` described, without its examples."""
     from alexnet_jax.data import Dataset, stats_from_json
@@ -262,4 +275,4 @@ def _import_torch() -> Any:
 
 
 READERS = {"torchvision": read_torchvision, "caffe": read_caffe, "safetensors": read_safetensors}
-WRITERS = {"torchvision": write_torchvision, "safetensors": write_safetensors, "stablehlo": write_stablehlo}
+WRITERS = {"torchvision": write_torchvision, "safetensors": write_safetensors, "stablehlo": write_stablehlo, "onnx": write_onnx}

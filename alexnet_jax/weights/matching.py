@@ -6,8 +6,8 @@ The readers (formats.py) call it:
     tensors, notes = find(path, tree, shapes_of)   # of one that may hold a network anywhere
 
 People save a network under a name (`state_dict`, `model`), with its average beside it, inside another module (Lightning's `model.`), and
-wrapped (`module.` by DataParallel, around all of it or around the features alone; `_orig_mod.` by torch.compile). All of these are prefixes:
-`find` takes the one under which every tensor of the network is.
+wrapped (`module.` by DataParallel, around all of it or around the features alone; `_orig_mod.` by torch.compile). All of these are
+prefixes: `find` takes the one under which every tensor of the network is.
 """
 
 import collections

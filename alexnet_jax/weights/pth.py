@@ -205,8 +205,8 @@ class _Tree(pickle.Unpickler):
         if full in known:
             return known[full]
         raise UserError(
-            f"{self._path} holds more than weights, a pickled {full!a}: a whole module, or code of a training script, which is never run here; "
-            f"if you trust the file, load it with PyTorch and save the weights alone: torch.save(model.state_dict(), NEW)"
+            f"{self._path} holds more than weights, a pickled {full!a}: a whole module, or code of a training script, which is never run "
+            "here; if you trust the file, load it with PyTorch and save the weights alone: torch.save(model.state_dict(), NEW)"
         )
 
     def persistent_load(self, entry: Any) -> Storage:
@@ -214,7 +214,9 @@ class _Tree(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(size, int) or size < 0:
             raise _Damaged(f"it names a storage that is none: {entry!a:.80}")
         if any(view):  # a part of another storage, by files older than PyTorch 0.4
-            raise UserError(f"{self._path} shares storages as PyTorch before 0.4 did, which takes PyTorch to read; save it again: {_RESAVE}")
+            raise UserError(
+                f"{self._path} shares storages as PyTorch before 0.4 did, which takes PyTorch to read; save it again: {_RESAVE}"
+            )
         return self._storage(str(key), dtype, size)
 
 

@@ -34,8 +34,8 @@ def read(path: Path) -> tuple[str, str, dict[str, np.ndarray]]:
     """The blobs of a caffemodel, and its `lrn_order`, in which alone bvlc_alexnet and CaffeNet differ.
 
     Returns:
-      `after_pool` or `before_pool`; the name of the last dense layer, "" where there is none; float32 arrays by `layer.blobs[i]`, of kernels
-      (out, in, height, width) or (out, in), biases (out,).
+      `after_pool` or `before_pool`; the name of the last dense layer, "" where there is none; float32 arrays by `layer.blobs[i]`, of
+      kernels (out, in, height, width) or (out, in), biases (out,).
 
     Raises:
       UserError: not a caffemodel, a blob whose numbers don't fill its shape, or no LRN and pooling in it.

@@ -100,7 +100,7 @@ def read_caffe(path: Path) -> Reading:
 
     order, last, tensors = caffe.read(path)
     notes = []
-    if last != "fc8" and "fc8.blobs[0]" not in tensors:  # as Caffe's users name the layer that they train anew
+    if last not in ("", *LAYERS) and "fc8.blobs[0]" not in tensors:  # Caffe's users rename the layer that they train anew
         notes.append(f"the last layer is {last}: it is fc8 here")
         tensors = {name.replace(f"{last}.blobs", "fc8.blobs"): array for name, array in tensors.items()}
     variant = {"after_pool": "caffenet", "before_pool": "caffe"}[order]

@@ -73,17 +73,18 @@ def differences(tensors: Mapping[str, Tensor], expected: Shapes) -> list[str]:
         if name in tensors and tensors[name].shape != shape
     ]
     spare = {name: tensor.shape for name, tensor in tensors.items() if name not in expected}
-    missing = [
-        f"it has no {name} of shape {shape}{_nearest(name, shape, spare)}" for name, shape in expected.items() if name not in tensors
-    ]
+    missing = []
+    for name, shape in expected.items():
+        if name not in tensors:
+            missing.append(f"it has no {name} of shape {shape}{_perhaps(name, shape, spare)}")
     return shapes + missing + [f"{name} of shape {shape} has no place in this network" for name, shape in spare.items()]
 
 
-def _nearest(name: str, shape: tuple[int, ...], spare: Shapes) -> str:
-    """Which spare tensor may be meant: of those of that shape, or else of all, the one whose name is nearest."""
+def _perhaps(name: str, shape: tuple[int, ...], spare: dict[str, tuple[int, ...]]) -> str:
+    """Which tensor may be meant, in words; it is taken out of `spare`. Of those of that shape, or else of all, the one of the nearest name."""
     same_shape = [other for other, its_shape in spare.items() if its_shape == shape]
     near = difflib.get_close_matches(name, same_shape or spare, 1, cutoff=0 if same_shape else 0.6)
-    return "".join(f" ({other}{' has that shape' if same_shape else f' has {spare[other]}'})" for other in near)
+    return "".join(f", but {other} of shape {spare.pop(other)}" for other in near)
 
 
 def _some(wrong: list[str]) -> str:
@@ -129,7 +130,7 @@ def find(path: Path, tree: Any, shapes_of: Callable[[Mapping[str, Tensor]], Shap
 
 def _tensors(tree: Any) -> Iterable[_Found]:
     """All tensors of a tree, with their places as dotted names."""
-    waiting, seen = [("", tree)], set()
+    waiting, seen = [("", tree)] if isinstance(tree, Mapping | list | tuple) else [], set[int]()
     while waiting:
         place, node = waiting.pop(0)
         if id(node) in seen:  # a pickle may make a tree that holds itself; and two names of one dict are two places
@@ -155,7 +156,7 @@ def _candidates(found: list[_Found], shapes_of: Callable[[Mapping[str, Tensor]],
                 if name in groups[prefix]:
                     twice[prefix].append(f"{name} is in it twice, the second time as {own}")
                 groups[prefix][name] = tensor
-                wrapped[prefix] = match["wrapper"].rstrip(".")
+                wrapped[prefix] = match["wrapper"].rstrip(".") or wrapped.get(prefix, "")
                 places[prefix].add(place)
                 matched.add(place + own)
     if not groups:

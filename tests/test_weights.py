@@ -304,12 +304,16 @@ def members(tmp_path_factory, digits_dir):
     return make_run(tmp_path_factory.mktemp("run") / "members", config)
 
 
-def make_run(workdir, config):
+def make_run(workdir, config, order=None):
+    """A run that has taken no step; with `order` the outputs of its networks are in this one."""
     dataset = data.load(config.data)
     network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     run.write_config(workdir, config, dataset)
     with Checkpoints(workdir) as checkpoints:
         state = network.init_state()
+        if order is not None:
+            params = {**state.params, "fc8": jax.tree.map(lambda leaf: leaf[..., order], state.params["fc8"])}
+            state = state.replace(params=params)
         checkpoints.save(0, {"networks": Networks(state.step, state.params, network.hyper)}, {"evaluated": 0, "commands": 0})
     return run.load(workdir)
 
@@ -345,7 +349,7 @@ def test_imported_weights_have_a_report(members, tmp_path):
         *("First-layer filters", "Augmentation", "Confusions", "Most confident mistakes", "Predictions", "Nearest neighbours"),
         *("Calibration", "Activations", "Config", "Environment"),
     ]
-    assert "Weights that were not trained here." in page
+    assert "These weights were not trained here." in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
     names.write_text("\n".join("ABCDEFGHIJ"))
     main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "others"), "--classes", str(names)])
@@ -466,7 +470,7 @@ def test_members_take_over_their_counterparts(members, digits_dir, tmp_path):
     assert not same(state.params, drawn.params)
     assert same(state.opt_state, drawn.opt_state)
     assert notes == []
-    with pytest.raises(UserError, match="has 2 members, this run 3: it must have as many, or one"):
+    with pytest.raises(UserError, match="has 2 members, this run has 3; choose a run with 3 members or with one"):
         start(tmp_path, digits_config(digits_dir, members.workdir, "seeds=3"))
 
 
@@ -482,7 +486,7 @@ def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     (state, notes), drawn = start(tmp_path, config, tuple("ABCDEFGHIJ"))
     assert same(state.params["fc8"], drawn.params["fc8"])
     assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
-    assert notes == [f"fc8 is new: {members.workdir} has 10 classes, this dataset 10, or others"]
+    assert notes == [f"fc8 is new: {members.workdir} has other classes (10) than this dataset (10)"]
 
 
 def test_the_head_follows_the_datasets_order(members, digits_dir, tmp_path):
@@ -496,7 +500,9 @@ def test_the_head_follows_the_datasets_order(members, digits_dir, tmp_path):
     (tmp_path / "nameless" / "config.json").write_text(json.dumps(record))
     (state, notes), drawn = start(tmp_path, digits_config(digits_dir, tmp_path / "nameless", "seeds=2"))
     assert same(state.params["fc8"], drawn.params["fc8"])
-    assert notes == [f"fc8 is new: {tmp_path / 'nameless'} has 10 classes without names, this dataset 10, or others"]
+    assert notes == [
+        f"fc8 is new: {tmp_path / 'nameless'} has no names for its classes; import it again with --classes FILE to keep its fc8"
+    ]
 
 
 def test_a_network_of_other_shapes_is_refused(members, digits_dir, tmp_path):

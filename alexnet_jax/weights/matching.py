@@ -81,7 +81,7 @@ def differences(tensors: Mapping[str, Tensor], expected: Shapes) -> list[str]:
 
 
 def _perhaps(name: str, shape: tuple[int, ...], spare: dict[str, tuple[int, ...]]) -> str:
-    """Which tensor may be meant, in words; it is taken out of `spare`. Of those of that shape, or else of all, the one of the nearest name."""
+    """Which tensor may be meant, in words; it is taken out of `spare`. Of those of that shape, or else of all, the nearest by name."""
     same_shape = [other for other, its_shape in spare.items() if its_shape == shape]
     near = difflib.get_close_matches(name, same_shape or spare, 1, cutoff=0 if same_shape else 0.6)
     return "".join(f", but {other} of shape {spare.pop(other)}" for other in near)

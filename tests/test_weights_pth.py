@@ -40,6 +40,10 @@ class Parameter:
         self.array = array
 
 
+class OldParameter(Parameter):
+    """As PyTorch 0.1 to 0.3 pickled them, torchvision's first files among them."""
+
+
 class Saver(pickle.Pickler):
     """Pickles arrays as PyTorch does its tensors; `storages` are their numbers."""
 
@@ -48,6 +52,8 @@ class Saver(pickle.Pickler):
         self.torch, self.legacy, self.storages = torch, legacy, []
 
     def reducer_override(self, obj):
+        if isinstance(obj, OldParameter):
+            return self.torch.nn.parameter.Parameter, (obj.array,), (True, False, OrderedDict())
         if isinstance(obj, Parameter):
             return self.torch._utils._rebuild_parameter, (obj.array, True, OrderedDict())
         if isinstance(obj, np.ndarray):
@@ -78,8 +84,11 @@ def fake_torch():
         exec(f"def {name}(): ...", utils.__dict__)
     for kind in KINDS.values():
         setattr(torch, f"{kind}Storage", type(f"{kind}Storage", (), {"__module__": "torch"}))
-    torch._utils = utils
-    return mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils}), torch
+    torch._utils, torch.nn = utils, types.ModuleType("torch.nn")
+    torch.nn.parameter = types.ModuleType("torch.nn.parameter")
+    exec("def Parameter(): ...", torch.nn.parameter.__dict__)
+    modules = (torch, utils, torch.nn, torch.nn.parameter)
+    return mock.patch.dict(sys.modules, {module.__name__: module for module in modules}), torch
 
 
 def numbers(array, order):
@@ -119,6 +128,7 @@ def test_tensors_come_back(form, order, tmp_path):
     tree = {
         "whole": base.reshape(4, 6),
         "parameter": Parameter(base),
+        "old": OldParameter(base),
         "part": View(base, 6, (2, 3), (6, 2)),
         "spread": View(base, 1, (3, 2), (0, 1)),
         "turned": rng.normal(size=(3, 5)).T,
@@ -131,6 +141,7 @@ def test_tensors_come_back(form, order, tmp_path):
     read = pth.read(save(tmp_path / "net.pth", tree, form, order))
     assert np.array_equal(read["whole"].array(), tree["whole"])
     assert np.array_equal(read["parameter"].array(), base)
+    assert np.array_equal(read["old"].array(), base)
     assert np.array_equal(read["part"].array(), base[6:].reshape(3, 6)[:2, :6:2])
     assert np.array_equal(read["spread"].array(), [base[1:3]] * 3)
     assert np.array_equal(read["turned"].array(), tree["turned"])
@@ -370,7 +381,9 @@ def test_a_checkpoint_and_a_module_of_pytorch(tensors, tmp_path):
     sum(parameter.sum() for parameter in parameters.values()).backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 30)
-    names = {name: parameter.detach() for name, parameter in parameters.items()}
+    names = OrderedDict((name, parameter.detach()) for name, parameter in parameters.items())
+    names._metadata = OrderedDict({"": {"version": 1}})  # as a module's state_dict has it
+    names["classifier.1.bias"].said = "attributes of a tensor are left out"
     saved = {"state_dict": names, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "best": torch.tensor(0.5)}
     torch.save(saved | {"args": argparse.Namespace(lr=0.1), "size": torch.Size([3]), "top": np.float64(3)}, tmp_path / "net.pth")
     loaded = imported("torchvision", tmp_path / "net.pth", tmp_path)

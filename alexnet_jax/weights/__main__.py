@@ -3,13 +3,14 @@
     python -m alexnet_jax.weights import --from torchvision alexnet.pth --workdir runs/torchvision
     python -m alexnet_jax.weights import --from caffe bvlc_reference_caffenet.caffemodel --workdir runs/caffenet --as one_tower
     python -m alexnet_jax.weights export --to safetensors alexnet.safetensors --run runs/ensemble --member 3
+    python -m alexnet_jax.weights export --to onnx alexnet.onnx --run runs/ensemble
 
 An imported network is a run of one member that has taken no step: evaluate, predict and `train --config.train.init_from` take it. Its
 preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
 
 Formats: torchvision and safetensors both ways, caffe in, stablehlo and onnx out; see formats.py.
-Numbers are moved, never computed: what is imported and exported again is what it was, to the bit. Only other floats become float32, and
-that is said, like all else that was changed or left out.
+Numbers are moved, never computed: what is imported and exported again is what it was, to the bit. Only half and double precision become
+float32; the command says so, and says what else it changed or left out.
 """
 
 import argparse

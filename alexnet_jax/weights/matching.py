@@ -5,9 +5,9 @@ The readers (formats.py) call it:
     check(path, tensors, {"conv1.kernel": (11, 11, 3, 96), ...})        # of a file that holds one network, by its own names
     tensors, notes = find(path, tree, shapes_of)   # of one that may hold a network anywhere
 
-People save a network under a name (`state_dict`, `model`), with its average beside it, inside another module (Lightning's `model.`), and
-wrapped (`module.` by DataParallel, around all of it or around the features alone; `_orig_mod.` by torch.compile). All of these are
-prefixes: `find` takes the one under which every tensor of the network is.
+People save a network under a name (`state_dict`, `model`), beside its moving average, inside another module (Lightning's `model.`), or
+wrapped (DataParallel adds `module.`, around the whole network or around its features; torch.compile adds `_orig_mod.`). Each of these is a
+prefix of the tensors' names: `find` searches the one prefix under which the file has every tensor of the network.
 """
 
 import collections

@@ -4,9 +4,9 @@
 
     onnx.save(graph(weights), "alexnet.onnx")       # uint8 (batch, height, width, channels) -> float32 log-probabilities (batch, classes)
 
-It is put together layer by layer with the onnx package. To convert the JAX program itself was tried: jax2onnx has no rule for the
-batching of our convolutions, and holds Orbax to an older version than ours; StableHLO has no kept converter. The tests hold this graph, in
-onnxruntime, against the program, for every variant.
+The onnx package, which the ONNX project keeps, builds it layer by layer. No converter can take the JAX program itself: jax2onnx 0.17 has no
+rule for the batched convolutions (`custom_vmap`) and requires orbax-checkpoint below 0.11.37, its older releases fail with JAX 0.10, and for
+StableHLO nobody publishes one. So the tests compare this graph in onnxruntime with the network, for every variant.
 """
 
 import json
@@ -63,13 +63,13 @@ def graph(weights: "Weights") -> Any:
 
 
 class _Graph:
-    """Nodes and constants, as they are added. Every node has one output, called like what it does and its place."""
+    """The nodes and constants of a graph that is being built. Every node has one output, and that has the node's name."""
 
     def __init__(self):
         self.nodes, self.constants = [], []
 
     def add(self, operator: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        """Add a node; returns its output's name."""
+        """Add a node, and return the name of its output."""
         from onnx import helper
 
         name = output or f"{operator.lower()}_{len(self.nodes)}"
@@ -77,6 +77,7 @@ class _Graph:
         return name
 
     def constant(self, name: str, values: Any) -> str:
+        """Add a constant, and return its name."""
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.asarray(values), name))
@@ -84,7 +85,7 @@ class _Graph:
 
 
 def _view(build: _Graph, arch: "Architecture", hyper: "Hyper", stats: "PixelStats", image_shape: tuple[int, int, int]) -> str:
-    """The centre crop, less the mean, whitened as the network was trained, on its scale; as (batch, channels, size, size)."""
+    """Add what stands before the first layer: centre crop, mean, whitening, scale. The output is (batch, channels, size, size)."""
     starts = [(side - arch.input_size) // 2 for side in image_shape[:2]]
     ends = [start + arch.input_size for start in starts]
     bounds = [build.constant(name, np.array(place, np.int64)) for name, place in (("starts", starts), ("ends", ends), ("axes", [1, 2]))]
@@ -102,7 +103,7 @@ def _view(build: _Graph, arch: "Architecture", hyper: "Hyper", stats: "PixelStat
 
 
 def _layers(build: _Graph, arch: "Architecture", hyper: "Hyper", tensors: dict[str, np.ndarray], x: str) -> str:
-    """The layers' logits of views (batch, channels, size, size). Tensors are in PyTorch's layout, which is ONNX's."""
+    """Add the eight layers, and return the name of the logits. `tensors` are in PyTorch's layout, which is also ONNX's."""
 
     def affine(operator: str, layer: str, x: str, **attributes: Any) -> str:
         constants = [build.constant(name, tensors[name]) for name in (f"{layer}.kernel", f"{layer}.bias")]

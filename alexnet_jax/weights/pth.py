@@ -1,18 +1,17 @@
 """PyTorch's .pth files, read without PyTorch; what they say is never run.
 
-Such a file is a pickle, the tree of what was saved, and beside it the plain numbers of the tensors, in storages. `torch.save` writes a zip
-archive of both, before PyTorch 1.6 it wrote one after the other. `formats.read_torchvision` calls this:
+Such a file holds a pickle, which is the tree of what was saved, and storages, which are the plain numbers of the tensors. `torch.save` packs
+both into a zip archive; before PyTorch 1.6 it wrote one after the other. `formats.read_torchvision` reads both forms here:
 
     tree = read(Path("checkpoint.pth"))                     # {"epoch": 90, "state_dict": {"features.0.weight": Stored(...), ...}, ...}
     tree["state_dict"]["features.0.weight"].array()         # float32 (64, 3, 11, 11): only now are its numbers read
 
-A pickle is a program. This one may call what puts tensors together, and nothing else: every other name in it is refused, but for the plain
-data that training scripts keep beside the weights, in whose place comes a thing that does nothing.
+A pickle is a program. Here it may call only what rebuilds a tensor (`_CALLED`). The plain data that training scripts keep beside the weights
+(`_SKIPPED`) becomes an object that does nothing, and a file that names anything else is refused.
 """
 
 import dataclasses
 import io
-import math
 import pickle
 import sys
 import tarfile
@@ -38,6 +37,7 @@ _SKIPPED = {
     *("argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
     *("collections.defaultdict", "collections.Counter", "builtins.dict", "builtins.set", "__builtin__.dict", "__builtin__.set"),
     *("_codecs.encode", "numpy.dtype", "numpy.ndarray", "datetime.datetime", "datetime.timedelta", "torch.Size", "torch.device"),
+    "torch.Tensor",
     *(f"{module}.{name}" for module in ("numpy.core.multiarray", "numpy._core.multiarray") for name in ("scalar", "_reconstruct")),
     *(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")),
     *(f"{module}.utilities.parsing.AttributeDict" for module in ("pytorch_lightning", "lightning.pytorch")),
@@ -57,7 +57,7 @@ class Storage:
     key: str
     dtype: np.dtype
     size: int  # elements
-    read: Callable[[], bytes] = dataclasses.field(repr=False, compare=False)
+    read: Callable[[int, int], bytes] = dataclasses.field(repr=False, compare=False)  # (first byte, number of bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,21 @@ class Stored:
         Raises:
           UserError: the file is cut off there.
         """
-        flat = np.frombuffer(self.storage.read(), self.dtype)
-        strides = [step * self.dtype.itemsize for step in self.strides]
-        return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides, writeable=False).copy()
+        size = self.dtype.itemsize
+        if self.span == 0:
+            return np.empty(self.shape, self.dtype)
+        flat = np.frombuffer(self.storage.read(self.offset * size, self.span * size), self.dtype)
+        return np.lib.stride_tricks.as_strided(flat, self.shape, [step * size for step in self.strides], writeable=False).copy()
+
+    @property
+    def span(self) -> int:
+        """From its first element in the storage to its last, in elements."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((count - 1) * step for count, step in zip(self.shape, self.strides, strict=True))
+
+    def __setstate__(self, state: Any) -> None:
+        """What files older than PyTorch 0.4 say of a Parameter beside its numbers. It isn't read."""
 
 
 def read(path: Path) -> Any:
@@ -131,10 +143,11 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
         if sizes.get(name, -1) < length:
             raise _Damaged(f"its storage {key} has {sizes.get(name, 0):,} bytes, the tensors in it take {length:,}")
 
-        def numbers() -> bytes:
+        def numbers(first: int, count: int) -> bytes:
             try:
                 with zipfile.ZipFile(path) as archive, archive.open(name) as record:
-                    return _native(record.read(length), dtype, order)
+                    record.seek(first)
+                    return _native(record.read(count), dtype, order)
             except (zipfile.BadZipFile, EOFError) as error:
                 raise UserError(f"{path} is damaged in its storage {key} ({error}); get it again") from None
 
@@ -157,10 +170,10 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Any:
     needed = dict[str, Storage]()
 
     def storage(key: str, dtype: np.dtype, size: int) -> Storage:
-        def numbers() -> bytes:
+        def numbers(first: int, count: int) -> bytes:
             with path.open("rb") as again:
-                again.seek(starts[key])
-                return _native(again.read(size * dtype.itemsize), dtype, order)
+                again.seek(starts[key] + first)
+                return _native(again.read(count), dtype, order)
 
         return needed.setdefault(key, Storage(key, dtype, size, numbers))
 
@@ -194,16 +207,10 @@ class _Tree(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in _SKIPPED:
             return _Nothing
-        if module in ("torch", "torch.storage") and name in _DTYPES:
+        if module == "torch" and name in _DTYPES:
             return np.dtype(_DTYPES[name])
-        known = {
-            "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-            "torch._utils._rebuild_parameter": _rebuild_parameter,
-            "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
-        }
-        if full in known:
-            return known[full]
+        if full in _CALLED:
+            return _CALLED[full]
         raise UserError(
             f"{self._path} holds more than weights, a pickled {full!a}: a whole module, or code of a training script, which is never run "
             "here; if you trust the file, load it with PyTorch and save the weights alone: torch.save(model.state_dict(), NEW)"
@@ -244,11 +251,28 @@ def _rebuild_tensor(storage: Storage, offset: int, shape: tuple[int, ...], strid
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
         raise _Damaged(f"it describes a tensor that is none, of shape {shape!a:.80}")
-    last = offset + sum((count - 1) * step for count, step in zip(shape, strides, strict=True))
-    if math.prod(shape) and last >= storage.size:
+    tensor = Stored(storage, offset, tuple(shape), tuple(strides))
+    if offset + tensor.span > storage.size:
         raise _Damaged(f"a tensor of shape {tuple(shape)} reaches beyond its storage {storage.key} of {storage.size:,} numbers")
-    return Stored(storage, offset, tuple(shape), tuple(strides))
+    return tensor
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
+
+
+def _rebuild_with_attributes(rebuild: Any, _type: Any, arguments: tuple, _attributes: Any) -> Any:
+    if rebuild not in (_rebuild_tensor, _rebuild_parameter):
+        raise _Damaged("it puts together something else than a tensor")
+    return rebuild(*arguments)
+
+
+_CALLED = {  # what a pickle may call
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,  # until PyTorch 0.4
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch.nn.parameter.Parameter": _rebuild_parameter,  # until PyTorch 0.4
+    "torch._tensor._rebuild_from_type_v2": _rebuild_with_attributes,
+}

@@ -2,9 +2,11 @@
 
     python -m alexnet_jax.evaluate --run runs/digits
     python -m alexnet_jax.evaluate --run runs/five runs/two --split test --ten-crop
+    python -m alexnet_jax.evaluate --run runs/places --classes categories.txt
 
 The networks see every example of the split exactly once, for any batch size: the last batch is padded and masked. Several runs form one
-ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does. The report calls `predict_run`:
+ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does. The classes of a run and of its dataset are
+matched by name, whatever their order. The report calls `predict_run`:
 
     predictions, protocol = predict_run("runs/digits", "test")
 """

@@ -169,7 +169,11 @@ FORMS = {
     "parameters": (lambda t: {name: Parameter(array) for name, array in t.items()}, []),
     "pytorch/examples": (
         lambda t: {"epoch": 90, "arch": "alexnet", "state_dict": parallel_features(t), "optimizer": {"state": {0: {"m": np.zeros(3)}}}},
-        ["whose names begin with state_dict.\n", "taken out of the tensors' names: module. ", "left out: 1 other tensors, under optimizer"],
+        [
+            "whose names begin with state_dict.\n",
+            "taken out of the tensors' names, as a wrapper's: module.\n",
+            "left out: 1 other tensor, under optimizer",
+        ],
     ),
     "model": (lambda t: {"model": t, "best": 0.5}, ["begin with model.\n"]),
     "model_state_dict": (lambda t: {"model_state_dict": t}, ["begin with model_state_dict.\n"]),
@@ -177,7 +181,7 @@ FORMS = {
     "compiled in DistributedDataParallel": (lambda t: {"state_dict": prefixed(t, "module._orig_mod.")}, ["state_dict.module._orig_mod.\n"]),
     "Lightning": (
         lambda t: {"state_dict": prefixed(t, "model.") | {"accuracy.total": np.array(3)}, "pytorch-lightning_version": "2.5"},
-        ["begin with state_dict.model.\n", "left out: 1 other tensors, under state_dict"],
+        ["begin with state_dict.model.\n", "left out: 1 other tensor, under state_dict"],
     ),
     "any name": (lambda t: prefixed(t, "net.backbone."), ["begin with net.backbone.\n"]),
     "one under two names": (lambda t: {"state_dict": t, "model": dict(t)}, ["begin with state_dict.\n"]),

@@ -184,12 +184,14 @@ def _said(taken: _Candidate, found: list[_Found]) -> list[str]:
     if taken.prefix:
         notes.append(f"taken: the tensors whose names begin with {taken.prefix}")
     if taken.wrapped:
-        notes.append(f"taken out of the tensors' names: {taken.wrapped}. (a wrapper)")
+        notes.append(f"taken out of the tensors' names, as a wrapper's: {taken.wrapped}.")
     mine = set(taken.tensors.values())
     others = [place + name for place, name, tensor in found if tensor not in mine]
     if others:
         tops = list(dict.fromkeys(name.split(".")[0] for name in others))
-        notes.append(f"left out: {len(others)} other tensors, under {', '.join(tops[:4])}{' ...' if len(tops) > 4 else ''}")
+        notes.append(
+            f"left out: {len(others)} other tensor{'s' * (len(others) > 1)}, under {', '.join(tops[:4])}{' ...' if len(tops) > 4 else ''}"
+        )
     return notes
 
 

@@ -268,6 +268,7 @@ def without(tensors, *names):
             "it has no features.3.weight of shape (12, 4, 5, 5); and 15 more",
         ),
         (lambda t: {"epoch": 3, "lr": 0.1}, "holds no tensors, but epoch, lr; save the network's state_dict()"),
+        (lambda t: {"\x1b[2J\n": 3}, r"holds no tensors, but \x1b[2J\n; save the network's state_dict()"),
         (lambda t: 5, "holds no tensors, but a int; save the network's state_dict()"),
         (lambda t: t | {"classifier.6.bias": np.zeros(10, np.int64)}, "holds int64 numbers where weights are wanted, which are floats"),
     ],

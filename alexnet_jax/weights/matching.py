@@ -137,9 +137,9 @@ def _tensors(tree: Any) -> Iterable[_Found]:
             continue
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             if isinstance(value, Mapping | list | tuple):
-                waiting.append((f"{place}{key}.", value))
+                waiting.append((f"{place}{_text(key)}.", value))
             elif hasattr(value, "shape"):
-                yield _Found(place, str(key), value)
+                yield _Found(place, _text(key), value)
         seen.add(id(node))
 
 
@@ -196,4 +196,10 @@ def _said(taken: _Candidate, found: list[_Found]) -> list[str]:
 
 
 def _contents(tree: Any) -> str:
-    return f", but {', '.join(map(str, list(tree)[:4]))}" if isinstance(tree, Mapping) and tree else f", but a {type(tree).__name__}"
+    return f", but {', '.join(map(_text, list(tree)[:4]))}" if isinstance(tree, Mapping) and tree else f", but a {type(tree).__name__}"
+
+
+def _text(key: Any) -> str:
+    """A key of a file's tree on one line, without what a terminal would obey."""
+    text = str(key)
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -5,8 +5,8 @@
     onnx.save(graph(weights), "alexnet.onnx")       # uint8 (batch, height, width, channels) -> float32 log-probabilities (batch, classes)
 
 The onnx package, which the ONNX project keeps, builds it layer by layer. No converter can take the JAX program itself: jax2onnx 0.17 has no
-rule for the batched convolutions (`custom_vmap`) and requires orbax-checkpoint below 0.11.37, its older releases fail with JAX 0.10, and for
-StableHLO nobody publishes one. So the tests compare this graph in onnxruntime with the network, for every variant.
+rule for the batched convolutions (`custom_vmap`) and requires orbax-checkpoint below 0.11.37, its older releases fail with JAX 0.10, and
+nobody publishes one for StableHLO. So the tests compare this graph in onnxruntime with the network, for every variant.
 """
 
 import json

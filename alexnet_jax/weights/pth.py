@@ -1,13 +1,13 @@
 """PyTorch's .pth files, read without PyTorch; what they say is never run.
 
-Such a file holds a pickle, which is the tree of what was saved, and storages, which are the plain numbers of the tensors. `torch.save` packs
-both into a zip archive; before PyTorch 1.6 it wrote one after the other. `formats.read_torchvision` reads both forms here:
+Such a file holds a pickle, which is the tree of what was saved, and storages, which are the plain numbers of the tensors. `torch.save`
+packs both into a zip archive; before PyTorch 1.6 it wrote one after the other. `formats.read_torchvision` reads both forms here:
 
     tree = read(Path("checkpoint.pth"))                     # {"epoch": 90, "state_dict": {"features.0.weight": Stored(...), ...}, ...}
     tree["state_dict"]["features.0.weight"].array()         # float32 (64, 3, 11, 11): only now are its numbers read
 
-A pickle is a program. Here it may call only what rebuilds a tensor (`_CALLED`). The plain data that training scripts keep beside the weights
-(`_SKIPPED`) becomes an object that does nothing, and a file that names anything else is refused.
+A pickle is a program. Here it may call only what rebuilds a tensor (`_CALLED`). The plain data that training scripts keep beside the
+weights (`_SKIPPED`) becomes an object that does nothing, and a file that names anything else is refused.
 """
 
 import dataclasses

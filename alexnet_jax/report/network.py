@@ -247,7 +247,8 @@ def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Su
     """
 
     def unordered(description: dict) -> dict:
-        return json.loads(json.dumps({**description, "classes": sorted(description["classes"])}))
+        fields = {name: sorted(value) if name.startswith("class") else value for name, value in description.items()}
+        return json.loads(json.dumps(fields))
 
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)

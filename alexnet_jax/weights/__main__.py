@@ -14,7 +14,6 @@ float32; the command says so, and says what else it changed or left out.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from alexnet_jax import classes
@@ -52,7 +51,8 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     """
     known = weights.dataset.classes
     if file:
-        return weights._replace(dataset=dataclasses.replace(weights.dataset, classes=classes.read(file, len(known)))), f"named by {file}"
+        record = {**weights.dataset.describe(), "classes": classes.read(file, len(known)), "class_words": ()}  # words were the old names'
+        return weights._replace(dataset=dataset_from_json(record)), f"named by {file}"
     if known == classes.unnamed(len(known)):
         return weights, "without names (--classes FILE gives them)"
     if len(known) == classes.IMAGENET_CLASSES and known == classes.imagenet():

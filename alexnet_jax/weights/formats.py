@@ -9,6 +9,7 @@
 A network's preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -210,8 +211,10 @@ def dataset_from_json(record: dict[str, Any]) -> "Dataset":
     """The `Dataset` that `describe` described, without its examples."""
     from alexnet_jax.data import Dataset, stats_from_json
 
-    shape, stats = tuple(record["image_shape"]), stats_from_json(record["stats"])
-    return Dataset(record["name"], tuple(record["classes"]), shape, record["split_sizes"], stats, builder=None)
+    names = {field.name for field in dataclasses.fields(Dataset)}
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in names}
+    known |= {"stats": stats_from_json(record["stats"]), "builder": None}
+    return Dataset(**known)
 
 
 def _from_oihw(tensors: Tensors, names: Names, variant: str, imagenet: bool) -> Weights:

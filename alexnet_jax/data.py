@@ -141,7 +141,8 @@ def _warn_of_order(name: str, classes: tuple[str, ...]) -> None:
         at = next(i for i, (one, other) in enumerate(zip(classes, numbers, strict=True)) if one != other)
         print(
             f"warning: the classes of dataset {name} are numbers in the order of text, so that label {at} is class {classes[at]}; networks "
-            "whose classes have no names are compared by position: prepare the dataset again to have them in the order of numbers",
+            "whose classes have no names are refused by evaluate unless --same-order says that theirs is this order. Prepare the dataset again to have "
+            "them in the order of numbers",
             file=sys.stderr,
         )
 

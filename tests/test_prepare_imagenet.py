@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import imagenet, records
-from alexnet_jax.prepare.images import Resize, load_resized
 from alexnet_jax.prepare.shards import disk_errors
 
 ROOT = Path(__file__).parent.parent

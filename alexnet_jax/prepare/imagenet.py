@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.devkit import DEVKIT, KAGGLE_TRUTH, TINY_TRUTH, Labels, read_labels
 from alexnet_jax.prepare.folders import find_pictures
-from alexnet_jax.prepare.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.records import RawDataset, Stream, default_encoding
 from alexnet_jax.prepare.shards import LeftOut, Tally
 from alexnet_jax.prepare.tars import WNID, ClassTar, ClassTars, FlatTar, Picture, class_tars

@@ -69,7 +69,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     A `UserError` and a full device memory each become one line on stderr and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
-    sys.unraisablehook = _interrupt_again
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         code = main()
     except UserError as error:
@@ -88,6 +88,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
+    finally:
+        sys.unraisablehook = hook
     sys.exit(code or 0)
 
 

@@ -2,14 +2,14 @@
 # make test     install, lint, type-check, test
 # make lint     the first half of it: format, lint, types
 # make test-slow    the tests that take minutes
-# make test-newest  some tests with the newest JAX, on Python 3.13 or 3.12, in an environment of its own
+# make test-newest  some tests with the newest JAX, on Python 3.14, 3.13 or 3.12, in an environment of its own
 # make format   let ruff format and fix what it can
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Each is tried, not only looked for: pyenv's shim of a version that is not chosen is there, but does not run.
-NEWEST := python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python)
+NEWEST := $(foreach version,3.14 3.13 3.12,python$(version) $(wildcard $(HOME)/.pyenv/versions/$(version).*/bin/python))
 
 train: $(VENV)/.installed
 	$(BIN)/python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
@@ -28,7 +28,7 @@ test-slow: $(VENV)/.dev
 test-newest:
 	@for python in $(NEWEST); do \
 	    if $$python -c 'import ensurepip' 2>/dev/null; then exec $(MAKE) PYTHON=$$python VENV=.venv-newest test-marked; fi; \
-	done; echo 'test-newest: skipped, there is no Python 3.13 or 3.12 here; name one with: make test-newest NEWEST=PATH'
+	done; echo 'test-newest: skipped, there is no Python 3.14, 3.13 or 3.12 here; name one with: make test-newest NEWEST=PATH'
 
 test-marked: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'newest and not slow'
@@ -38,7 +38,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, $(PYTHON) is " + sys.version.split()[0] + "; set one with: make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 15) else "Python 3.11 to 3.14 is needed, $(PYTHON) is " + sys.version.split()[0] + "; set one with: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -19,9 +19,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alexnet_jax import checkpoint, history, parallel
 from alexnet_jax import config as config_lib
-from alexnet_jax import history, parallel
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.alexnet import contradictions
@@ -39,6 +38,7 @@ RESUMABLE = (
     "train.checkpoint_every_epochs",
     "train.members_per_program",
     "train.remat",
+    "train.disk_patience",
     "data.dir",
     "data.threads",
     "data.prepare",
@@ -134,11 +134,11 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     return record
 
 
-def load(workdir: str | Path) -> Run:
-    """Read a run back, at its newest checkpoint.
+def load(workdir: str | Path, step: str = "last") -> Run:
+    """Read a run back, at its newest checkpoint, or at the one that `step` names: `best`, or a number.
 
     Raises:
-      UserError: it isn't a run directory, or nothing was saved yet.
+      UserError: it isn't a run directory, or has no such checkpoint; the checkpoint is damaged.
     """
     workdir = Path(workdir)
     record = read_config(workdir)
@@ -148,13 +148,8 @@ def load(workdir: str | Path) -> Run:
     except (KeyError, AttributeError) as error:
         version = record["versions"]["alexnet_jax"]
         raise UserError(f"{workdir} was made by another version of this project ({version}), whose configs differ: {error}") from None
-    restored = None
-    if history.has_checkpoint(workdir):
-        with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore({"networks": network.abstract_networks()})
-    if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet")
-    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0]["networks"])
+    found = checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
+    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, found.trees["networks"])
 
 
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:

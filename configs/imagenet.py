@@ -72,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.epochs = 90.0  # at most: a run whose members are all done ends earlier
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 0.5
+    config.train.disk_patience = 10.0  # minutes for which the disk may refuse checkpoints and the log before the run stops
 
     config.eval.batch_size = 512  # of all devices together
     config.eval.every_epochs = 1.0

@@ -3,7 +3,8 @@
     python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
     python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
 
-Ctrl-C or SIGTERM saves and stops. The same command resumes in the middle of an epoch; on CPUs it ends with the same bits.
+Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves and stops, with exit code 75: run the same command again. It resumes in the middle of an epoch; on
+CPUs it ends with the same bits. A second Ctrl-C ends the process at once.
 `python -m alexnet_jax.control` steers a running run.
 """
 
@@ -11,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import run_cli
+from alexnet_jax.errors import STOPPED, run_cli, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     test = train(config, args.workdir)
     page = write_report(args.workdir)
     if test is None:
-        print(f"stopped and saved in {args.workdir}; the same command goes on from there")
-        return 1
-    print(words.results_table(history.load(args.workdir)))
-    print(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
+        say(f"stopped and saved in {args.workdir}; the same command goes on from there")
+        return STOPPED
+    say(words.results_table(history.load(args.workdir)))
+    say(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
     return 0
 
 

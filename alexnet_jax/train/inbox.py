@@ -16,16 +16,22 @@ from alexnet_jax.locks import is_locked, locked
 CONTROL = "control.jsonl"
 LOCK = ".running"
 POLL = 0.2  # seconds between two looks at control.jsonl
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # ask a run to save and stop
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save. A second one ends the process at once."""
+    """Turns the first of some signals into `requested`, so that the loop can save. A second one ends the process at once.
+
+    Ctrl-C (SIGINT), SIGTERM, SIGHUP of a terminal that closes, SIGUSR1 of a batch system. One that the process was started to ignore, as by
+    nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._request) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,13 @@
-"""Configs: Python files with `get_config(arg)`, overrides on the command line, and errors that name the nearest valid field.
+"""Configs: Python files with `get_config(arg)`, and overrides of their fields on the command line.
 
-python -m alexnet_jax.config configs/digits.py                        the resolved config
-python -m alexnet_jax.config configs/digits.py configs/imagenet.py    what differs between two
+Every command that trains loads its config here. An unknown field is an error that names the nearest known field.
+
+    config = load("configs/digits.py:members=3", ["optimizer.learning_rate=.003"])
+
+As a command it prints a config with all its fields, or the fields that differ between two configs:
+
+    python -m alexnet_jax.config configs/digits.py
+    python -m alexnet_jax.config configs/digits.py configs/imagenet.py
 """
 
 import argparse
@@ -24,7 +30,7 @@ _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "of
 
 
 def new_config() -> ConfigDict:
-    """A config with its sections, still empty, which keeps its fields in the order in which they are written."""
+    """A config with all sections and no fields yet. It keeps its fields in the order in which they are written."""
     config = ConfigDict(sort_keys=False)
     for section in SECTIONS:
         config[section] = ConfigDict(sort_keys=False)
@@ -32,13 +38,13 @@ def new_config() -> ConfigDict:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command-line arguments of a command that takes a config; read them with `parse_command_line`."""
+    """Add the arguments of a command that takes a config. `parse_command_line` reads them."""
     parser.add_argument("--config", required=True, metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
-    parser.epilog = "Any field of the config can be changed: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists them."
+    parser.epilog = "Any config field can be changed: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists all fields."
 
 
 def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """`parser.parse_args`, with every `--config.section.field=value` or `--config.section.field value` collected in `overrides`.
+    """Parse the command line, and collect each `--config.section.field=value` or `--config.section.field value` in `overrides`.
 
     Raises:
       UserError: an unknown argument, or an override without a value.
@@ -51,7 +57,7 @@ def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) 
             continue
         if "=" not in word:
             if not words or words[0].startswith("--"):
-                raise UserError(f"{word} needs a value, as {word}=VALUE")
+                raise UserError(f"{word} needs a value; write {word}=VALUE")
             word = f"{word}={words.pop(0)}"
         overrides.append(word.removeprefix("--config."))
     args, unknown = parser.parse_known_args(others)
@@ -63,10 +69,10 @@ def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) 
 
 
 def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
-    """The config of `FILE` or `FILE:ARG`, with overrides `section.field=value` applied; locked.
+    """Load the config `FILE` or `FILE:ARG`, apply the overrides `section.field=value`, and lock the config.
 
     Raises:
-      UserError: no such file, one without `get_config`, an unknown argument or field, or a value of another type.
+      UserError: the file does not exist or has no `get_config`, an argument or field is unknown, or a value has the wrong type.
     """
     path, _, arg = spec.partition(":")
     if not Path(path).is_file():
@@ -93,10 +99,10 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 
 
 def parse_arg(arg: str, **defaults: Value) -> SimpleNamespace:
-    """A config's string argument `name=value,name=value`, typed by the defaults.
+    """Parse a config's string argument `name=value,name=value`. Each value gets the type of its default.
 
     Raises:
-      UserError: an unknown name, or a value of another type.
+      UserError: a name is unknown, or a value has the wrong type.
     """
     values = dict(defaults)
     for item in filter(None, arg.split(",")):
@@ -110,10 +116,10 @@ def parse_arg(arg: str, **defaults: Value) -> SimpleNamespace:
 
 
 def convert(text: str, like: Value, name: str) -> Value:
-    """The value that `text` writes, of the type of `like`.
+    """Convert `text` to the type of `like`.
 
     Raises:
-      UserError: it writes none of that type.
+      UserError: `text` is not a value of that type.
     """
     try:
         if isinstance(like, bool):
@@ -141,7 +147,7 @@ def flat(config: ConfigDict) -> dict[str, Value]:
 
 
 def from_json(fields: dict[str, dict[str, Any]]) -> ConfigDict:
-    """The config that was written as JSON (which has no tuples)."""
+    """The config that was written as JSON. Lists become tuples, since JSON has no tuples."""
     tuples = {s: {f: tuple(v) if isinstance(v, list) else v for f, v in section.items()} for s, section in fields.items()}
     config = new_config()
     config.update(tuples)
@@ -149,7 +155,7 @@ def from_json(fields: dict[str, dict[str, Any]]) -> ConfigDict:
 
 
 def differences(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Value | None, Value | None]]:
-    """The fields whose values differ: `{"section.field": (before, after)}`, None where one has no such field."""
+    """The fields whose values differ: `{"section.field": (before, after)}`, None where a config does not have the field."""
     old, new = flat(before), flat(after)
     return {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
 
@@ -163,9 +169,11 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m alexnet_jax.config", description="Print a resolved config, or what differs between two.")
+    parser = argparse.ArgumentParser(
+        "python -m alexnet_jax.config", description="Print a config with all its fields, or the differences between two."
+    )
     parser.add_argument("file", help="FILE or FILE:ARG=VALUE,...")
-    parser.add_argument("other", nargs="?", help="a second one, to print only what differs")
+    parser.add_argument("other", nargs="?", help="a second config: print only the fields that differ")
     args = parser.parse_args(argv)
     config = load(args.file)
     if args.other is None:

@@ -1,13 +1,13 @@
-"""A running run <- drop the learning rate, set a hyperparameter, save, stop: the study post's hand, without a restart.
+"""Sends commands to a run that is training: drop the learning rate, set a hyperparameter, save, stop. No restart is needed.
 
     python -m alexnet_jax.control runs/digits status
     python -m alexnet_jax.control runs/digits drop [--member I] [--factor .1]
     python -m alexnet_jax.control runs/digits set learning_rate=.003 [--member I]
     python -m alexnet_jax.control runs/digits save | stop
 
-A command is a line of RUN/control.jsonl. The run takes it up at its next step, logs who gave it, when, and at which step it took effect,
-and saves what it changed together with the number of lines read: so each line takes effect once, also across a restart. A run that
-isn't running takes up its commands when it goes on.
+Each command is one line of RUN/control.jsonl. The run executes it at its next step, and logs who sent it, when, and at which step it took
+effect. A checkpoint holds what the commands changed and how many were read, so each command takes effect once, also after a restart. A run
+that isn't running executes its commands when it resumes.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from alexnet_jax import history
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.train.inbox import CONTROL, POLL, is_running
 
-PATIENCE = 30  # seconds that the command line waits for a running run's answer
+PATIENCE = 30  # seconds to wait for the answer of a run that is training
 
 
 def status(workdir: Path) -> str:
-    """Where a run stands, a line for each member."""
+    """The progress of a run, with a line for each member."""
     past = history.load(workdir)
     start, step = past.start, past.step
     if not start:
-        raise UserError(f"{workdir} has not begun to train")
+        raise UserError(f"{workdir} has not started training")
     state = "running" if is_running(workdir) else "not running"
     lines = [f"{workdir}: {state}, step {step:,} of {start['steps']:,}, epoch {step / start['steps_per_epoch']:.2f}"]
     for member, name in enumerate(start["member_names"]):
@@ -48,14 +48,14 @@ def status(workdir: Path) -> str:
 
 
 def send(workdir: Path, command: str, **fields: Any) -> dict[str, Any]:
-    """Append a command to the run's control.jsonl; returns it as written.
+    """Append a command to the run's control.jsonl, and return it as written.
 
     Raises:
-      UserError: it can't be written.
+      UserError: the file can't be written.
     """
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in containers
+    except (KeyError, OSError):  # a user without a name, as in containers
         user = str(os.getuid())
     who = f"{user}@{socket.gethostname()}"
     sent = datetime.now(UTC).isoformat(timespec="seconds")
@@ -69,23 +69,23 @@ def send(workdir: Path, command: str, **fields: Any) -> dict[str, Any]:
 
 
 def answer(workdir: Path, record: dict[str, Any]) -> str:
-    """Wait for the run's answer to a command and tell it."""
+    """Wait for the run's answer to a command, and return it."""
     if not is_running(workdir):
-        return f"{workdir} isn't running; it takes this up when it goes on"
+        return f"{workdir} isn't running; it executes the command when it resumes"
     until, log = time.monotonic() + PATIENCE, history.Follower(workdir)
     while time.monotonic() < until:
         for event in log.read().controls:
             if event.get("id") == record["id"]:
                 return f"step {event['step']:,}: {event['outcome']}"
         time.sleep(POLL)
-    return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it takes this up at its next step"
+    return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it executes the command at its next step"
 
 
 def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a command from its arguments.
+    """Check the arguments of a command, and return its fields.
 
     Raises:
-      UserError: no such run or member, or a value that makes no sense.
+      UserError: the run or the member doesn't exist, or a value is outside its range.
     """
     members = history.load(workdir).start.get("members", 0)
     fields: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _assignment(text: str) -> dict[str, Any]:
-    """`name=value` of a hyperparameter -> the fields `name` and `value`."""
+    """Parse `name=value` of a hyperparameter into the fields `name` and `value`."""
     from alexnet_jax import hyper
 
     name, _, value = text.partition("=")
@@ -119,19 +119,19 @@ def _assignment(text: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        "python -m alexnet_jax.control", description="Steer a running run; every command is logged in its events."
+        "python -m alexnet_jax.control", description="Control a run while it trains. The run logs every command."
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("status", help="where it stands: step, rates, drops, errors")
-    drop = commands.add_parser("drop", help="multiply the learning rate")
-    drop.add_argument("--factor", type=float, default=0.1, help="default .1")
+    commands.add_parser("status", help="print its step, learning rates, drops and errors")
+    drop = commands.add_parser("drop", help="multiply the learning rate by a factor")
+    drop.add_argument("--factor", type=float, default=0.1, help="the factor (default: .1)")
     assign = commands.add_parser("set", help="set a hyperparameter, such as learning_rate=.003")
     assign.add_argument("assignment", metavar="NAME=VALUE")
     for command in (drop, assign):
-        command.add_argument("--member", type=int, help="its number; all members if left out")
+        command.add_argument("--member", type=int, help="the number of one member (default: all members)")
     commands.add_parser("save", help="write a checkpoint now")
-    commands.add_parser("stop", help="save and stop; the train command goes on from there")
+    commands.add_parser("stop", help="save and stop; the same train command resumes the run")
     args = parser.parse_args(argv)
     if args.command == "status":
         print(status(args.run))

@@ -1,7 +1,13 @@
-"""A prepared dataset -> this process's batches, from any position of the run's endless stream.
+"""Opens a prepared dataset and makes this process's batches, from any position in the run's endless stream of examples.
 
-The training stream is a pure function of the shuffle seed: example `index` of it is the same whatever the batch size, the number of
-processes, or where a run was stopped. So a run's position in its data is one number, the examples that all processes have taken.
+The training loop takes its batches from `train_batches`; evaluation takes them from `eval_batches`:
+
+    dataset = load(config.data)
+    for batch in train_batches(dataset.source("train"), batch_size=128, seed=0, position=0, threads=2):
+        batch["image"]    # uint8 (128, H, W, C)
+
+The training stream is a pure function of the shuffle seed. Its example `index` is the same for every batch size and every number of
+processes, also after a stop. So one number is a run's position in its data: how many examples all processes have taken.
 """
 
 import dataclasses
@@ -21,17 +27,15 @@ from PIL import Image
 from alexnet_jax.errors import UserError
 from alexnet_jax.prepare.pixel_stats import PixelStats
 
-# Splits up to this size are kept decoded in memory after the first pass: at 28x28 a record costs some 20 us to read, an image in memory 1.
+# Splits up to this size stay decoded in memory after the first pass: at 28x28 pixels, a record takes about 20 us to read, memory 1 us.
 CACHE_BYTES = 2 << 30
-
-
-READ_AHEAD = 2 << 30  # bytes of batches that are made ahead of the training, of those that are larger two
-ORDER = "argsort of Philox"  # how an epoch is shuffled: a run that has begun can't go on in another order
+READ_AHEAD = 2 << 30  # bytes of batches that are made ahead of training; at least two batches are made ahead
+ORDER = "argsort of Philox"  # how an epoch is shuffled; a run can't resume in another order
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset: what it holds, and where its examples are read."""
+    """A prepared dataset: its description, and access to its examples."""
 
     name: str
     classes: tuple[str, ...]
@@ -44,7 +48,7 @@ class Dataset:
         """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
 
         Raises:
-          UserError: the dataset has no such split, or the slice is empty or none.
+          UserError: the dataset has no such split, or the slice is empty or malformed.
         """
         name, _, _ = split.partition("[")
         if name not in self.split_sizes:
@@ -52,13 +56,13 @@ class Dataset:
         try:
             count = self.builder.info.splits[split].num_examples
         except (ValueError, AssertionError):
-            raise UserError(f"{split!r} is no slice of a split; write one as {name}[:2000] or {name}[10%:]") from None
+            raise UserError(f"{split!r} is not a slice of a split; write for example {name}[:2000] or {name}[10%:]") from None
         if count < 1:
             raise UserError(f"{split!r} holds no example; {name} of dataset {self.name} has {self.split_sizes[name]:,}")
         return Examples(self, split, count)
 
     def describe(self) -> dict[str, Any]:
-        """What a run remembers of its dataset (JSON)."""
+        """The description of the dataset that a run stores, as values for JSON."""
         stats = {field: np.asarray(value).tolist() for field, value in self.stats._asdict().items()}
         return {
             "name": self.name,
@@ -70,12 +74,12 @@ class Dataset:
 
 
 def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
-    """Open the dataset that a config's data section names; scikit-learn's digits, which need no download, are prepared on first use.
+    """Open the dataset that a config's data section names. Scikit-learn's digits need no download and are prepared on first use.
 
-    A `pixel_mean`, one number per channel, takes the place of the dataset's own.
+    A `pixel_mean`, one number per channel, replaces the dataset's own mean.
 
     Raises:
-      UserError: it isn't there, or can't be read.
+      UserError: the dataset does not exist, or can't be read.
     """
     import tensorflow_datasets as tfds
 
@@ -97,7 +101,7 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
             stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
         )
-    except Exception as error:  # TFDS lets protobuf's through, of a file that was cut off
+    except Exception as error:  # for a truncated file, TFDS passes on protobuf's own exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{directory} isn't a dataset that this project prepared ({reason}); delete it and run: {section.prepare}"
@@ -109,12 +113,12 @@ def stats_from_json(fields: dict[str, Any]) -> PixelStats:
 
 
 class Records:
-    """A split at random: index -> (image uint8 (H, W, C), label). The image may be read-only.
+    """Random access to a split: index -> (image uint8 (H, W, C), label). The image may be read-only.
 
-    Decoded here and not by TFDS, which takes three times as long for a small record and wants OpenCV for a large one.
+    This class decodes the images itself: TFDS takes three times as long for a small record, and needs OpenCV for a large one.
 
-    Threads may read at once: array_record's reader is thread-compatible, which means its const methods, and reading by index is one; each
-    decoding has a state of its own.
+    Several threads may read at once: array_record's reader allows concurrent calls of its const methods, reading by index is one of them,
+    and each decoding has its own state.
     """
 
     def __init__(self, builder: Any, split: str):
@@ -139,13 +143,13 @@ class Records:
 def _decode_image(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
     if encoding == "jpeg":
         return simplejpeg.decode_jpeg(data, "RGB" if shape[-1] == 3 else "GRAY").reshape(shape)
-    if encoding == "png":  # not by load_image, which silences warnings in a way that threads would undo for one another
+    if encoding == "png":  # not load_image: it silences warnings for the whole process, which isn't thread-safe
         data = Image.open(io.BytesIO(data)).tobytes()
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 class Examples:
-    """A split as a random-access sequence of {image, label}, decoded once and kept when it is small."""
+    """A split as a random-access sequence of {image, label}. A small split is decoded once and kept in memory."""
 
     def __init__(self, dataset: Dataset, split: str, count: int):
         self._records = Records(dataset.builder, split)
@@ -163,7 +167,7 @@ class Examples:
         return {name: values[0] for name, values in self.gather(np.array([index])).items()}
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples of these indices: `image` uint8 (N, H, W, C), `label` int32 (N,). Several threads may gather at once."""
+        """The examples of these indices: `image` uint8 (N, H, W, C), `label` int32 (N,). Several threads may call this at once."""
         if self._cached is None:
             images, labels = np.empty((len(indices), *self._shape), np.uint8), np.empty(len(indices), np.int32)
             for place, index in enumerate(indices):
@@ -171,13 +175,13 @@ class Examples:
             return {"image": images, "label": labels}
         for index in indices[~self._cached[indices]]:
             self._images[index], self._labels[index] = self._read(int(index))
-            self._cached[index] = True  # last: another thread may look
+            self._cached[index] = True  # set last, since other threads read it
         return {"image": self._images[indices], "label": self._labels[indices]}
 
     def _read(self, index: int) -> tuple[np.ndarray, int]:
         try:
             return self._records[index]
-        except Exception as error:  # array_record, protobuf and image decoders each have their own
+        except Exception as error:  # array_record, protobuf and the image decoders each raise their own exceptions
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self._where}: example {index} can't be read ({reason}); prepare the dataset again") from error
 
@@ -185,24 +189,24 @@ class Examples:
 def train_batches(
     source: Examples, *, batch_size: int, seed: int, position: int, threads: int, process: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of every global batch from `position` on, endlessly; each epoch is shuffled anew.
+    """This process's share of every global batch from `position` on, without end. Each epoch has its own shuffle.
 
     Args:
       source: the training split.
-      batch_size: of the global batch.
-      seed: of the shuffle.
-      position: examples of the stream already taken by all processes together.
-      threads: reading at once.
+      batch_size: the size of the global batch.
+      seed: the seed of the shuffle.
+      position: how many examples of the stream all processes together have already taken.
+      threads: how many threads read at once.
       process: (index, count). Process i of n takes examples i, n + i, 2n + i, ... of a global batch.
 
     Yields:
-      `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,): the place in the stream. B is batch_size / count.
+      `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,): the example's place in the stream. B is batch_size / count.
     """
     size = len(source)
 
     @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:  # which ORDER names
-        # Not the generator's `permutation`: NumPy promises the same raw numbers in every version, but of its generators nothing.
+    def order(epoch: int) -> np.ndarray:  # ORDER describes this shuffle
+        # NumPy guarantees Philox's raw numbers in every version; it does not guarantee the results of `Generator.permutation`.
         return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
 
     def batch(places: np.ndarray) -> dict[str, np.ndarray]:
@@ -213,7 +217,7 @@ def train_batches(
 
 
 def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A training batch of zeros: what a program is compiled for."""
+    """A training batch of zeros, to compile a program for its shapes."""
     return {
         "image": np.zeros((batch_size, *image_shape), np.uint8),
         "label": np.zeros(batch_size, np.int32),
@@ -222,9 +226,9 @@ def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.n
 
 
 def eval_batches(source: Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of a whole split, once, in order. The last batch is padded with the first example, `mask` bool (B,) false there.
+    """This process's share of a whole split, once, in order. The first example pads the last batch; `mask` bool (B,) is false for padding.
 
-    Every process yields the same number of batches, so that none waits for another. Arguments and fields as in `train_batches`.
+    Every process yields the same number of batches, so that none waits for another. Arguments and fields are as in `train_batches`.
     """
     examples = len(source)
 
@@ -244,9 +248,9 @@ def _iterate(
     threads: int,
     position: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`batch` of this process's places in each of the global batches from `position` on, made ahead by some threads.
+    """Call `batch` with this process's places in each global batch from `position` on. Threads make some batches ahead.
 
-    A whole batch is the unit of work: grain costs some 10 us for each thing that passes through one of its stages.
+    The unit of work is a whole batch, since grain spends about 10 us on each item that passes through one of its stages.
     """
     index, count = process
     share = index + count * np.arange(batch_size // count)

@@ -1,6 +1,6 @@
-"""Mistakes of the user, and Ctrl-C: reported in one line, without a traceback.
+"""Reports mistakes of the user, and Ctrl-C, in one line and without a traceback.
 
-Every command ends with it:
+Every command calls `run_cli`:
 
     if __name__ == "__main__":
         run_cli(main)
@@ -18,19 +18,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TextIO
 
-LISTED = 20  # an error lists so many known names at most, and says that there are more
-FEW = 8  # names that it lists even where one of them is near: the near one may not be what was meant
+LISTED = 20  # an error lists at most this many known names; `...` stands for the others
+FEW = 8  # up to this many names are listed even if one of them is similar: the user may have meant another one
 
 
 STOPPED = 75  # exit code of a command that saved and stopped: "run me again" (EX_TEMPFAIL of sysexits.h)
 
 
 class UserError(Exception):
-    """Bad input. The message says what was found, where, and what to do."""
+    """A mistake in the input. The message says what is wrong, where, and what to do."""
 
 
 def require_installed() -> None:
-    """Exit with one line where this Python lacks the project or a package that it needs, as the system's own does in a checkout."""
+    """Exit with one line if the project, or a package that it needs, is not installed in this Python."""
     needed = name = "alexnet_jax"
     try:
         for requirement in metadata.requires(name) or ():
@@ -41,22 +41,22 @@ def require_installed() -> None:
         root = Path(__file__).resolve().parent.parent
         sys.exit(
             f"error: {needed}{'' if needed == name else f', which {name} needs,'} is not installed in {sys.executable}; "
-            f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that"
+            f"in {root} run `pip install -e .`, or `source .venv/bin/activate` if `make train` has made it"
         )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known name nearest to it, and the known names where they are few or none is near.
+    """The end of an error message about an unknown name: the most similar known name, or the known names, or both if they are few.
 
-    Whatever reads a name that a person wrote calls it:
+    Code that reads a name from a person calls it:
 
         raise UserError(f"unknown factor {name!r}{did_you_mean(name, FACTORS)}")
         # unknown factor 'lnr'; did you mean lrn? Known: lrn, augment, dropout
         # unknown factor 'size'; known: lrn, augment, dropout
 
-    A config field is near to the field of the same name in another section, and to its name alone.
+    For a config field, a field of the same name in another section is the most similar one, with or without the section's name.
     """
-    import difflib  # not before: a command that is typed right needs none of it
+    import difflib  # imported here, since a correct command does not need it
 
     names = list(known)
     section, _, field = name.rpartition(".")
@@ -86,8 +86,9 @@ def _silence(stream: TextIO) -> None:
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit with its code. A `UserError`, or a device's memory that runs out, becomes one line on stderr and exit
-    code 1, Ctrl-C one line and 130.
+    """Run a command's `main` and exit with its code.
+
+    A `UserError` and a full device memory each become one line on stderr and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
     sys.unraisablehook = _interrupt_again
     for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
@@ -100,9 +101,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = 1
     except KeyboardInterrupt:
         say("interrupted", sys.stderr)
-        code = 130  # 128 + SIGINT, as shells have it
+        code = 130  # 128 + SIGINT, the convention of shells
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # as JAX's JaxRuntimeError has it, which isn't imported for this
+        if "RESOURCE_EXHAUSTED" not in str(error):  # the text of JaxRuntimeError; JAX is not imported here
             raise
         full = f"a device's memory is full ({str(error).splitlines()[0]})"
         say(f"error: {full}; lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program", sys.stderr)
@@ -118,8 +119,10 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
 
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python drops the exceptions of finalisers and of callbacks, such as the one that JAX hangs on garbage collection; a Ctrl-C that comes
-    in one would be lost. It comes again, a moment later: at once it would end in the same callback.
+    """Send a lost Ctrl-C again.
+
+    Python drops exceptions in finalisers and in callbacks, such as JAX's callback on garbage collection, so a Ctrl-C there would be lost.
+    The signal comes again a moment later; at once, it would arrive in the same callback.
     """
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -1,10 +1,12 @@
-"""Run directories -> exact top-1 and top-5 errors, ten-crop, and the ensemble curve.
+"""Measures the exact top-1 and top-5 errors of trained runs, with one view or ten crops, and the ensemble curve.
 
     python -m alexnet_jax.evaluate --run runs/digits
     python -m alexnet_jax.evaluate --run runs/five runs/two --split test --ten-crop
 
-Every example of the split is seen exactly once, whatever the batch size: the last batch is padded and masked. Several runs combine into one
-ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does.
+The networks see every example of the split exactly once, for any batch size: the last batch is padded and masked. Several runs form one
+ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does. The report calls `predict_run`:
+
+    predictions, protocol = predict_run("runs/digits", "test")
 """
 
 import argparse
@@ -25,10 +27,13 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
-    """All members' predictions of one run on a split of its dataset, and the protocol.
+    """The predictions of all members of a run on a split of its dataset, and the protocol.
 
-    The protocol says how they were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels from images
-    of `stored_size` pixels, `averaging` of members and views.
+    The protocol says how the predictions were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels
+    from images of `stored_size` pixels, and `averaging`: what is averaged over members and views.
+
+    Raises:
+      UserError: the run can't be loaded, its dataset has changed, or the devices can't share `batch_size` evenly.
     """
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
@@ -37,13 +42,13 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
     dataset = data.load(loaded.config.data)
     if not run.same_classes(loaded.classes, dataset.classes):
         raise UserError(
-            f"{workdir} was trained on {len(loaded.classes)} classes, the dataset {dataset.name} has {len(dataset.classes)} or others"
+            f"{workdir} was trained on other classes ({len(loaded.classes)}) than the dataset {dataset.name} has ({len(dataset.classes)})"
         )
     stored = tuple(run.read_config(workdir)["dataset"]["image_shape"])
     if dataset.image_shape != stored:
         raise UserError(
             f"{workdir} was trained on images of {_by(stored)}, the dataset {dataset.name} now has {_by(dataset.image_shape)}; "
-            "prepare it again as it was, or under another --name"
+            "prepare it again with the old shape, or prepare the new one under another --name"
         )
     if batch_size is not None:
         parallel.check_batch_size(batch_size, "--batch-size")
@@ -70,27 +75,27 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
 
 
 def views_in_words(protocol: dict[str, Any]) -> str:
-    """`centre crop of 227 from 256 pixels`, of a protocol of `predict_run`."""
+    """The views of a protocol in words: `centre crop of 227 from 256 pixels`."""
     crop = "centre crop" if protocol["views"] == 1 else "ten crops (corners, centre, mirrored)"
     return f"{crop} of {protocol['input_size']} from {protocol['stored_size']} pixels"
 
 
 def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
-    """Several runs' predictions as one ensemble.
+    """Join the predictions of several runs as one ensemble.
 
     Raises:
-      UserError: they are not about the same examples and classes.
+      UserError: the runs do not predict the same examples and classes.
     """
     (first_run, first), *rest = parts
     for other_run, other in rest:
         if other.log_probs.shape[1:] != first.log_probs.shape[1:] or not np.array_equal(other.labels, first.labels):
-            raise UserError(f"{other_run} and {first_run} don't predict the same examples and classes: they can't be one ensemble")
+            raise UserError(f"{other_run} and {first_run} don't predict the same examples and classes, so they can't form one ensemble")
     names = [name if not rest else f"{workdir.name}: {name}" for workdir, part in parts for name in part.member_names]
     return Predictions(first.labels, np.concatenate([part.log_probs for _, part in parts]), names)
 
 
 def table(result: dict[str, Any]) -> str:
-    """The summary for a terminal; errors in percent."""
+    """The summary as text for a terminal; errors in percent."""
     columns = ("top1_error", "top5_error", "nll", "ece")
     rows = [*zip(result["members"], *(result[name] for name in columns), strict=True)]
     if len(rows) > 1:
@@ -108,14 +113,16 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        "python -m alexnet_jax.evaluate", description="Exact errors of trained runs, one by one and as an ensemble."
+        "python -m alexnet_jax.evaluate", description="Measure the exact errors of trained runs, of each member and of the ensemble."
     )
-    parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several make one ensemble")
-    parser.add_argument("--split", default="test", help="of the runs' dataset (default: test)")
+    parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several form one ensemble")
+    parser.add_argument("--split", default="test", help="a split of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
-    parser.add_argument("--batch-size", type=int, help="default: the config's eval.batch_size, a tenth of it for ten crops")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where to write the result (default: evaluation-SPLIT.json in the first run)"
+        "--batch-size", type=int, help="examples in a batch (default: the config's eval.batch_size, a tenth of it for ten crops)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="the file for the result (default: evaluation-SPLIT.json in the first run)"
     )
     args = parser.parse_args(argv)
 

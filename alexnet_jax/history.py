@@ -1,13 +1,13 @@
-"""What a run's log says: the one reader of events.jsonl, which runlog.py writes.
+"""Reads the log of a run. No other module reads events.jsonl, which runlog.py writes.
 
-Reports, control, replayed runs, sweeps and ablations ask it:
+Reports, control, replayed runs, sweeps and ablations call it:
 
     past = history.load("runs/digits")
-    past.test["mean_top1_error"]           0.0103, once the run has finished
-    past.learning_rates                    [0.001, 0.01], of each member now
+    past.test["mean_top1_error"]           # 0.0103, once the run has finished
+    past.learning_rates                    # [0.001, 0.01]: the learning rate of each member now
     [event["step"] for event in past.drops]
 
-An event is a dict with the fields that runlog.py lists. A run that is training is watched with `Follower`, which reads every line once.
+An event is a dict with the fields that runlog.py lists. `Follower` follows a run that is training, and reads every line once.
 """
 
 import json
@@ -25,21 +25,15 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 EVENTS = "events.jsonl"
-_TAKEN_BACK = (
-    "train",
-    "eval",
-    "drop",
-    "rate",
-    "checkpoint",
-    "control",
-)  # events that come again after a run went back to an earlier step
+# Events that a run repeats after it went back to an earlier step.
+_REPEATED = ("train", "eval", "drop", "rate", "checkpoint", "control")
 
 
 @dataclass(frozen=True)
 class History:
-    """The events of a run, and what follows from them. Made by `load`, or by `Follower.read` from a part of a log."""
+    """The events of a run, and values derived from them. `load` makes one from a whole log, `Follower.read` from a part of one."""
 
-    events: list[dict]  # all, in the order of the log
+    events: list[dict]  # in the order of the log
     damaged: int = 0  # lines of the log that could not be read and were left out
 
     def of_kind(self, *kinds: str) -> list[dict]:
@@ -50,19 +44,19 @@ class History:
 
     @cached_property
     def start(self) -> dict:
-        """The newest start; empty before there is one."""
+        """The newest start event; empty if there is none."""
         starts = self.of_kind("start")
         return starts[-1] if starts else {}
 
     @cached_property
     def end(self) -> dict:
-        """The event that ended the run; empty while the run is training, also after an earlier end."""
+        """The event that ended the run; empty while the run is training, also if it had ended before."""
         last = self.of_kind("start", "resume", "end")[-1:]
         return last[0] if last and last[0]["event"] == "end" else {}
 
     @cached_property
     def test(self) -> dict:
-        """The results of the finished run on its test split; empty where there are none."""
+        """The results of the finished run on its test split; empty if there are none."""
         return self.end.get("test", {})
 
     @cached_property
@@ -88,7 +82,7 @@ class History:
 
     @cached_property
     def controls(self) -> list[dict]:
-        """The answers to people's commands."""
+        """The answers to commands (control.py)."""
         return self.of_kind("control")
 
     @cached_property
@@ -97,14 +91,14 @@ class History:
 
     @cached_property
     def happenings(self) -> list[dict]:
-        """All that is neither a point of a curve nor a checkpoint."""
+        """All events that are neither a point of a curve nor a checkpoint."""
         return [event for event in self.events if event["event"] not in ("train", "eval", "checkpoint")]
 
-    # What follows from them
+    # Values derived from them
 
     @property
     def step(self) -> int:
-        """The step of the last event: so many steps are done."""
+        """The step of the last event, which is the number of steps done."""
         return self.events[-1]["step"] if self.events else 0
 
     def epoch_of(self, event: dict) -> float:
@@ -112,12 +106,12 @@ class History:
 
     @cached_property
     def speeds(self) -> list[float]:
-        """`images_per_second` of each training event: images that the run read in a second, whatever the number of its members."""
+        """`images_per_second` of each training event: images that the run read in a second, for any number of members."""
         return [event["images_per_second"] for event in self.trains]
 
     @cached_property
     def rate_curve(self) -> list[tuple[float, list[float]]]:
-        """(epoch, the learning rate of each member) wherever the log tells a rate: at training events, and at each change of a rate."""
+        """(epoch, the learning rate of each member) at each training event and at each change of a learning rate."""
         curve: list[tuple[float, list[float]]] = []
         for event in self.of_kind("train", "drop", "rate"):
             if event["event"] == "train":
@@ -130,7 +124,7 @@ class History:
 
     @property
     def learning_rates(self) -> list[float]:
-        """The learning rate of each member now; empty before the first training event."""
+        """The current learning rate of each member; empty before the first training event."""
         return self.rate_curve[-1][1] if self.rate_curve else []
 
     @cached_property
@@ -141,24 +135,24 @@ class History:
 
     @cached_property
     def seconds(self) -> float:
-        """How long processes worked on the run, by the times of the events; pauses before a start or a resume do not count."""
+        """How long processes worked on the run, by the times of the events. Pauses before a start or a resume do not count."""
         pairs = pairwise(self.events)
         return sum((time_of(b) - time_of(a)).total_seconds() for a, b in pairs if b["event"] not in ("start", "resume"))
 
     @property
     def pace(self) -> tuple[int, float]:
-        """The steps that the run's last process did, and its seconds; zeros while it is training."""
+        """The steps and the seconds of the run's last process; zeros while it is training."""
         return (self.end["step"] - self.start["step"], self.end["seconds"]) if self.start and self.end else (0, 0.0)
 
 
 class Follower:
-    """Watches the log of a run that is training: each line is read once, so that a long log costs nothing.
+    """Follows the log of a run that is training. It reads each line once, so a long log costs no time.
 
         log = Follower("runs/digits")
         while log.progress() < 1:
             time.sleep(1)
 
-    The log need not exist yet. With `skip`, what it holds now is left out.
+    The log need not exist yet. `skip` leaves out the lines that it has now.
     """
 
     def __init__(self, workdir: str | Path, skip: bool = False) -> None:
@@ -167,7 +161,7 @@ class Follower:
         self.step = self.steps = 0  # done, and in all, as the log says
 
     def read(self) -> History:
-        """What was appended since the last call. A line that is still being written waits for the next one."""
+        """The events that were appended since the last call. A line that is still being written comes with a later call."""
         content = _content(self._path, self._offset)
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
@@ -177,20 +171,20 @@ class Follower:
         return new
 
     def progress(self) -> float:
-        """The share of its steps that the run has done."""
+        """The fraction of its steps that the run has done."""
         self.read()
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
 def load(workdir: str | Path, missing_ok: bool = False) -> History:
-    """The history of a run directory; null is NaN.
+    """The history of a run directory. A null in the log becomes NaN.
 
-    Where a run went back to step s, at a resume or as a process started anew at s, the train, eval, drop, rate and checkpoint events of
-    later steps that it had written before are dropped, so that no curve doubles back; where it evaluates s itself again, that evaluation
-    too.
+    A run that goes back to step s, at a resume or a new start, repeats the later steps. Their earlier train, eval, drop, rate and
+    checkpoint events are left out, so that each step appears once in a curve. An earlier evaluation at s is left out too if the run
+    repeats it.
 
     Args:
-      missing_ok: a directory without a log has an empty history.
+      missing_ok: whether a directory without a log has an empty history.
 
     Raises:
       UserError: there is no events.jsonl, or it cannot be read.
@@ -205,7 +199,7 @@ def read_events(workdir: str | Path) -> list[dict]:
     """The events of `load(workdir)` as a plain list.
 
     Raises:
-      UserError: as `load`.
+      UserError: as in `load`.
     """
     return load(workdir).events
 
@@ -221,19 +215,19 @@ def missing(workdir: str | Path, step: int, events: list[dict]) -> list[dict]:
 
 
 def is_imported(workdir: str | Path) -> bool:
-    """Whether a run directory was made from weights by alexnet_jax.weights and never trained in: it has a checkpoint and no log."""
+    """Whether alexnet_jax.weights made the run directory and nobody trained in it: it has a checkpoint and no log."""
     return has_checkpoint(workdir) and not (Path(workdir) / EVENTS).exists()
 
 
 def has_checkpoint(workdir: str | Path) -> bool:
-    """Whether a run has saved something, to go on from."""
+    """Whether a run has saved a checkpoint."""
     return saved_step(workdir) >= 0
 
 
 def saved_step(workdir: str | Path) -> int:
-    """The step of a run's newest checkpoint, -1 where there is none."""
+    """The step of a run's newest checkpoint; -1 if there is none."""
     names = (path.name for path in (Path(workdir) / "checkpoints").glob("*"))
-    return max((int(name) for name in names if name.isdecimal()), default=-1)  # others are saves that a kill tore
+    return max((int(name) for name in names if name.isdecimal()), default=-1)  # other names are saves that a kill interrupted
 
 
 def time_of(event: dict) -> datetime:
@@ -241,7 +235,7 @@ def time_of(event: dict) -> datetime:
 
 
 def plain(value: Any) -> Any:
-    """What json can write: arrays as lists, a float32 by its shortest digits (0.01, not 0.009999999776), NaN and the infinities as None."""
+    """Convert a value for JSON: arrays to lists, a float32 to its shortest digits (0.01, not 0.00999999978), NaN and infinities to None."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -255,7 +249,7 @@ def plain(value: Any) -> Any:
 
 
 def nan_for_null(value: Any) -> Any:
-    """The inverse of `plain`."""
+    """Replace each None by NaN: the inverse of `plain`."""
     if isinstance(value, dict):
         return {name: nan_for_null(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -264,7 +258,7 @@ def nan_for_null(value: Any) -> Any:
 
 
 def _content(path: Path, offset: int) -> bytes:
-    """The bytes of a log from an offset on; none where there is no log."""
+    """The bytes of a log from an offset on; empty if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -283,9 +277,9 @@ def _history(lines: Iterable[bytes]) -> History:
             damaged += 1
             continue
         if event["event"] in ("start", "resume"):
-            events = [e for e in events if e["event"] not in _TAKEN_BACK or _stands(e, event)]
+            events = [e for e in events if e["event"] not in _REPEATED or _still_holds(e, event)]
         if closed and event["event"] == "train" and event["step"] > closed:
-            # The run went on where it had ended: what it did only because it ended there is no part of its longer course.
+            # The run went on after its former end. What it logged only because it ended there is not part of the longer run.
             events, closed = [e for e in events if not e.get("closing")], 0
         if event.get("closing"):
             closed = event["step"]
@@ -294,7 +288,7 @@ def _history(lines: Iterable[bytes]) -> History:
 
 
 def _parsed(lines: Iterable[bytes]) -> Iterator[dict | None]:
-    """Each line as an event; None for one that is none, such as half a line that a kill left."""
+    """Each line as an event; None for a damaged line, such as half a line after a kill."""
     for line in lines:
         try:
             event = nan_for_null(json.loads(line))
@@ -305,7 +299,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict | None]:
         yield event if whole else None
 
 
-def _stands(event: dict, back: dict) -> bool:
-    """Whether what was written still holds after the run went back."""
+def _still_holds(event: dict, back: dict) -> bool:
+    """Whether an event still holds after the run went back with the start or resume event `back`."""
     evaluation = event["event"] == "eval" or event.get("reason") == "plateau"
     return event["step"] <= (back.get("evaluated", back["step"]) if evaluation else back["step"])

@@ -1,7 +1,11 @@
-"""`Hyper`: what may differ between the members of a run, and the small language in which a config says so.
+"""`Hyper`: the hyperparameters that may differ between the members of a run, and the syntax in which a config lists them.
 
-A member is a seed and a set of hyperparameters. All of them are data, arrays with a leading member axis: they are traced,
-so that a change of a rate, a strength or a constant never recompiles anything.
+A member is a random seed and a set of hyperparameters. They are arrays with a leading member axis, and JAX traces them, so a change of
+a value never recompiles a program. `network.build` reads the members of a config:
+
+    members, names = from_config(config)    # with config.ensemble.members = "learning_rate=[.003,.01], seeds=2"
+    members.learning_rate                   # float32 (4,)
+    names[0]                                # "learning_rate=0.003 seed=0"
 """
 
 import ast
@@ -18,26 +22,26 @@ from alexnet_jax.errors import UserError, did_you_mean
 
 @flax.struct.dataclass
 class Hyper:
-    """Hyperparameters of M members: every leaf is (M,), float32 but for the seed; inside the vmapped step, scalars.
+    """Hyperparameters of M members: every leaf has shape (M,), and dtype float32 except for the seed. In the vmapped step they are scalars.
 
-    The defaults are the study post's. Strengths of 0 switch an augmentation off exactly, lrn_k = 1 with lrn_alpha = 0 is the
-    identity, dropout = 0 likewise.
+    The defaults are the study post's. A strength of 0 switches its augmentation off exactly. LRN is the identity with lrn_k = 1 and
+    lrn_alpha = 0, and dropout is the identity with dropout = 0.
     """
 
-    seed: Any = 0  # uint32: initialisation, dropout and augmentation draws all derive from it
+    seed: Any = 0  # uint32; initialisation, dropout and augmentation derive their random draws from it
     learning_rate: Any = 1e-2
     momentum: Any = 0.9
     weight_decay: Any = 5e-4
-    dropout: Any = 0.5  # probability of zeroing a unit
+    dropout: Any = 0.5  # probability that a unit is set to zero
     lrn_k: Any = 2.0
-    lrn_alpha: Any = 1e-4  # for pixels on the 0-255 scale, whatever scale the network computes on
+    lrn_alpha: Any = 1e-4  # for pixels from 0 to 255, whatever scale the network computes on
     lrn_beta: Any = 0.75
-    crop: Any = 1.0  # fraction of the margin between stored and input size in which the crop's place is drawn
-    flip: Any = 0.5  # probability of mirroring left-right
+    crop: Any = 1.0  # fraction of the margin (stored size - input size) in which the position of the crop is drawn
+    flip: Any = 0.5  # probability of a left-right mirror
     rotation: Any = 10.0  # degrees, uniform in +-rotation
     shift: Any = 0.05  # fraction of the input size, uniform in +-shift, whole pixels
     colour: Any = 0.1  # standard deviation of the PCA colour coefficients
-    whitening: Any = 1.0  # blend from the mean-subtracted image (0) to the per-image standardised one (1)
+    whitening: Any = 1.0  # blend: 0 is the mean-subtracted image, 1 is the image standardised by its own mean and deviation
 
     @property
     def members(self) -> int:
@@ -46,7 +50,7 @@ class Hyper:
 
 FIELDS = tuple(Hyper.__dataclass_fields__)
 AUGMENTATIONS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
-# Groups of fields under one name, switched together.
+# Names that switch several fields together.
 SWITCHES = {
     "lrn": {"off": {"lrn_k": 1.0, "lrn_alpha": 0.0}, "on": {}},
     "augment": {"off": dict.fromkeys(AUGMENTATIONS, 0.0), "on": {}},
@@ -54,7 +58,7 @@ SWITCHES = {
 
 
 def base_member(config: ConfigDict) -> dict[str, float]:
-    """The hyperparameters that a config gives to every member, by `Hyper` field."""
+    """The hyperparameters that a config gives to every member: `{field of Hyper: value}`."""
     optimizer, model = config.optimizer, config.model
     return {
         "seed": config.ensemble.seed,
@@ -70,16 +74,17 @@ def base_member(config: ConfigDict) -> dict[str, float]:
 
 
 def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, float]], list[str]]:
-    """Expand a members spec into one row of hyperparameters per member, and a name for each.
+    """Expand a members spec into one row of hyperparameters and one name for each member.
 
-    A spec is a product of `name=value` or `name=[value, ...]`, separated by commas; `;` adds further products, so explicit rows too.
+    A spec is a list of `name=value` or `name=[value, ...]`, separated by commas; each combination of the values is a member. A `;`
+    separates several such lists, so a spec can also name its members one by one.
 
         seeds=7                                                7 members that differ in their seed
         learning_rate=[.003,.01,.03], lrn=[on,off], seeds=5    30 members; those with equal seeds are paired
-        learning_rate=.01, seed=3; learning_rate=.1, seed=4    two rows
+        learning_rate=.01, seed=3; learning_rate=.1, seed=4    2 members
 
     Raises:
-      UserError: an unknown name, an unreadable value, one outside its range, or a product that sets the same twice.
+      UserError: a name is unknown, a value is unreadable or outside its range, or a list sets a field twice.
     """
     rows: list[dict[str, float]] = []
     names: list[str] = []
@@ -93,7 +98,7 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
                 rows[-1].update(values)
             names.append(" ".join(label for (label, _), vary in zip(point, varied, strict=True) if vary) or f"seed={rows[-1]['seed']}")
     if not rows:
-        raise UserError(f"ensemble.members is {spec!r}: it names no member; write for instance seeds=7")
+        raise UserError(f"ensemble.members is {spec!r}: it defines no member; write for example seeds=7")
     for row in rows:
         for field, value in row.items():
             check_range(field, value)
@@ -107,13 +112,13 @@ def from_config(config: ConfigDict) -> tuple[Hyper, list[str]]:
 
 
 def stack(rows: list[dict[str, float]]) -> Hyper:
-    """Rows of hyperparameters -> `Hyper` with numpy leaves (M,)."""
+    """Stack rows of hyperparameters into a `Hyper` with numpy leaves (M,)."""
     dtype = {"seed": np.uint32}
     return Hyper(**{field: np.array([row[field] for row in rows], dtype.get(field, np.float32)) for field in FIELDS})
 
 
 def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
-    """`name=value(s)` -> its choices, each a label and the fields it sets."""
+    """Parse `name=value` or `name=[value, ...]` into its choices: each has a label and the fields that it sets."""
     name, equals, text = (part.strip() for part in item.partition("="))
     known = [*FIELDS, *SWITCHES, "seeds"]
     if not equals or name not in known:
@@ -135,13 +140,13 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
         raise UserError(f"ensemble.members: {name}={text}: expected {kind}, as {name}=1 or {name}=[1,2]") from None
     if name == "seeds":
         if len(values) != 1 or values[0] < 1:
-            raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; single seeds are seed=[0,3]")
+            raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; to choose the seeds, write seed=[0,3]")
         name, values = "seed", [int(base["seed"]) + i for i in range(values[0])]
     return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
 
 
 def _check_distinct(product: str, axes: list[list[tuple[str, dict[str, float]]]]) -> None:
-    """Refuse a product of which two axes set the same field: the later one would silently win."""
+    """Refuse a product in which two axes set the same field: the later one would silently win."""
     seen: set[str] = set()
     for axis in axes:
         fields = {field for _, values in axis for field in values}
@@ -151,10 +156,10 @@ def _check_distinct(product: str, axes: list[list[tuple[str, dict[str, float]]]]
 
 
 def check_settable(field: str) -> None:
-    """Refuse what isn't a hyperparameter, or can't change while a run trains.
+    """Refuse a name that is not a hyperparameter, and `seed`, which cannot change while a run trains.
 
     Raises:
-      UserError: naming the nearest one.
+      UserError: it names the nearest hyperparameter.
     """
     settable = [known for known in FIELDS if known != "seed"]
     if field not in settable:
@@ -162,10 +167,10 @@ def check_settable(field: str) -> None:
 
 
 def check_range(field: str, value: float) -> None:
-    """Refuse a value that makes no sense.
+    """Refuse a value outside the range of its field.
 
     Raises:
-      UserError: naming the field and its range.
+      UserError: it names the field and its range.
     """
     upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
     limit, open_end = upper.get(field, float("inf")), field in ("momentum", "dropout") or field not in upper

@@ -1,12 +1,12 @@
-"""A lock file: one process at a time works in a directory.
+"""A lock file: only one process at a time works in a directory.
 
-A training holds one in its run directory, `prepare` in a dataset's, a launcher in that of its runs:
+A training locks its run directory, `prepare` locks its dataset's directory, and a launcher locks the directory of its runs:
 
     with locked(workdir / ".running", f"another process is training in {workdir}; stop it, or use another --workdir"):
         ...
 
-The system frees a lock when its holder dies, so that none is ever left behind; the empty file stays. On a file system without locks
-nobody can tell that another process is at work, and all go on.
+The system frees a lock when its process ends, even after a kill; the empty file stays. On a file system without locks, a process cannot
+see that another one is at work, and both work.
 """
 
 import fcntl
@@ -20,14 +20,14 @@ from alexnet_jax.errors import UserError
 
 @contextmanager
 def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, which is made with its directory where it isn't there.
+    """Hold the lock file `path`. The file and its directory are made if they do not exist.
 
     Args:
-      busy: what to say where another process holds it.
-      wait: say it on stderr and wait, instead of raising it.
+      busy: the message if another process holds the lock.
+      wait: print the message on stderr and wait, instead of raising it.
 
     Raises:
-      UserError: `busy`, or the file can't be written.
+      UserError: another process holds the lock (`busy`), or the file can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock file, on this machine or on one that shares its file locks."""
+    """Whether a process holds the lock file, on this machine or on another one that shares its file locks."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

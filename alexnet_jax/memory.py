@@ -1,4 +1,4 @@
-"""How much memory a run needs on each device, and how many members fit into one program. Said before the first step.
+"""How much memory a run needs on each device, and how many members fit into one program.
 
 The loop (train/loop.py) checks the state before anything is compiled, and the whole program before its first step:
 
@@ -18,12 +18,12 @@ FIELD = "train.members_per_program"
 
 
 class Needs(NamedTuple):
-    """Bytes on one device: parameters and optimiser state of all members, activations of those that train at once."""
+    """Bytes on one device: parameters and optimiser state of all members, and activations of the members that train at once."""
 
     turns: Turns
     parameters: int
     optimizer: int
-    activations: int  # and all else that a step's program needs beside the state
+    activations: int  # and everything else that the program of a step needs, except the state
 
     @property
     def state(self) -> int:
@@ -42,40 +42,40 @@ class Needs(NamedTuple):
 
 
 def of_state(state: TrainState, turns: Turns) -> Needs:
-    """What the state needs, real or abstract, before anything is compiled."""
+    """The needs of a state, real or abstract, before anything is compiled."""
     return Needs(turns, _bytes(state.params), _bytes(state.opt_state), 0)
 
 
 def of_program(parts: list[TrainState], turns: Turns, compiled: Any) -> Needs:
-    """What all parts and a compiled train step need. `compiled` is JAX's; its `memory_analysis` knows the program's buffers."""
+    """The needs of all parts and of a compiled train step. `compiled` is JAX's; its `memory_analysis` gives the program's buffers."""
     needs = Needs(turns, sum(_bytes(part.params) for part in parts), sum(_bytes(part.opt_state) for part in parts), 0)
     plan = compiled.memory_analysis()
-    if plan is None:  # a backend that doesn't tell
+    if plan is None:  # a backend without memory analysis
         return needs
     program = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
     return needs._replace(activations=max(0, program - needs.state // len(parts)))
 
 
 def check(needs: Needs, available: int) -> None:
-    """Refuse what can't fit.
+    """Refuse a run that doesn't fit into memory.
 
     Raises:
-      UserError: it needs more than the bytes available; says how many members at once would fit.
+      UserError: it needs more bytes than are available. The message says how many members at once would fit.
     """
     if needs.total <= available:
         return
-    found = f"{needs}: {size(needs.total)}, of which the device has {size(available)}"
+    found = f"{needs}: {size(needs.total)}, but the device has {size(available)}"
     for_activations = available - needs.state
     if for_activations <= 0:
         raise UserError(f"{found}; give the run fewer members, or narrower ones (model.width)")
     fit = int(for_activations / (needs.activations / needs.turns.size)) if needs.activations else 0
     if fit < 1:
-        raise UserError(f"{found}; not even one member's activations fit: lower train.batch_size, or set --config.train.remat=True")
+        raise UserError(f"{found}; the activations of one member alone don't fit: lower train.batch_size, or set --config.train.remat=True")
     raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.size - 1)}")
 
 
 def size(number: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, such as `12.4 MB`."""
     value, unit = float(number), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:

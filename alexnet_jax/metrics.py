@@ -1,4 +1,10 @@
-"""What counts as an error; for arrays of JAX on the device and of numpy on the host alike."""
+"""Errors, calibration and ensembles of predictions.
+
+The compiled steps call `is_error` with JAX arrays. The loop, evaluate.py and the report call the rest with numpy arrays:
+
+    result = summarise(predictions)
+    result["mean_top1_error"], result["ensemble_top1_error"]    # fractions, such as 0.0103
+"""
 
 import functools
 import itertools
@@ -11,8 +17,8 @@ import numpy as np
 def is_error(scores: Any, labels: Any, k: int) -> Any:
     """Whether the label is not among the k best scores: (..., N, classes), (N,) -> bool (..., N).
 
-    The label's rank counts the classes that score higher, and, among equal scores, those before it, so that a network that says the same
-    of all classes gets credit for one class and not for all. NaN is an error.
+    The label's rank counts the classes with a higher score and, among equal scores, the classes before it. So a network that gives all
+    classes the same score is right for one class, not for all. A NaN as the label's score is an error.
     """
     xp = scores.__array_namespace__()
     index = xp.broadcast_to(labels, scores.shape[:-1])[..., None]
@@ -22,13 +28,13 @@ def is_error(scores: Any, labels: Any, k: int) -> Any:
     return (rank >= k) | xp.isnan(at_label[..., 0])
 
 
-SUBSETS = 100  # of each size in the ensemble curve, drawn at random where there are more
-FEW_SUBSETS, WORK = 10, 10**11  # fewer where the curve would take more than so many additions: some minutes
-BINS = 15  # of the calibration error
+SUBSETS = 100  # of each size in the ensemble curve; drawn at random if there are more
+FEW_SUBSETS, WORK = 10, 10**11  # fewer, but at least FEW_SUBSETS, if they would take more than WORK additions (minutes)
+BINS = 15  # bins of confidence for the calibration error
 
 
 class Predictions(NamedTuple):
-    """What M networks say of N examples."""
+    """Predictions of M networks for N examples."""
 
     labels: np.ndarray  # int32 (N,)
     log_probs: np.ndarray  # float32 (M, N, classes)
@@ -36,8 +42,12 @@ class Predictions(NamedTuple):
 
 
 def answers(predictions: Predictions) -> dict[str, np.ndarray]:
-    """What is kept of a run's predictions: `label` int32 (N,), `answer` int32 and `confidence` float32 (M, N), and the same of their
-    ensemble, `ensemble_answer`, `ensemble_confidence` (N,)."""
+    """The likeliest class and its probability: what a run stores of its predictions.
+
+    Returns:
+      `label` int32 (N,); of the networks `answer` int32 and `confidence` float32 (M, N); of their ensemble `ensemble_answer` and
+      `ensemble_confidence` (N,).
+    """
     labels, log_probs, _ = predictions
     both = {"": log_probs, "ensemble_": average(voting(log_probs))}
     found: dict[str, np.ndarray] = {"label": labels}
@@ -47,18 +57,18 @@ def answers(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def voting(log_probs: np.ndarray) -> np.ndarray:
-    """The members (M, N, classes) that have a say in the ensemble: those which nowhere say NaN, or the first, where all do."""
+    """The log-probabilities (M, N, classes) of the members in the ensemble: those without a NaN, or the first if all have one."""
     diverged = np.isnan(log_probs).any(axis=(1, 2))
     if not diverged.any():
-        return log_probs  # not copied: of many networks on ImageNet these are gigabytes
+        return log_probs  # not copied: for many networks on ImageNet this is gigabytes
     return log_probs[~diverged] if not diverged.all() else log_probs[:1]
 
 
 def sum_over_split(eval_step: Callable, batches: Iterable[dict], examples: int, stop: Callable[[], bool] = lambda: False) -> dict | None:
-    """Add up `eval_step(batch)` over a split: `count`, and `loss`, `top1_error`, `top5_error` (M,), `ensemble_top1_error` as means.
+    """Add up `eval_step(batch)` over a split.
 
     Returns:
-      The means; None when `stop()` said so in between.
+      `count`, and the means `loss`, `top1_error`, `top5_error` (M,) and `ensemble_top1_error`; None if `stop()` was true before a batch.
 
     Raises:
       RuntimeError: the batches didn't hold every example once.
@@ -75,7 +85,7 @@ def sum_over_split(eval_step: Callable, batches: Iterable[dict], examples: int, 
 
 
 def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, member_names: list[str]) -> Predictions:
-    """Predictions for a whole split. `log_probs(images) -> (M, B, classes)`.
+    """The predictions for a whole split, with `log_probs(images) -> (M, B, classes)`.
 
     Raises:
       RuntimeError: the batches didn't hold every example once, in order.
@@ -88,16 +98,16 @@ def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, m
 
 
 def summarise(predictions: Predictions) -> dict[str, Any]:
-    """The figures of merit of all members and of their ensemble. Errors are fractions.
+    """The errors, likelihood and calibration of all members and of their ensemble. Errors are fractions.
 
-    A member that has diverged (NaN) errs on every example, which counts in the mean. It has no say in the ensemble, whose cut is of the
-    others' mean error.
+    A member that has diverged (NaN) errs on every example, and counts in the mean error. The ensemble leaves it out, and `relative_cut`
+    compares the ensemble with the other members alone.
 
     Returns:
-      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and its
-      standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the share of its members' mean error that
-      the ensemble removes; `disagreement`, how often two members differ in their answer; `curve`, a row per ensemble size;
-      `geometric_top1_error`, of the ensemble that averages logits instead of probabilities.
+      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error`, and
+      the standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the fraction of its members' mean error
+      that the ensemble removes; `disagreement`, the fraction of examples on which two members differ, the mean over pairs; `curve`, a row
+      for each ensemble size; `geometric_top1_error`, the error of the ensemble that averages log-probabilities instead of probabilities.
     """
     labels, log_probs, names = predictions
     members = len(log_probs)
@@ -125,7 +135,7 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
 
 
 def figures(labels: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
-    """`top1_error`, `top5_error`, `nll`, `ece` of one network's log-probabilities (N, classes)."""
+    """`top1_error`, `top5_error`, `nll` (nats) and `ece` of one network's log-probabilities (N, classes)."""
     return {
         "top1_error": top_k_error(labels, log_probs, 1),
         "top5_error": top_k_error(labels, log_probs, 5),
@@ -135,30 +145,30 @@ def figures(labels: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
 
 
 def top_k_error(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
-    """The share of examples whose label isn't among the k best scores (N, classes)."""
+    """The fraction of examples whose label isn't among the k best scores (N, classes)."""
     return float(np.mean(is_error(scores, labels, k)))
 
 
 def calibration_error(labels: np.ndarray, log_probs: np.ndarray) -> float:
-    """Expected calibration error of log-probabilities (N, classes); NaN for a network that says NaN."""
+    """Expected calibration error (Guo et al., 2017) of log-probabilities (N, classes); NaN if one of them is NaN."""
     return reliability(np.exp(log_probs.max(1)), log_probs.argmax(1) == labels).ece
 
 
 class Reliability(NamedTuple):
-    """A network's answers in `BINS` equal bins of confidence, of which only those that hold any are listed (B,)."""
+    """A network's answers in `BINS` equal bins of confidence. Arrays (B,); empty bins are left out."""
 
-    confidence: np.ndarray  # the mean in each bin
-    accuracy: np.ndarray
-    counts: np.ndarray
+    confidence: np.ndarray  # mean of each bin
+    accuracy: np.ndarray  # mean of each bin
+    counts: np.ndarray  # answers in each bin
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: |accuracy - confidence|, weighted by the counts; NaN without bins."""
+        """Expected calibration error: the mean of |accuracy - confidence|, weighted by the counts; NaN without bins."""
         return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.counts)) if len(self.counts) else float("nan")
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> Reliability:
-    """How often answers are right, by how confident they are (N,); no bins for a network that says NaN."""
+    """How often answers are right, by their confidence (N,). There are no bins if a confidence is NaN."""
     if np.isnan(confidence).any():
         return Reliability(np.zeros(0), np.zeros(0), np.zeros(0))
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -175,7 +185,11 @@ def average(log_probs: np.ndarray) -> np.ndarray:
 
 
 def ensemble_curve(labels: np.ndarray, log_probs: np.ndarray) -> list[dict[str, float]]:
-    """Errors of ensembles of 1 .. M members: means over all subsets, or at most `SUBSETS` random ones; `std` is that of the top-1 error."""
+    """Errors of ensembles of 1 to M members, from labels (N,) and log-probabilities (M, N, classes).
+
+    Each row is the mean over all subsets of a size, or over at most `SUBSETS` random ones; `std` is the standard deviation of the top-1
+    error over these subsets.
+    """
     members, rng = len(log_probs), np.random.default_rng(0)
     probs, most = np.exp(log_probs), max(FEW_SUBSETS, min(SUBSETS, WORK // (members * log_probs.size)))
     rows = []

@@ -1,6 +1,6 @@
-"""A config and a dataset -> the network: its module, its optimiser and its members.
+"""Builds the network of a config and a dataset: its Flax module, its optimiser and its members.
 
-Training, evaluation, weights and the launchers all build it here:
+Training, evaluation, weights and the launchers call `build`:
 
     network = build(config, dataset.image_shape, len(dataset.classes))
     state = network.init_state()
@@ -20,7 +20,7 @@ from alexnet_jax.state import MakeOptimizer, Networks, TrainState, abstract_stat
 
 
 class Network(NamedTuple):
-    """What a config and a dataset make: the module, its optimiser, its members."""
+    """The module, the optimiser and the members of a config; M is the number of members."""
 
     model: AlexNet
     make_optimizer: MakeOptimizer
@@ -35,22 +35,22 @@ class Network(NamedTuple):
         return abstract_state(self.model, self.make_optimizer, self.hyper, self.channels)
 
     def abstract_networks(self) -> Networks:
-        """The shapes and types of a checkpoint's networks; nothing is computed."""
+        """The shapes and types of the networks in a checkpoint; nothing is computed."""
         state = self.abstract_state()
         return Networks(state.step, state.params, self.hyper)
 
 
 def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Network:
-    """The network of a config for images (height, width, channels) of so many classes.
+    """Build the network of a config for images (height, width, channels) and a number of classes.
 
     Raises:
-      UserError: a config that contradicts itself or the images.
+      UserError: the config contradicts itself or doesn't suit the images.
     """
     arch = architecture(config.model)
     if min(image_shape[:2]) < arch.input_size:
         raise UserError(
             f"model.input_size={arch.input_size} is more than the dataset's {image_shape[0]}x{image_shape[1]} pixels; "
-            f"prepare it with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
+            f"prepare the dataset with --size {arch.input_size} or more, or set --config.model.input_size={min(image_shape[:2])}"
         )
     arch.check_channels(image_shape[2])
     try:
@@ -61,7 +61,7 @@ def build(config: ConfigDict, image_shape: tuple[int, ...], classes: int) -> Net
     members, names = hyper.from_config(config)
     if not arch.lrn and any(np.ptp(leaf) for leaf in (members.lrn_k, members.lrn_alpha, members.lrn_beta)):
         raise UserError(
-            f"ensemble.members={config.ensemble.members} differ in LRN, of which this network has none (model.lrn is off): "
-            "they would be the same; leave it out"
+            f"ensemble.members={config.ensemble.members} differ in LRN, but this network has no LRN (model.lrn is off), "
+            "so the members would be the same; leave LRN out"
         )
     return Network(AlexNet(arch, classes, config.train.remat), optimizer, members, names, image_shape[2])

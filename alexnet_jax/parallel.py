@@ -1,10 +1,14 @@
-"""Devices and processes: how many there are, and what lies on which.
+"""Devices and processes: how many there are, and how state and batches are distributed over them.
 
-State is replicated over devices, a batch is cut evenly among them, gradients and sums are averaged or added over the axis `DEVICES`.
-This is the only file that knows of devices and processes; turns.py, the loop and the commands call it.
+Each device holds the whole state and an equal share of each batch. Gradients are averaged, and sums are added, over the axis `DEVICES`.
+No other file deals with devices and processes; turns.py, the loop and the commands call this one:
+
+    parallel.start()                                   # once, before any computation
+    state, controls = parallel.replicate((state, controls))
+    state, metrics = parallel.over_devices_train(train_step)(state, controls, parallel.shard(batch))
 
 The step is sharded by `jax.pmap`. Since JAX 0.10 `pmap` is `jit` over `shard_map` underneath; JAX keeps it in maintenance mode and has not
-deprecated it as of 0.12. What would replace it here, with the batch's two leading axes as one:
+deprecated it as of 0.12. This would replace it here, with the batch's two leading axes joined to one:
 
     jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(DEVICES)), out_specs=P()), donate_argnums=0)
 """
@@ -25,16 +29,16 @@ from alexnet_jax import cpu
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
-# Members of one program where a config doesn't say. On CPUs, programs of 7, of 8 in turn and of 32 are equally fast, but a larger one takes
-# longer to compile and more memory for activations (docs/performance.md). Small networks need some at once, since starting an operation
-# costs time too.
+# The number of members in one program if the config doesn't set it. On CPUs, programs of 7, 8 and 32 members are equally fast, but a larger
+# one takes longer to compile and more memory for activations (docs/performance.md). One member at a time would be slow for small networks,
+# since the start of each operation takes time too.
 MEMBERS_PER_PROGRAM = 8
 
 
 def start() -> None:
     """Prepare JAX before the first computation: device-specific settings, and the persistent compilation cache.
 
-    The cache lies in the user's cache directory; JAX_COMPILATION_CACHE_DIR moves it.
+    The cache is in the user's cache directory; the environment variable JAX_COMPILATION_CACHE_DIR moves it.
     """
     cpu.prepare()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -49,7 +53,7 @@ def process() -> tuple[int, int]:
 
 
 def describe() -> list[str]:
-    """The devices of all processes, for the record: `4 x gpu NVIDIA H100`, `1 x cpu AMD EPYC (2 cores)`, a line for each kind."""
+    """The devices of all processes, a line for each kind: `4 x gpu NVIDIA H100`, `1 x cpu AMD EPYC (2 cores)`."""
     kinds = Counter(
         f"{device.platform} {f'{cpu_model()} ({cores()} cores)' if device.platform == 'cpu' else device.device_kind}"
         for device in jax.devices()
@@ -58,12 +62,12 @@ def describe() -> list[str]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The CPU's name, as its maker or the system has it."""
+    """The name of the CPU, from its maker or from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -73,7 +77,11 @@ def cpu_model() -> str:
 
 
 def check_batch_size(batch_size: int, field: str) -> None:
-    """Raise `UserError` unless the devices can share the batch evenly."""
+    """Refuse a batch size that the devices can't share evenly.
+
+    Raises:
+      UserError: it names a batch size near it that they can share.
+    """
     if batch_size < 1:
         raise UserError(f"{field} is {batch_size}; it must be positive")
     if batch_size % jax.device_count():
@@ -82,36 +90,36 @@ def check_batch_size(batch_size: int, field: str) -> None:
 
 
 def even(batch_size: int) -> int:
-    """The next batch size that all devices share evenly."""
+    """The batch size rounded up, so that all devices share it evenly."""
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
 def replicate(tree: Any) -> Any:
-    """Put every leaf whole on every device of this process."""
+    """Put a whole copy of every leaf on every device of this process."""
     mesh = Mesh(np.array(jax.local_devices()), (DEVICES,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cut this process's batch among its devices: (B, ...) -> (devices, B / devices, ...)."""
+    """Split this process's batch among its devices: (B, ...) -> (devices, B / devices, ...)."""
     return jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
 
 
 def over_devices_train(train_step: Callable) -> Any:
     """pmap of `(state, controls, batch) -> (state, metrics)`: state and controls are replicated, the batch is sharded.
 
-    The state's buffers are reused.
+    The state's buffers are donated: the new state reuses them.
     """
     return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
 
 
 def over_devices_predict(log_probs: Callable) -> Callable:
-    """pmap of `(params, hyper, images) -> (M, B / devices, classes)`, which gives (M, devices, B / devices, classes)."""
+    """pmap of `(params, hyper, images) -> (M, B / devices, classes)`; its result is (M, devices, B / devices, classes)."""
     return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=1)
 
 
 def over_devices_sum(sums: Callable) -> Callable:
-    """pmap of `(log_probs, batch) -> sums`, added up over the devices already; log_probs as `over_devices_predict` gives them."""
+    """pmap of `(log_probs, batch) -> sums`, which adds over the devices itself. `over_devices_predict` makes the log_probs."""
     return jax.pmap(sums, axis_name=DEVICES, in_axes=(1, 0), out_axes=None)
 
 
@@ -122,14 +130,14 @@ def gather(log_probs: jax.Array) -> np.ndarray:
 
 
 def memory() -> int:
-    """Bytes that this process's programs can use on each of its devices. On CPUs: its share of the host's memory that is free now."""
+    """Bytes that this process's programs can use on each of its devices. On CPUs: the device's share of the host's free memory."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
     return min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
 
 
 def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes of the host's memory that a container or a Slurm job leaves this process (Linux's cgroups, version 2); inf where none does."""
+    """Bytes that the memory limit of a container or a Slurm job leaves to this process (Linux cgroups, version 2); inf without a limit."""
     left = float("inf")
     try:
         own = next(line.removeprefix("0::/") for line in process.read_text().splitlines() if line.startswith("0::/"))
@@ -141,16 +149,16 @@ def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Pat
         try:
             limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
             files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
-            left = min(left, float(limit) - (int(used) - int(files)))  # what is cached of files is given back where it is needed
+            left = min(left, float(limit) - (int(used) - int(files)))  # the kernel frees cached files if memory is needed
         except (OSError, ValueError, KeyError):  # no limit here: "max", or no such file
             pass
     return left
 
 
 def wait_on_virtual_devices(results: Any) -> Any:
-    """The results; where one CPU stands for several devices, as in the tests, wait until they are ready.
+    """Return the results. If one CPU acts as several devices, as in the tests, first wait until they are ready.
 
-    There each device's share of a sum over devices holds a thread until all shares have come. Two programs at once would need more threads
-    than there are, and could wait for each other for ever.
+    On such devices, a sum over devices blocks a thread of each device until all shares have arrived. Two programs at once would need more
+    threads than there are, and could wait for each other for ever.
     """
     return jax.block_until_ready(results) if jax.default_backend() == "cpu" and jax.local_device_count() > 1 else results

@@ -1,9 +1,9 @@
-"""A run directory and pictures -> labels: as text, as JSON, and as a figure like the paper's Figure 4.
+"""Classifies pictures with the networks of a run: as text, as JSON, and as a figure like the paper's Figure 4.
 
     python -m alexnet_jax.predict --run runs/digits photo.jpg scans/
     python -m alexnet_jax.predict --run runs/digits scans/ --ten-crop --json answers.json --figure answers.png
 
-The answer is the ensemble's, the mean of its members' softmax, or with --member that of one network. Pictures are scaled and cropped as
+The answer is the mean of the members' probabilities; with --member it is the answer of one network. Pictures are scaled and cropped as
 `prepare` does it. A file that isn't a picture is named on stderr and left out; the exit code is then 1.
 """
 
@@ -31,13 +31,13 @@ from alexnet_jax.runlog import writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = 16  # at most so many in a figure
-FEW_BATCHES = 3  # take no progress bar
+PICTURES = 16  # a figure shows at most this many
+FEW_BATCHES = 3  # up to this many batches, there is no progress bar
 STDOUT = Path("-")
 
 
 class Prediction(NamedTuple):
-    """What the networks say of one picture."""
+    """The answer to one picture."""
 
     file: Path
     image: np.ndarray  # uint8 (size, size, C), scaled and cropped
@@ -45,13 +45,17 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """The networks of a run, or one of them, answering batches of one size: one compiled program.
+    """The networks of a run, or one of them, as one compiled program that answers batches of one size.
 
-    `member` is a name or an index; None takes all. The batch is `batch_size`, by default the config's eval.batch_size as far as the devices
-    can share it, or less where `images` are fewer.
+    Args:
+      workdir: the run directory.
+      images: how many pictures there are; a batch is no larger than needed for them.
+      member: the name or the index of one member; None takes all members.
+      ten_crop: average the paper's ten views.
+      batch_size: pictures in a batch; by default the config's eval.batch_size (a tenth of it for ten crops), made even for the devices.
 
     Raises:
-      UserError: not a run that can be read, no such member, or a `batch_size` that the devices can't share.
+      UserError: the run can't be loaded, it has no such member, or the devices can't share `batch_size` evenly.
     """
 
     def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
@@ -86,10 +90,10 @@ class Predictor:
         self._log_probs = turns.predictor(log_probs, in_turn, turns.place(params, in_turn), turns.place(hyper, in_turn))
 
     def prepare(self, file: Path) -> np.ndarray:
-        """A picture as the run's dataset would hold it, uint8 (size, size, C); grey, where that is grey, by luminance.
+        """Load a picture in the form of the run's dataset, uint8 (size, size, C). For a grey dataset, colours become their luminance.
 
         Raises:
-          UserError: it can't be read, or is none.
+          UserError: the file can't be read, or is not a picture.
         """
         image = load_image(file)
         if self.channels == 1:
@@ -97,22 +101,24 @@ class Predictor:
         return resize_and_crop(image, self.size)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (n, classes) of at most a batch of prepared pictures. A member that says NaN has no say, and is noted in `diverged`.
+        """The mean probabilities of the members, float32 (n, classes), for prepared pictures, at most a batch of them.
+
+        Members whose answer is NaN are left out of the mean, and added to `diverged`.
 
         Raises:
-          UserError: every member says NaN.
+          UserError: the answer of every member is NaN.
         """
         batch = np.zeros((self.batch_size, *images[0].shape), np.uint8)
         batch[: len(images)] = images
         log_probs = self._log_probs(batch)[:, : len(images)]
         lost = np.isnan(log_probs).any(-1)
         if lost.all(0).any():
-            raise UserError(f"{', '.join(self.members)}: diverged in training and says NaN; choose another --member or --run")
+            raise UserError(f"{', '.join(self.members)}: diverged in training, so the answer is NaN; choose another --member or --run")
         self.diverged.update(itertools.compress(self.members, lost.any(1)))
         return np.nanmean(np.exp(log_probs), axis=0)
 
     def predict(self, files: Iterable[Path], top: int, skip: Callable[[UserError], object]) -> Iterator[Prediction]:
-        """Answer file after file, a batch at a time; `skip` is told of each that has no answer."""
+        """Yield the answer to each file, computed batch by batch. `skip` gets the error of each file that can't be read."""
 
         def pictures() -> Iterator[tuple[Path, np.ndarray]]:
             for file in files:
@@ -137,45 +143,45 @@ def _find_member(member: str, names: list[str], workdir: Path) -> int:
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and those in its folders that have an image's extension: sorted, hidden ones left out.
+    """The files among `paths`, and the image files in the folders among them, sorted in each folder; hidden files are left out.
 
     Raises:
-      UserError: a folder holds none, or there are no paths.
+      UserError: a folder holds no image, or there are no paths.
     """
     files = []
     for path in paths:
-        found = [path]  # a file whatever its name: its contents tell
-        if os.path.isdir(path):  # unlike Path.is_dir, False where it may not look
+        found = [path]  # a file with any extension: its contents decide
+        if os.path.isdir(path):  # unlike Path.is_dir, it returns False without permission
             inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
             found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not found:
             raise UserError(f"the folder {path} holds no image ({' '.join(EXTENSIONS)})")
         files += found
     if not files:
-        raise UserError("no images; name files or folders")
+        raise UserError("no images; give files or folders")
     return files
 
 
 def text(prediction: Prediction) -> str:
-    """The file, and a line for each answer."""
+    """The file's name, and a line for each answer."""
     return "\n".join([printable(prediction.file), *(f"  {100 * row['probability']:6.2f}%  {row['label']}" for row in prediction.top)])
 
 
 def figure(predictions: Sequence[Prediction]) -> "Figure":
-    """As the paper's Figure 4: each picture, its file's name, and a bar for each of its likeliest classes."""
+    """A figure like the paper's Figure 4: each picture, its file's name, and a bar for each of its likeliest classes."""
     columns = len(predictions) if len(predictions) <= 4 else -(-len(predictions) // 2)  # wide, as a slide is
     return bars_figure([Bars(one.image, one.file.name, one.top, keep_end=12) for one in predictions], columns)
 
 
 def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
-    """Refuse before the work what could not be written after it, and `--json photo.jpg`, which was meant as a picture to read."""
+    """Refuse early an output that can't be written, and `--json photo.jpg`, which was meant as a picture to classify."""
     if json_file and json_file.suffix.lower() in EXTENSIONS:
-        raise UserError(f"--json {json_file} would overwrite a picture; put --json behind the pictures, or write --json=FILE")
+        raise UserError(f"--json {json_file} would overwrite a picture; put --json after the pictures, or write --json=FILE")
     if figure_file and figure_file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--figure {figure_file}: the name must end in .png, .svg or .pdf")
     for file in filter(None, (json_file, figure_file)):
         if os.path.isdir(file) or not os.path.isdir(file.parent):
-            raise UserError(f"cannot write {file}: it is a folder, or would lie in one that doesn't exist")
+            raise UserError(f"cannot write {file}: it is a folder, or its folder doesn't exist")
 
 
 def _positive(text: str) -> int:
@@ -185,15 +191,17 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m alexnet_jax.predict", description="What the networks of a run say of pictures.")
+    parser = argparse.ArgumentParser("python -m alexnet_jax.predict", description="Classify pictures with the networks of a run.")
     parser.add_argument("--run", required=True, metavar="DIR", type=Path, help="a run directory")
-    parser.add_argument("images", nargs="*", metavar="IMAGES", type=Path, help="pictures, and folders to search for them")
-    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="answers for each picture (default: 5)")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", type=Path, help="pictures, and folders with pictures")
+    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="number of answers for each picture (default: 5)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
-    parser.add_argument("--member", metavar="NAME_OR_INDEX", help="one network's answers (default: the ensemble's)")
+    parser.add_argument("--member", metavar="NAME_OR_INDEX", help="use one network (default: the ensemble of all)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help=f"draw the first {PICTURES} pictures with up to {BARS} bars")
-    parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help="JSON into a file, or instead of the text")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures at a time (default: the config's eval.batch_size)")
+    parser.add_argument(
+        "--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help="write JSON to FILE; without FILE, print it instead of text"
+    )
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures in a batch (default: the config's eval.batch_size)")
     return parser
 
 
@@ -229,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
             drawn += [prediction] if args.figure and len(drawn) < PICTURES else []
             advance()
     if predictor.diverged:
-        say(f"without a say, having diverged in training: {', '.join(sorted(predictor.diverged))}")
+        say(f"left out, because they diverged in training: {', '.join(sorted(predictor.diverged))}")
     content = json.dumps(plain(answers), indent=2)
     if args.json == STDOUT:
         print(content)

@@ -1,6 +1,6 @@
-"""How far a command is, on stderr: a bar on a terminal; elsewhere, as in the log of a Slurm job, a plain line now and then.
+"""Shows the progress of a command on stderr: a bar on a terminal, and plain lines elsewhere, as in the log of a Slurm job.
 
-The run log, `prepare`, `predict` and the launchers show it:
+The run log, `prepare`, `predict` and the launchers use it:
 
     with Bar(total=100) as bar:
         bar.to(10, "10 of 100 steps")
@@ -16,12 +16,12 @@ from typing import Any, TextIO
 
 
 class Bar:
-    """A bar, which appears at the first `to`, so that nothing before it spoils the time left; a context manager.
+    """A progress bar; a context manager. It appears at the first `to`, so time before that does not count in the estimate of the time left.
 
     Args:
-      total: how far it goes.
-      form: of the bar, in tqdm's words; `{desc}` is the text that `to` was given.
-      every: seconds between two plain lines where stderr is no terminal.
+      total: the amount of work, in the unit of `to`.
+      form: the bar's format, as tqdm's `bar_format`; `{desc}` is the text that `to` gets.
+      every: seconds between two plain lines where stderr is not a terminal.
     """
 
     def __init__(self, total: float, form: str = "|{bar}| {desc}", every: float = math.inf) -> None:
@@ -38,14 +38,14 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it stands. May be called twice."""
+        """Stop the bar and leave it on the screen. May be called twice."""
         bar, self._bar = self._bar, None
         if bar is not None and not self._gone:
             with self._console():
                 bar.close()
 
     def to(self, done: float, text: str) -> None:
-        """So much of the total is done; may go back. `text` stands beside the bar, or is a plain line if it is time for one."""
+        """Set how much of the total is done; it may go back. `text` is shown beside the bar, or as a plain line if the last one is old."""
         if self._gone:
             return
         if self.terminal:
@@ -58,7 +58,7 @@ class Bar:
             self.say(text)
 
     def say(self, text: str, file: TextIO | None = None) -> None:
-        """A line above the bar, on stderr unless a file says otherwise."""
+        """Print a line above the bar, on stderr or to `file`."""
         if self._gone:
             return
         with self._console():
@@ -79,21 +79,21 @@ class Bar:
     def _new_bar(self, done: float, text: str) -> Any:
         from tqdm import tqdm
 
-        # smoothing 0: the mean speed of this process, since pauses, as for an evaluation, belong to the time left
-        # miniters 0: a new text is shown also where nothing has moved, every tenth of a second at most
+        # smoothing 0: the time left comes from the mean speed of this process, which includes pauses such as evaluations.
+        # miniters 0: a new text is shown even if the bar has not moved, at most every tenth of a second.
         return tqdm(
             desc=text, total=self._total, initial=done, file=sys.stderr, bar_format=self._form, smoothing=0, miniters=0, dynamic_ncols=True
         )
 
 
 class ImageBar(Bar):
-    """A bar that counts images and tells how many there are in a second:
+    """A bar that counts images and shows their speed:
 
     train: 200 of 400 images (50%), 18 images/s
 
     Args:
-      total: images.
-      name: what they are, for the beginning of the line.
+      total: how many images there are.
+      name: what they are; the line begins with it.
       every: as in `Bar`.
     """
 
@@ -105,7 +105,7 @@ class ImageBar(Bar):
         return self
 
     def add(self, images: int) -> None:
-        """So many more are done."""
+        """Count that many more images as done."""
         self._done += images
         share, seconds = self._done / max(self._images, 1), time.monotonic() - self._started
         speed = f", {self._done / seconds:,.0f} images/s" if seconds > 0 else ""

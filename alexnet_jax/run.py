@@ -1,10 +1,17 @@
-"""A run directory: its config.json, and the network and state that come back from it.
+"""A run directory: writes and checks its config.json, and loads its networks.
 
-config.json         the resolved config, the dataset and the order of its images, versions, devices, command
-events.jsonl        one JSON object a line (runlog.py writes it, history.py reads it)
-checkpoints/        orbax (checkpoint.py)
-predictions-test.npz    what the finished networks answer on the test split (metrics.answers)
-tensorboard/  figures/  report.html
+The training loop writes it and asks for the state to start with. evaluate, predict, weights and the report load it:
+
+    loaded = load("runs/digits")
+    loaded.network.member_names, loaded.state.params
+
+Its files:
+
+    config.json             the config with all fields, the dataset and the order of its images, versions, devices, command
+    events.jsonl            one JSON object a line (runlog.py writes it, history.py reads it)
+    checkpoints/            orbax (checkpoint.py)
+    predictions-test.npz    the answers of the finished networks on the test split (metrics.answers)
+    tensorboard/  figures/  report.html
 """
 
 import json
@@ -31,7 +38,7 @@ from alexnet_jax.state import Networks, TrainState
 
 CONFIG = "config.json"
 PREDICTIONS = "predictions-test.npz"
-# What may differ when a run is resumed: how long it goes on, and what has no say in its numbers.
+# Fields that may change when a run resumes: its length, and fields that do not change its results.
 RESUMABLE = (
     "train.epochs",
     "train.log_every_steps",
@@ -48,7 +55,7 @@ VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 
 class Run(NamedTuple):
-    """A run that was read back."""
+    """A run that was loaded."""
 
     workdir: Path
     config: ConfigDict
@@ -59,10 +66,10 @@ class Run(NamedTuple):
 
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Write config.json, or hold the config against the one that the directory has.
+    """Write config.json. If the directory holds a run, first check that its config and dataset are the same.
 
     Raises:
-      UserError: the directory holds a run of another config or dataset.
+      UserError: the config or the dataset is another one, or the file can't be written.
     """
     path = workdir / CONFIG
     record = {
@@ -85,30 +92,28 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
 
 
 def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Refuse a config or a dataset with which a run that has begun can't go on.
+    """Refuse a config or a dataset with which the run in the directory can't resume.
 
     Raises:
-      UserError: naming what differs.
+      UserError: it names what differs.
     """
     check_config(workdir, config)
     record = read_config(workdir)
     if record["dataset"] != dataset.describe():
         raise UserError(f"{workdir} holds a run on another version of dataset {record['dataset']['name']}; use another directory")
     if record.get("image_order") != ORDER:
-        raise UserError(
-            f"{workdir} holds a run whose images came in an order that this version of the project doesn't draw; use another directory"
-        )
+        raise UserError(f"{workdir} holds a run that another version of the project shuffled in another order; use another directory")
 
 
 def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """The differences with which a run may be resumed, `{field: (value, new value)}`.
+    """The differences between the run's config and a new one with which it may resume: `{field: (value, new value)}`.
 
     Raises:
-      UserError: there is another one.
+      UserError: a field differs that must stay the same.
     """
     different = config_lib.differences(config_lib.from_json(read_config(workdir)["config"]), config)
     for name, (before, after) in different.items():
-        bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # whose rate is 0 at the end of these epochs
+        bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # poly's rates depend on the number of epochs
         if name not in RESUMABLE or bound:
             raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another directory, or the old value")
     return different
@@ -118,7 +123,7 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     """The content of a run directory's config.json.
 
     Raises:
-      UserError: it isn't a run directory.
+      UserError: it isn't a run directory, or the file can't be read.
     """
     path = Path(workdir) / CONFIG
     try:
@@ -130,15 +135,15 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error})") from None
     if not isinstance(record, dict) or "config" not in record:
-        raise UserError(f"{workdir} is not a run directory: its {CONFIG} is no run's; pass a directory that alexnet_jax.train made")
+        raise UserError(f"{workdir} is not a run directory: its {CONFIG} describes no run; pass a directory that alexnet_jax.train made")
     return record
 
 
 def load(workdir: str | Path, step: str = "last") -> Run:
-    """Read a run back, at its newest checkpoint, or at the one that `step` names: `best`, or a number.
+    """Load a run at its newest checkpoint, or at the one that `step` names: `best`, or a number.
 
     Raises:
-      UserError: it isn't a run directory, or has no such checkpoint; the checkpoint is damaged.
+      UserError: it isn't a run directory, it has no such checkpoint, the checkpoint is damaged, or another version of the project made it.
     """
     workdir = Path(workdir)
     record = read_config(workdir)
@@ -153,10 +158,10 @@ def load(workdir: str | Path, step: str = "last") -> Run:
 
 
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:
-    """Write what the finished networks answer on the test split, and the step at which they finished.
+    """Write the answers of the finished networks on the test split, and the step at which they finished.
 
     Raises:
-      UserError: the disk refuses.
+      UserError: the file can't be written.
     """
     path = workdir / PREDICTIONS
     temporary = path.with_suffix(".tmp")
@@ -167,10 +172,10 @@ def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -
 
 
 def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
-    """The answers that `save_predictions` wrote.
+    """Load the answers that `save_predictions` wrote.
 
     Raises:
-      UserError: the run hasn't finished, it went on since, or the file is damaged.
+      UserError: the run hasn't finished, it has trained further since, or the file is damaged.
     """
     path = Path(workdir) / PREDICTIONS
     try:
@@ -180,52 +185,55 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); the command that trained the run writes it anew") from None
+        raise UserError(f"{path} is damaged ({error}); run the train command again, it rewrites the file") from None
     if step != (last := history.load(workdir).step):
-        raise UserError(f"{path} is of step {step:,}, the run is at step {last:,}: it went on and hasn't finished; train it to its end")
+        raise UserError(f"{path} is from step {step:,}, but the run is at step {last:,} and hasn't finished; train it to its end")
     return answers
 
 
 def unnamed(classes: int) -> tuple[str, ...]:
-    """What classes are called whose names came with no weights."""
+    """Names for the classes of weights that came without class names: `class 0`, `class 1`, ..."""
     return tuple(f"class {number}" for number in range(classes))
 
 
 def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
-    """Whether a run's classes are a dataset's. Unnamed ones are those of any dataset that has as many."""
+    """Whether a run's classes are those of a dataset. Unnamed classes match every dataset with the same number of classes."""
     return run in (dataset, unnamed(len(dataset)))
 
 
 def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
-    """The state of a run that has not begun: its parameters are drawn, or taken from the run that `train.init_from` names.
+    """The state with which a run starts.
 
-    Member m takes over member m's, or all take over the only member's; a last layer for other classes is drawn. A run that has begun goes
-    on from its own checkpoint: all that it needs is the shapes.
+    The parameters of a new run are drawn from its seeds, or taken from the run that `train.init_from` names: member m takes those of its
+    member m, or all members take those of its only member. For other classes, the last layer is drawn. A run that has a checkpoint resumes
+    from that, so it gets only the shapes.
 
     Returns:
-      The state, numpy leaves or their shapes, and what its user should know: a last layer that is new, a network that computes something
-      else from the same parameters.
+      The state, with numpy leaves or their shapes, and notes for the user: the last layer is new, or the network computes something else
+      from the same parameters.
 
     Raises:
-      UserError: not a run, one with another number of members, or a network whose tensors have other shapes; a directory of imported
-        weights, which have no optimiser's state.
+      UserError: `train.init_from` is not a run, or has another number of members or other shapes; or `workdir` holds imported weights,
+        which have no optimiser state.
     """
     if history.is_imported(workdir):
         raise UserError(f"{workdir} holds imported weights; train them in another --workdir, with --config.train.init_from={workdir}")
     if history.has_checkpoint(workdir):
         return network.abstract_state(), []
-    # On the host, so that a device holds the state once where members train in turn, in parts of their own.
+    # On the host: members that train in turn go to the devices in parts, and a whole copy there would need twice the memory.
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
     if not source:
         return state, []
     loaded, notes = load(source), []
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
-        raise UserError(f"train.init_from={source} has {found} members, this run {members}: it must have as many, or one")
+        raise UserError(
+            f"train.init_from={source} has {found} members, this run has {members}; choose a run with {members} members or with one"
+        )
     params = dict(loaded.state.params)
     if not same_classes(loaded.classes, classes):
         params["fc8"] = state.params["fc8"]
-        notes.append(f"fc8 is new: {source} has {len(loaded.classes)} classes, this dataset {len(classes)}, or others")
+        notes.append(f"fc8 is new: {source} has other classes ({len(loaded.classes)}) than this dataset ({len(classes)})")
     for (path, theirs), ours in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params), strict=True):
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)

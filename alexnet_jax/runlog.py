@@ -1,25 +1,29 @@
-"""The run's log: events.jsonl, which history.py reads, TensorBoard beside it, and what the console shows.
+"""Writes the log of a run: events.jsonl, TensorBoard files, and lines on the console. history.py reads events.jsonl.
 
-The training loop writes it: `log.event("checkpoint", 400, path="checkpoints/400")`.
+The training loop owns one:
 
-One JSON object a line, each with `event`, `step` (optimiser steps done) and `time` (UTC). Values of the members are lists of length M.
+    log.event("checkpoint", 400, path="checkpoints/400")
+
+Each line of events.jsonl is a JSON object with `event`, `step` (optimiser steps done), `time` (UTC), and the fields of its kind of event.
+Values for each of M members are lists of length M.
 
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
+    memory      message, needed and free (bytes)
     train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
-    drop        member, learning_rate (the new one, as the schedule scales it at this step), factor, reason: plateau | control | replay
+    drop        member, learning_rate (the new one, times the schedule's factor at this step), factor, reason: plateau | control | replay
     rate        member, learning_rate (as above), value (the hyperparameter that was set), reason: control | replay
     checkpoint  path, relative to the run directory
-    resume      `step` is the one that the run went back to
-    control     any fields
-    warning     message, and member where it concerns one
-    end         reason: epochs | done | stopped; seconds of this process; test (of a finished run): the dict of its results
+    resume      `step` is the step that the run went back to; evaluated (the step of its last evaluation)
+    control     the command's fields, and outcome
+    warning     message, and member if it concerns one member
+    end         reason: epochs | done | stopped; seconds of this process; test (of a finished run): its results
 
-`images_per_second` counts the images that the run reads in a second; in words, images/s. `member_images_per_second` is that number times
-the members, since each member trains on every image that is read; in words, images x members a second. A run of seven members that reads
-312 images/s trains on 2,184 images x members a second. Pauses, for evaluation and saving, count in neither.
+`images_per_second` counts the images that the run reads in a second; texts call it images/s. `member_images_per_second` is this number
+times the number of members, since each member trains on every image; texts call it images x members a second. For example, a run of seven
+members that reads 312 images/s trains on 2,184 images x members a second. Both leave out the pauses for evaluation and saving.
 
-JSON has no NaN: NaN and the infinities are written as null, and null is read back as NaN. A field that is None is left out.
+JSON has no NaN: NaN and the infinities are written as null, and null is read as NaN. A field that is None is not written.
 """
 
 import contextlib
@@ -44,17 +48,17 @@ from alexnet_jax.history import EVENTS, nan_for_null, plain, read_events
 from alexnet_jax.progress import Bar
 
 TENSORBOARD = "tensorboard"
-MEMBERS_SHOWN = 4  # the console lists the values of so many members, and summarises those of more
+MEMBERS_SHOWN = 4  # the console lists the values of up to this many members, and summarises those of more
 _NO_CURVE = ("event", "step", "time", "split", "epoch", "count")
 
 
 class RunLog:
-    """Writes a run's events; a context manager. With `write=False`, in every process but the first, all of it is silent.
+    """Writes a run's events; a context manager. With `write=False`, as in every process except the first, it writes and shows nothing.
 
-    A disk that refuses a line gets `patience` seconds: until then lines wait in memory.
+    If the disk refuses a line, the line waits in memory and is tried again, for `patience` seconds.
 
-    On a terminal a progress bar stays on the last line of stderr, with the newest training numbers in it; elsewhere, as in the log of a
-    Slurm job, each event is one plain line.
+    On a terminal, a progress bar with the newest training numbers stays on the last line of stderr. Elsewhere, as in the log of a Slurm
+    job, each event is one plain line.
     """
 
     def __init__(self, workdir: str | Path, total_steps: int, patience: float = 0.0, write: bool = True) -> None:
@@ -69,7 +73,7 @@ class RunLog:
         with writing(self._workdir / EVENTS):
             self._workdir.mkdir(parents=True, exist_ok=True)
             self._names = _member_names(self._workdir)
-            # Unbuffered, so that after an error nothing is left for `close` to fail at again.
+            # Unbuffered: after a failed write, a buffer would make `close` fail again.
             self._file = open(self._workdir / EVENTS, "ab", buffering=0)  # noqa: SIM115
             _end_torn_line(self._workdir / EVENTS, self._file)
 
@@ -80,7 +84,7 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the files and leave the bar as it stands. May be called twice."""
+        """Close the files and leave the bar on the screen. May be called twice."""
         self._bar.close()
         if not self._write:
             return
@@ -96,7 +100,7 @@ class RunLog:
         """Append one event; see the top of this file for each kind's fields. Arrays may be numpy's or JAX's.
 
         Raises:
-          UserError: the disk has refused it for longer than `patience`; or the run directory was moved or deleted meanwhile.
+          UserError: the disk has refused it for longer than `patience`, or somebody moved or deleted the run directory.
         """
         if not self._write:
             return
@@ -115,7 +119,7 @@ class RunLog:
         self._show(event)
 
     def progress(self, step: int, images_per_second: float | None = None) -> None:
-        """Move the bar to `step` steps done, as often as every step; does nothing where stderr is no terminal."""
+        """Move the bar to `step` steps done. May be called at every step; does nothing where stderr is not a terminal."""
         if not self._write:
             return
         if images_per_second is not None:
@@ -123,7 +127,7 @@ class RunLog:
         self._bar.to(step, "".join(f", {part}" for part in (self._speed, self._metrics) if part))
 
     def _show(self, event: dict) -> None:
-        """Tell the console: a line, or for training on a terminal the end of the bar."""
+        """Show the event on the console: as a line, or, for training on a terminal, at the end of the bar."""
         if event["event"] == "train" and self._bar.terminal:
             self._metrics = f"loss {_members(event['loss'], '.3f')}, lr {_members(event['learning_rate'], '.3g')}"
             self.progress(event["step"], event["images_per_second"])
@@ -131,7 +135,7 @@ class RunLog:
             self._bar.say(describe(event))
 
     def _mirror(self, event: dict) -> None:
-        """Copy the curves of train and eval events to TensorBoard, and tell it of a start or resume, where it forgets what came later."""
+        """Copy the numbers of train and eval events to TensorBoard. At a start or resume, make it forget the later steps."""
         kind, step = event["event"], event["step"]
         if kind not in ("start", "resume", "train", "eval"):
             return
@@ -184,7 +188,7 @@ class RunLog:
 
 
 def describe(event: dict) -> str:
-    """An event as one line for the console. Errors in percent; more than four members as their mean and range."""
+    """An event as one line for the console. Errors are in percent; more than four members are shown as their mean and range."""
     step, e = f"step {event['step']:,}", event
     match event["event"]:
         case "start":
@@ -224,7 +228,7 @@ def _errors(result: dict) -> str:
 
 
 def _members(values: Sequence[float], form: str) -> str:
-    """The values of all members in few words: '0.1 0.2', or '0.15 (0.1..0.2)' for many, or a single one where all read the same."""
+    """The values of all members: '0.1 0.2', or '0.15 (0.1..0.2)' for many members, or one value if all look the same."""
     texts = [format(value, form) for value in values]
     if len(set(texts)) == 1:
         return texts[0]
@@ -236,7 +240,7 @@ def _members(values: Sequence[float], form: str) -> str:
 
 
 def command() -> str:
-    """This process's command line, to be typed again."""
+    """The command line of this process, ready to be typed again."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
@@ -253,7 +257,7 @@ def _scalars(event: dict, names: list[str]) -> Iterator[tuple[str, float]]:
 
 
 def _new_tensorboard(directory: Path) -> Any:
-    """A new TensorBoard file. Not a SummaryWriter: on a full disk its thread dies and the next calls wait for it for ever."""
+    """A new TensorBoard file. Not a SummaryWriter: on a full disk its thread dies, and the next calls wait for it for ever."""
     from tensorboardX import RecordWriter
     from tensorboardX.proto.event_pb2 import Event
 
@@ -264,13 +268,13 @@ def _new_tensorboard(directory: Path) -> Any:
 
 
 def _member_names(workdir: Path) -> list[str]:
-    """The names that an earlier process of this run logged; none for a new run."""
+    """The member names that an earlier process of this run logged; empty for a new run."""
     events = read_events(workdir) if (workdir / EVENTS).exists() else []
     return next((event["member_names"] for event in reversed(events) if event["event"] == "start"), [])
 
 
 def _end_torn_line(path: Path, file: Any) -> None:
-    """A kill in the middle of a write leaves half a line: end it, so that the next event starts on a fresh one."""
+    """End the half line that a kill in the middle of a write leaves, so that the next event starts on a new line."""
     if file.seek(0, os.SEEK_END) > 0:
         with path.open("rb") as existing:
             existing.seek(-1, os.SEEK_END)
@@ -280,7 +284,7 @@ def _end_torn_line(path: Path, file: Any) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Report a file that cannot be written as the user's error, in one line."""
+    """Turn a failed write to `path` into a `UserError` of one line."""
     try:
         yield
     except OSError as error:

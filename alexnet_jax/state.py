@@ -1,16 +1,17 @@
-"""What the devices hold while a run trains, and the keys of its random draws.
+"""The arrays that the devices hold while a run trains, and the keys of its random draws.
 
-    TrainState    step, params, opt_state: changed by every step
-    Controls      hyperparameters, rate scale, who is done: changed by the host, after an evaluation or a command
-    Networks      step, params, hyperparameters: what is left of both when training is over
+    TrainState    step, params, opt_state: every step changes them
+    Controls      hyperparameters, learning-rate scale, done: the host changes them after an evaluation or a command
+    Networks      step, params, hyperparameters: the part of both that a trained network needs
 
-The train step (train/step.py) takes both; the loop (train/loop.py) owns the first, its `Rates` (train/rates.py) the second:
+The loop (train/loop.py) owns the `TrainState`, and its `Rates` (train/rates.py) own the `Controls`. The train step (train/step.py) takes
+both:
 
     state, metrics = train_step(state, controls, batch)
 
-Randomness: every draw comes from (member seed, purpose) and, but for initialisation, the example's `index` in the run's endless stream.
-No draw depends on a device, a process or a counter that a restart resets. So the same run on any number of devices, stopped and
-resumed anywhere, draws the same numbers, and members with equal seeds draw alike, which pairs them in an ablation.
+Randomness: the key of every draw is made from (member seed, purpose) and, except for initialisation, from the example's `index` in the
+run's endless stream. No key depends on a device, a process, or a counter that a restart resets. So a run draws the same numbers on any
+number of devices and after any stop. Members with equal seeds draw the same numbers too, so an ablation can compare them in pairs.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from alexnet_jax import cpu
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.alexnet import AlexNet
 
-INIT, DROPOUT, AUGMENT = range(3)  # the purposes of a draw
+INIT, DROPOUT, AUGMENT = range(3)  # the purposes of draws
 
 Batch = dict[str, Any]
 MakeOptimizer = Callable[..., optax.GradientTransformation]  # (learning_rate, momentum, weight_decay)
@@ -34,7 +35,7 @@ MakeOptimizer = Callable[..., optax.GradientTransformation]  # (learning_rate, m
 
 @flax.struct.dataclass
 class TrainState:
-    """What every step changes, of M members; replicated over devices."""
+    """The state of M members that every step changes; replicated over devices."""
 
     step: Any  # int32 (): optimiser steps done
     params: Any  # float32, leaves (M, ...)
@@ -46,20 +47,20 @@ MEMBER_AXES = TrainState(step=None, params=0, opt_state=0)  # for vmap: the memb
 
 @flax.struct.dataclass
 class Controls:
-    """What the host tells every step, of M members: leaves (M,), scalars inside the vmapped step. Traced: a change never recompiles."""
+    """The values of M members that the host sets: leaves (M,), scalars in the vmapped step. They are traced: a change never recompiles."""
 
     hyper: Hyper
-    scale: Any  # float32: the product of the drops so far
-    done: Any  # bool: the member no longer learns
+    scale: Any  # float32: the product of the factors of all drops so far
+    done: Any  # bool: whether the member has stopped learning
 
     def learning_rate(self, schedule_factor: Any) -> Any:
-        """The learning rate in force, float32 (M,): of the step, the log, the answers to commands and the curves alike."""
+        """The learning rate in force, float32 (M,). The step, the log, the answers to commands and the curves all use it."""
         return self.hyper.learning_rate * self.scale * schedule_factor
 
 
 @flax.struct.dataclass
 class Networks:
-    """M networks as they answer: what a checkpoint holds for whoever doesn't train."""
+    """M networks without their training state: the part of a checkpoint that evaluation and prediction need."""
 
     step: Any  # int32 (): optimiser steps done
     params: Any  # float32, leaves (M, ...)
@@ -67,11 +68,11 @@ class Networks:
 
 
 def init_state(model: AlexNet, make_optimizer: MakeOptimizer, hyper: Hyper, channels: int) -> TrainState:
-    """The state of a run that has not begun: each member's weights are drawn from its seed.
+    """The state of a new run: each member's weights are drawn from its seed.
 
     Args:
       hyper: leaves (M,).
-      channels: of the images.
+      channels: the number of channels of the images.
     """
     init = jax.jit(_make_init(model, make_optimizer, channels), compiler_options=cpu.quick_to_compile())
     return TrainState(np.int32(0), *init(hyper))
@@ -93,7 +94,7 @@ def _make_init(model: AlexNet, make_optimizer: MakeOptimizer, channels: int) -> 
 
 
 def example_keys(seed, purpose, index):
-    """One key for each example of a batch: `index` uint32 (B,) -> keys (B,)."""
+    """A key for each example of a batch: `index` uint32 (B,) -> keys (B,)."""
     return jax.vmap(lambda i: jax.random.fold_in(_key(seed, purpose), i))(index)
 
 

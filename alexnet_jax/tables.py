@@ -1,6 +1,6 @@
-"""Tables as plain text: columns below each other.
+"""Tables as plain text with aligned columns.
 
-Whatever prints a table calls `aligned` with its rows:
+Commands that print a table call `aligned` with its rows:
 
     aligned([("member", "top-1"), ("seed=0", "1.03 %"), ("seed=10", "12.50 %")], "<>")
 
@@ -8,7 +8,7 @@ Whatever prints a table calls `aligned` with its rows:
     seed=0    1.03 %
     seed=10  12.50 %
 
-A table whose rows are printed one by one, as they are measured, has columns of a given width: `heading_line` and `row_line`.
+A benchmark prints each row when it is measured, so its columns have a given width: `heading_line` and `row_line` print it.
 """
 
 import re
@@ -17,11 +17,11 @@ from typing import Any
 
 
 def aligned(rows: Sequence[Sequence[str]], align: str = "<", gap: int = 2) -> str:
-    """Rows of cells as lines, without spaces at their ends; nothing for no rows.
+    """Rows of cells as lines, without spaces at their ends; an empty string for no rows.
 
     Args:
-      align: `<` (left) or `>` (right) for each column; the last one holds for all further columns.
-      gap: spaces between two columns.
+      align: `<` (left) or `>` (right) for each column. The last one is also for all further columns.
+      gap: how many spaces are between two columns.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = align.ljust(len(widths), align[-1])
@@ -30,7 +30,7 @@ def aligned(rows: Sequence[Sequence[str]], align: str = "<", gap: int = 2) -> st
 
 
 def heading_line(columns: Mapping[str, str]) -> str:
-    """The first line of a table that is printed row by row. `columns` maps a heading to the format of its cells, with a width:
+    """The first line of a table that is printed row by row. `columns` maps each heading to the format of its cells, with their width:
 
     {"side": "<20", "images/s": ">10,.1f"}
     """
@@ -38,7 +38,7 @@ def heading_line(columns: Mapping[str, str]) -> str:
 
 
 def row_line(columns: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """A further line: the value of each heading, which is written with `_` for a space or a slash. Text and None suit any column."""
+    """A further line: `values` has a value for each heading, with `_` for a space or a slash. Any column accepts text and None."""
     return "  ".join(_cell(values.get(re.sub(r"\W", "_", heading)), spec) for heading, spec in columns.items()).rstrip()
 
 

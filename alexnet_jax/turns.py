@@ -1,8 +1,8 @@
-"""Members in turn: one compiled program for a few members, run for some of them after the others at every step.
+"""Members in turn: at every step, one compiled program runs for one group of members after the other.
 
-A program's activations grow with its members, and so does the time to compile it, since convolutions unroll over members (model/conv.py).
-So a run of many members keeps its state in parts of a few members each, which the one program takes in turn. Every batch is still read
-and decoded once.
+A program for more members needs more memory for activations and more time to compile, since convolutions unroll over members
+(model/conv.py). So a run of many members splits its state into parts of a few members, and the same program takes each part in turn. Every
+batch is still read and decoded once. The loop, evaluate and predict use it:
 
     in_turn = turns.plan(members=12, per_program=0)          # 2 turns of 6
     parts, controls = turns.place(state, in_turn), turns.place(controls, in_turn)
@@ -22,18 +22,18 @@ from alexnet_jax.state import Controls, TrainState
 
 
 class Turns(NamedTuple):
-    """Which members have their turn together: `size` of `members` at a time."""
+    """Which members run together: `size` of `members` at a time."""
 
     members: int
     size: int
 
     @property
     def counts(self) -> list[int]:
-        """How many members each turn has. Where the last has fewer than `size`, copies of its last member fill it up; they don't count."""
+        """The number of members in each turn. If the last has fewer than `size`, copies of its last member fill it, not counted here."""
         return [min(self.size, self.members - first) for first in range(0, self.members, self.size)]
 
     def split(self, tree: Any) -> list[Any]:
-        """A tree of leaves (members, ...), but for scalars, as one of leaves (size, ...) for each turn."""
+        """Split a tree of leaves (members, ...) into a tree of leaves (size, ...) for each turn. Scalar leaves stay as they are."""
         if self.size == self.members:
             return [tree]
 
@@ -44,7 +44,7 @@ class Turns(NamedTuple):
         return [part(first) for first in range(0, self.members, self.size)]
 
     def join(self, parts: Sequence[Any]) -> Any:
-        """What `split` took apart, or what a program gave for each part, leaves (size, ...), as one tree of leaves (members, ...)."""
+        """Join the trees of all turns, leaves (size, ...), to one tree of leaves (members, ...): the inverse of `split`."""
         if len(parts) == 1:
             return parts[0]
 
@@ -58,25 +58,25 @@ class Turns(NamedTuple):
 
 
 def plan(members: int, per_program: int) -> Turns:
-    """The turns of a run; where `per_program` is 0, `parallel.MEMBERS_PER_PROGRAM` decides their size."""
+    """The turns of a run with at most `per_program` members each; 0 means `parallel.MEMBERS_PER_PROGRAM`."""
     turns = -(-members // (per_program or parallel.MEMBERS_PER_PROGRAM))
-    return Turns(members, -(-members // turns))  # as even as can be: 9 of 8 at a time are 5 and 4
+    return Turns(members, -(-members // turns))  # as even as possible: 9 members, at most 8 at a time, are 5 and 4
 
 
 def place(tree: Any, turns: Turns) -> list[Any]:
-    """A tree of leaves (members, ...), split into its turns, on the devices."""
+    """Split a tree of leaves (members, ...) into its turns, and put these on the devices."""
     return [parallel.replicate(part) for part in turns.split(tree)]
 
 
 class TrainProgram:
-    """`program(parts, controls, batch) -> (parts, metrics)`: a train step of all members over all devices, compiled when this is made.
+    """`program(parts, controls, batch) -> (parts, metrics)`: a train step of all members on all devices. Making one compiles it.
 
     Args:
-      train_step: of train/step.py, for any number of members.
+      train_step: the step of train/step.py, for any number of members.
       turns: how the members are split.
-      parts: the state, as `place` gives it. A call reuses its buffers.
-      controls: likewise, but kept.
-      batch: sharded, as every later one.
+      parts: the state, from `place`. A call reuses its buffers.
+      controls: the controls, from `place`. A call keeps their buffers.
+      batch: a sharded batch, with the shapes of all later batches.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class TrainProgram:
 
 
 def over_devices_predict(log_probs: Callable, turns: Turns) -> Callable:
-    """`predict(params, hyper, images) -> (M, devices, B / devices, classes)` on the devices, of `log_probs` as model/forward.py makes it.
+    """`predict(params, hyper, images) -> (M, devices, B / devices, classes)` on the devices. model/forward.py makes `log_probs`.
 
-    `params` and `hyper` are lists, one of each turn; images are sharded.
+    `params` and `hyper` are lists with a tree for each turn; images are sharded.
     """
     program = parallel.over_devices_predict(log_probs)
 
@@ -107,6 +107,9 @@ def over_devices_predict(log_probs: Callable, turns: Turns) -> Callable:
 
 
 def predictor(log_probs: Callable, turns: Turns, params: list[Any], hyper: list[Any]) -> Callable:
-    """`predict(images) -> float32 (M, B, classes)`, all on the host, of uint8 images (B, H, W, C). Arguments as above."""
+    """`predict(images) -> float32 (M, B, classes)`, all on the host, for uint8 images (B, H, W, C).
+
+    `params` and `hyper` are lists with a tree for each turn.
+    """
     on_devices = over_devices_predict(log_probs, turns)
     return lambda images: parallel.gather(on_devices(params, hyper, parallel.shard({"image": images})["image"]))

@@ -91,7 +91,7 @@ def test_commands_to_a_run_that_is_not_running_wait(tiny_config, tmp_path, capsy
     short = [item for item in QUIET if "train.epochs" not in item]
     train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
     control.main([str(tmp_path), "drop", "--factor", "0.5"])
-    assert "isn't running; it takes this up when it goes on" in capsys.readouterr().out
+    assert "isn't running; it executes the command when it resumes" in capsys.readouterr().out
     train(tiny_config(*QUIET), tmp_path)
     assert rates(tmp_path)[22] == pytest.approx([0.01, 0.01])
 

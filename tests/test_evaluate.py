@@ -120,7 +120,7 @@ def test_combine_runs(tmp_path):
     assert both.log_probs.shape == (7, 203, 8)
     assert both.member_names[-1] == "two: b"
     other = PREDICTIONS._replace(labels=LABELS[::-1])
-    with pytest.raises(UserError, match="can't be one ensemble"):
+    with pytest.raises(UserError, match="can't form one ensemble"):
         evaluate.combine([(tmp_path / "five", PREDICTIONS), (tmp_path / "other", other)])
 
 

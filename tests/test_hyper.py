@@ -48,7 +48,7 @@ def test_leaves_are_arrays_over_members():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "names no member"),
+        ("", "defines no member"),
         ("sedes=7", "did you mean seeds"),
         ("seeds=0", "at least 1"),
         ("seeds=[1,2]", "seed="),

@@ -53,7 +53,7 @@ def test_a_python_without_the_project_or_its_packages_is_one_line(module, instal
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith(message)
-    assert process.stderr.endswith(f"in {root} run `pip install -e .`, or `source .venv/bin/activate` where `make train` has made that\n")
+    assert process.stderr.endswith(f"in {root} run `pip install -e .`, or `source .venv/bin/activate` if `make train` has made it\n")
     assert process.stderr.count("\n") == 1
 
 

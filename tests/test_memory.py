@@ -24,7 +24,7 @@ def test_state_is_counted_before_anything_is_compiled(tiny_config):
 
 def test_what_fits_is_said_by_number():
     memory.check(NEEDS, 7200)
-    with pytest.raises(UserError, match=r"7 members: parameters 100 B, .*7\.2 kB, of which the device has 7 kB; .*members_per_program=6"):
+    with pytest.raises(UserError, match=r"7 members: parameters 100 B, .*7\.2 kB, but the device has 7 kB; .*members_per_program=6"):
         memory.check(NEEDS, 7000)
     with pytest.raises(UserError, match="members_per_program=2"):
         memory.check(NEEDS, 2300)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,13 @@ def plain_pool(x, size, stride):
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), "VALID")
 
 
+@partial(jax.jit, static_argnums=0)
+def value_and_gradients(function, cotangent, *args):
+    """In one program, which is compiled faster than its operations one by one."""
+    value, pullback = jax.vjp(function, *args)
+    return value, *pullback(cotangent)
+
+
 def normal(seed, shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
@@ -29,15 +38,13 @@ def normal(seed, shape):
 def test_conv_is_the_plain_one_and_members_are_each_alone(size, kernel, stride, padding, groups):
     members, x, w = 3, normal(0, (3, 2, size, size, 4)), normal(1, (3, kernel, kernel, 4 // groups, 6))
     args = (stride, padding, groups)
-    alone = [jax.vjp(lambda x, w: plain_conv(x, w, *args), x[m], w[m]) for m in range(members)]
-    together, pullback = jax.vjp(jax.vmap(lambda x, w: conv(x, w, *args)), x, w)
-    cotangent = normal(2, together.shape)
-    dx, dw = pullback(cotangent)
-    for m, (value, plain_pullback) in enumerate(alone):
-        plain_dx, plain_dw = plain_pullback(cotangent[m])
-        assert np.array_equal(together[m], value)
-        assert np.array_equal(dx[m], plain_dx)
-        assert np.array_equal(dw[m], plain_dw)
+    ours = jax.vmap(lambda x, w: conv(x, w, *args))
+    cotangent = normal(2, jax.eval_shape(ours, x, w).shape)
+    together = value_and_gradients(ours, cotangent, x, w)
+    for m in range(members):
+        alone = value_and_gradients(partial(plain_conv, stride=stride, padding=padding, groups=groups), cotangent[m], x[m], w[m])
+        for a, b in zip(together, alone, strict=True):
+            assert np.array_equal(a[m], b)
 
 
 def test_conv_of_shared_images():
@@ -52,11 +59,9 @@ def test_conv_of_shared_images():
 def test_the_grouped_form_is_the_same_convolution():
     x, w = normal(0, (3, 2, 9, 9, 4)), normal(1, (3, 5, 5, 4, 6))
 
-    def value_and_gradients(form):
-        value, pullback = jax.vjp(jax.vmap(lambda x, w: conv(x, w, 2, (2, 1), 1, form)), x, w)
-        return value, *pullback(normal(2, value.shape))
-
-    for ours, grouped in zip(value_and_gradients("unroll"), value_and_gradients("grouped"), strict=True):
+    forms = [jax.vmap(partial(conv, stride=2, padding=(2, 1), groups=1, form=form)) for form in ("unroll", "grouped")]
+    cotangent = normal(2, jax.eval_shape(forms[0], x, w).shape)
+    for ours, grouped in zip(*(value_and_gradients(form, cotangent, x, w) for form in forms), strict=True):
         np.testing.assert_allclose(ours, grouped, rtol=1e-4, atol=1e-4)
     jaxpr = jax.make_jaxpr(jax.vmap(lambda x, w: conv(x, w, 1, (1, 1), 1, "grouped")))(x, w)
     assert str(jaxpr).count("feature_group_count=3") == 1
@@ -72,16 +77,16 @@ def test_no_grouped_convolution_under_vmap():
 @pytest.mark.parametrize("length", [6, 7, 13])
 def test_max_pool_is_the_plain_one(size, stride, length):
     x = normal(0, (2, length, length + 1, 5))
-    value, pullback = jax.vjp(lambda x: max_pool(x, size, stride), x)
-    plain, plain_pullback = jax.vjp(lambda x: plain_pool(x, size, stride), x)
+    forms = [partial(pool, size=size, stride=stride) for pool in (max_pool, plain_pool)]
+    cotangent = normal(1, jax.eval_shape(forms[1], x).shape)
+    (value, gradient), (plain, plain_gradient) = (value_and_gradients(form, cotangent, x) for form in forms)
     assert np.array_equal(value, plain)
-    cotangent = normal(1, value.shape)
-    np.testing.assert_allclose(pullback(cotangent)[0], plain_pullback(cotangent)[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-6, atol=1e-6)
 
 
 def test_max_pool_gives_ties_to_the_first_in_reading_order():
     x = jax.random.randint(jax.random.key(0), (4, 9, 9, 8), 0, 3).astype(jnp.float32)
-    value, pullback = jax.vjp(lambda x: max_pool(x, 3, 2), x)
-    cotangent = normal(1, value.shape)
-    expected = jax.vjp(lambda x: plain_pool(x, 3, 2), x)[1](cotangent)[0]
-    np.testing.assert_allclose(pullback(cotangent)[0], expected, rtol=1e-6, atol=1e-6)
+    forms = [partial(pool, size=3, stride=2) for pool in (max_pool, plain_pool)]
+    cotangent = normal(1, jax.eval_shape(forms[1], x).shape)
+    (_, gradient), (_, expected) = (value_and_gradients(form, cotangent, x) for form in forms)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)

@@ -262,7 +262,7 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
     monkeypatch.setattr(run, "load", load_with_nan(1))
     found = answers(pictures, "--top=10")
     np.testing.assert_allclose(table(found), np.exp(log_probs[False][0]), atol=1e-6)
-    assert capsys.readouterr().err == "without a say, having diverged in training: seed=1\n"
+    assert capsys.readouterr().err == "left out, because they diverged in training: seed=1\n"
     with pytest.raises(UserError, match="seed=1: diverged"):
         main(["--run", str(workdir), str(pictures), "--member=1"])
     monkeypatch.setattr(run, "load", load_with_nan(0, 1))

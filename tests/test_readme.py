@@ -1,6 +1,10 @@
-"""Every command of the README runs, in its order, in an empty folder: on small data and briefly, but as written."""
+"""Every command of the README runs, in its order, in an empty folder: on small data and briefly, but as written.
+
+Those that start trainings, and those that need their runs, are slow, but for `make train`. Of each the arguments are read in any case.
+"""
 
 import gzip
+import importlib
 import os
 import re
 import shlex
@@ -12,6 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax import hyper
+from alexnet_jax.report import write
+from alexnet_jax.train import loop
+
+TRAININGS = ("alexnet_jax.train", "experiments.sweep", "experiments.ablate", "experiments.reproduce")
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -61,8 +70,12 @@ def brief(command):
         command = recipe_of("train", ".venv/.installed")[-1].replace(".venv/bin/", "")
     words = shlex.split(command)
     assert words[0] == "python"
-    training = words[2] in ("alexnet_jax.train", "experiments.sweep", "experiments.ablate", "experiments.reproduce")
-    return [sys.executable, *words[1:], *(BRIEF if training else [])]
+    return [sys.executable, *words[1:], *(BRIEF if words[2] in TRAININGS else [])]
+
+
+def is_slow(command):
+    """It starts a training, or needs a run that only such a command makes."""
+    return any(name in command for name in TRAININGS) or bool(re.search(r"runs/(?!digits\b)", command))
 
 
 def test_commands_are_found():
@@ -70,21 +83,34 @@ def test_commands_are_found():
     assert len(COMMANDS) >= 12
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "make test"])
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, marks=[pytest.mark.slow] * is_slow(command)) for command in COMMANDS if command != "make test"],
+)
 def test_command_runs(command, folder):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    """On two devices, and `make train` with the compiler's settings that users have."""
+    quick = "" if command == "make train" else os.environ["XLA_FLAGS"].partition(" ")[2]
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {quick}"}
     process = subprocess.run(brief(command), cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if any(name in command for name in TRAININGS)])
+def test_the_arguments_of_a_training_are_understood(command, digits_dir, tmp_path, monkeypatch, capsys):
+    """A training's make a config, a study's a plan."""
+    module, *words = brief(command)[2:]
+    main = importlib.import_module(f"{module}.__main__").main
+    if module == "alexnet_jax.train":
+        configs = []
+        monkeypatch.setattr(loop, "train", lambda config, workdir: configs.append(config) or {})
+        monkeypatch.setattr(write, "write_report", lambda workdir: sys.exit())
+        with pytest.raises(SystemExit):
+            main(words)
+        assert hyper.from_config(configs[0])
+    else:
+        main([*words, f"--config.data.dir={digits_dir}", "--dry-run"])
+        assert "members" in capsys.readouterr().out
+
+
 def test_make_test_is_lint_types_and_tests():
     assert [line.split("/")[-1].split()[0] for line in recipe_of("test", ".venv/.dev")] == ["ruff", "ruff", "mypy", "python"]
-
-
-def test_table_names_what_exists():
-    for name in re.findall(r"`((?:alexnet_jax/)?\w+\.py)`", README.split("## Where things are")[1]):
-        assert (ROOT / name).exists() or (ROOT / "alexnet_jax" / name).exists() or (ROOT / "configs" / name).exists(), name
-
-
-def test_readme_is_short():
-    assert README.count("\n") < 150

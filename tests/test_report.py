@@ -104,9 +104,9 @@ def test_results_table_of_a_single_member(tmp_path):
 @pytest.mark.parametrize(
     ("end", "resume", "text"),
     [
-        (None, None, "still going, or was interrupted, at step 100 of 100"),
+        (None, None, "training or interrupted, at step 100 of 100"),
         ({"reason": "stopped"}, None, "stopped"),
-        ({"reason": "epochs", "test": TEST}, 40, "still going, or was interrupted, at step 40 of 100"),  # its test is of the past
+        ({"reason": "epochs", "test": TEST}, 40, "training or interrupted, at step 40 of 100"),  # its test is of the past
     ],
 )
 def test_without_a_test_the_table_says_why(tmp_path, end, resume, text):
@@ -210,7 +210,7 @@ def test_the_log_the_report_and_the_figure_tell_the_same_speeds(tmp_path, capsys
     assert "312 images/s" in capsys.readouterr().err
     assert "<dd>312 images/s, 2,184 images x members a second</dd>" in write_report(tmp_path).read_text()
     (axes,) = throughput_figure(past).axes
-    assert axes.get_title(loc="left") == "Speed (images/s); dashed the median, 312"
+    assert axes.get_title(loc="left") == "Speed (images/s); dashed: median, 312"
     assert axes.get_lines()[0].get_ydata().tolist() == past.speeds
 
 
@@ -316,7 +316,7 @@ def test_names_from_outside_cannot_become_markup(tmp_path):
 def test_a_run_that_is_going_has_a_report_and_every_part_of_the_config_is_optional(tmp_path):
     log_run(tmp_path, train_steps=[10, 20])
     html = write_report(tmp_path).read_text()
-    assert "Still going, or was interrupted, at step 20 of 100." in html
+    assert "Training or interrupted, at step 20 of 100." in html
     assert "There are no test results yet." in html
     assert headings(html) == ["The run", "Training", "More", "Throughput", "Log"]
     write_config(tmp_path, versions={"jax": "0.12.0"})
@@ -369,7 +369,7 @@ def test_the_command_writes_each_report_and_says_where(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     pages = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
     assert [os.path.abspath(line.split(" (")[0]) for line in done.stdout.splitlines()] == list(map(str, pages))
-    assert "All that shows the networks is left out" in pages[0].read_text()
+    assert "Every section about the networks is left out" in pages[0].read_text()
     assert (tmp_path / "comparison.svg").exists()
 
 

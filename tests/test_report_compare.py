@@ -60,10 +60,10 @@ def test_a_run_is_the_mean_of_its_members_in_its_range_and_a_diverged_one_has_no
 def test_results_side_by_side(tmp_path):
     done, going = log_run(tmp_path / "a", [[0.8, 0.6]], test=0.25), log_run(tmp_path / "b", [[0.5], [0.3]])
     rows = {label: cells for label, *cells in result_columns([past(done), past(going)])}
-    assert rows["status"] == ["finished", "still going"]
+    assert rows["status"] == ["finished", "training or interrupted"]
     assert rows["members"] == ["2", "1"]
     assert rows["mean top-1 error"] == ["25.00 %", ""]
-    assert rows["ensemble's"] == ["12.50 %", ""]
+    assert rows["ensemble top-1 error"] == ["12.50 %", ""]
     assert rows["images/s"] == ["100", "150"]
     assert rows["images x members a second"] == ["200", "150"]
     assert "dataset" not in rows  # no run says which
@@ -76,7 +76,7 @@ def test_the_page_names_the_best_and_what_differs(tmp_path):
     html = found.read_text()
     spaced = write_comparison(runs, tmp_path / 'of "two" runs\\.html').read_text()
     assert "url(#of-two-runs-" in spaced  # an address in SVG may hold no space, nor quotes
-    assert "b has the least error: 5.00 % of the test images." in html
+    assert "b has the lowest error: 5.00 % of the test images." in html
     assert re.findall(r"<td>(.*?)</td>", html)[-3:] == ["model.lrn", "true", "false"]
     assert "model.width" not in html
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")

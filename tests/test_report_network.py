@@ -103,7 +103,7 @@ def test_where_the_dataset_is_gone_the_rest_is_made(workdir, tmp_path):
     config.write_text(re.sub(r'"dir": ".*?"', f'"dir": "{tmp_path}/nowhere"', config.read_text()).replace('"digits"', '"photographs"'))
     found = network_sections(tmp_path / "run")
     assert list(by_title(found)) == ["First-layer filters", "Confusions", "Calibration", "Left out"]
-    assert f"What needs the dataset is left out: no dataset at {tmp_path}/nowhere" in words(found[-1])
+    assert f"Every section that needs the dataset is left out: no dataset at {tmp_path}/nowhere" in words(found[-1])
     (tmp_path / "run" / run.PREDICTIONS).unlink()
     assert list(by_title(network_sections(tmp_path / "run"))) == ["First-layer filters", "Left out"]
 
@@ -152,11 +152,11 @@ def test_an_ensemble_without_mistakes_shows_where_it_is_least_sure(workdir, monk
     answers = Answers(label, label[None], np.linspace(0.5, 1, 360)[None], label, np.linspace(0.5, 1, 360))
     subject = network.Subject(loaded, 0, dataset, "test", network.metrics.Predictions(label, np.zeros((1, 360, 10)), ["seed=0"]))
     section = network.mistakes_section(subject, answers)
-    assert section.title == "Least sure answers"
+    assert section.title == "Least confident answers"
     axes = section.blocks[1].figure.axes
     assert axes[0].texts[1].get_text() == f"{label[0]} 50.0 %"
     assert axes[0].texts[1].get_color() == style.INK
-    assert "None of 360 answers of the network is wrong" in words(section)
+    assert "All 360 answers of the network are right" in words(section)
 
 
 def test_many_classes_have_a_table_of_confusions_and_no_matrix():

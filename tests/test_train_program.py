@@ -59,9 +59,9 @@ def trained():
     return Trained(members=2)
 
 
-def test_the_compiled_step_does_the_work_of_the_network_and_little_else():
+def test_the_compiled_step_does_the_work_of_the_network_and_little_else(as_shipped):
     """Of a network so wide that convolutions and products are nearly all of the work; by XLA's own count."""
-    compiled = compiled_for_one_device(members=1)
+    compiled = compiled_for_one_device(as_shipped, members=1)
     arch = architecture(model_config("small"))
     counted, needed = compiled.cost_analysis()["flops"], 64 * step_flops(arch, 10, 1)
     assert needed < counted < 1.15 * needed
@@ -102,14 +102,14 @@ def test_the_one_tower_networks_step_computes_nothing_twice(members):
     assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) == {"1"}
 
 
-def test_rematerialisation_takes_less_memory_for_more_work():
+def test_rematerialisation_takes_less_memory_for_more_work(as_shipped):
     """Where the compiler merges what is computed again with what was, or computes it again too early, both numbers stay what they were."""
-    plain, lean = (compiled_for_one_device(members=3, remat=remat) for remat in (False, True))
+    plain, lean = (compiled_for_one_device(as_shipped, members=3, remat=remat) for remat in (False, True))
     assert lean.memory_analysis().temp_size_in_bytes < 0.6 * plain.memory_analysis().temp_size_in_bytes
     assert 1.2 < lean.cost_analysis()["flops"] / plain.cost_analysis()["flops"] < 1.4
 
 
-def compiled_for_one_device(members, remat=False):
+def compiled_for_one_device(options, members, remat=False):
     model, optimizer = AlexNet(architecture(model_config("small")), 10, remat), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
@@ -117,7 +117,7 @@ def compiled_for_one_device(members, remat=False):
     batch = jax.tree.map(lambda leaf: leaf[None], data.blank_batch(64, (STORED, STORED, 1)))
     in_axes, device, controls = (None, None, 0), jax.devices()[:1], controls_of(f"seeds={members}")
     program = jax.pmap(step, axis_name=parallel.DEVICES, in_axes=in_axes, out_axes=None, devices=device)
-    return program.lower(state, controls, batch).compile()
+    return program.lower(state, controls, batch).compile(options)
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -1,6 +1,6 @@
 """One compiled step for all members: what they share, and what they don't."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,14 @@ def state_of(model, spec, **base):
     """The state of a run that has not begun, and its controls."""
     rows, _ = hyper.parse_members(spec, {**BASE, **base})
     members = hyper.stack(rows)
-    state = jax.tree.map(np.asarray, init_state(model, OPTIMIZER, members, 1))  # on the host, where no step can reuse its buffers
-    return state, Controls(members, np.ones(len(rows), np.float32), np.zeros(len(rows), bool))
+    return initial(model, tuple(members.seed.tolist())), Controls(members, np.ones(len(rows), np.float32), np.zeros(len(rows), bool))
+
+
+@cache
+def initial(model, seeds):
+    """The state of members with these seeds, which are all that it depends on; on the host, where no step can reuse its buffers."""
+    members = hyper.stack([{**BASE, "seed": seed} for seed in seeds])
+    return jax.tree.map(np.asarray, init_state(model, OPTIMIZER, members, 1))
 
 
 def log_probs_of(model, state, controls, images, **options):
@@ -50,13 +56,22 @@ def batch(step, size=16):
     }
 
 
-def train(model, start, steps=3, size=16, at_once=0):
-    """The state and the metrics after some steps on all four devices."""
+def compiled(model, members, size, at_once):
+    """The program of a step; hyperparameters, rates and parameters are its data."""
     train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
+    in_turn, start = turns.plan(members, at_once), state_of(model, f"seeds={members}")
+    return turns.TrainProgram(train_step, in_turn, *(turns.place(tree, in_turn) for tree in start), parallel.shard(batch(0, size)))
+
+
+shared = cache(compiled)  # tests whose networks and numbers of members are equal use one program
+
+
+def train(model, start, steps=3, size=16, at_once=0, program=shared):
+    """The state and the metrics after some steps on all four devices."""
     (state, controls), metrics = start, []
     in_turn = turns.plan(controls.hyper.members, at_once)
     parts, controls = turns.place(state, in_turn), turns.place(controls, in_turn)
-    program = turns.TrainProgram(train_step, in_turn, parts, controls, parallel.shard(batch(0, size)))
+    program = program(model, in_turn.members, size, at_once)
     for i in range(steps):
         parts, values = program(parts, controls, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
@@ -71,11 +86,15 @@ def close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-def test_initialisation_quickly_compiled_has_the_same_bits(monkeypatch):
-    assert cpu.quick_to_compile()
-    quick, _ = state_of(network(), "seeds=2")
-    monkeypatch.setattr(cpu, "quick_to_compile", dict)
-    jax.tree.map(np.testing.assert_array_equal, quick, state_of(network(), "seeds=2")[0])
+@pytest.mark.slow
+def test_initialisation_quickly_compiled_has_the_same_bits(monkeypatch, as_shipped):
+    initialise = partial(init_state, network(), OPTIMIZER, hyper.stack(hyper.parse_members("seeds=2", BASE)[0]), 1)
+    options = {**as_shipped, **cpu.quick_to_compile()}
+    assert options != as_shipped
+    monkeypatch.setattr(cpu, "quick_to_compile", lambda: options)
+    quick = initialise()
+    monkeypatch.setattr(cpu, "quick_to_compile", lambda: as_shipped)
+    jax.tree.map(np.testing.assert_array_equal, quick, initialise())
 
 
 def test_the_abstract_state_is_the_states():
@@ -143,7 +162,7 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     elif what == "dropout":
         monkeypatch.setattr(model_lib, "dropout", lambda x, rate, keys, layer: x)
     without = network(lrn=what != "lrn")
-    plain, plain_metrics = train(without, state_of(without, f"{others}, seeds=2"), steps=2)
+    plain, plain_metrics = train(without, state_of(without, f"{others}, seeds=2"), steps=2, program=compiled)
     assert jax.tree.all(jax.tree.map(np.array_equal, (after.params, after.opt_state), (plain.params, plain.opt_state)))
     assert np.array_equal(metrics[1]["loss"], plain_metrics[1]["loss"])
 

@@ -425,7 +425,7 @@ def test_imported_weights_have_a_report(members, tmp_path):
         *("First-layer filters", "Augmentation", "Confusions", "Most confident mistakes", "Predictions", "Nearest neighbours"),
         *("Calibration", "Activations", "Config", "Environment"),
     ]
-    assert "Weights that were not trained here." in page
+    assert "These weights were not trained here." in page
     assert "class 3" not in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
 
@@ -553,7 +553,7 @@ def test_members_take_over_their_counterparts(members, digits_dir, tmp_path):
     assert not same(state.params, drawn.params)
     assert same(state.opt_state, drawn.opt_state)
     assert notes == []
-    with pytest.raises(UserError, match="has 2 members, this run 3: it must have as many, or one"):
+    with pytest.raises(UserError, match="has 2 members, this run has 3; choose a run with 3 members or with one"):
         start(tmp_path, digits_config(digits_dir, members.workdir, "seeds=3"))
 
 
@@ -569,7 +569,7 @@ def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     (state, notes), drawn = start(tmp_path, config, tuple("ABCDEFGHIJ"))
     assert same(state.params["fc8"], drawn.params["fc8"])
     assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
-    assert notes == [f"fc8 is new: {members.workdir} has 10 classes, this dataset 10, or others"]
+    assert notes == [f"fc8 is new: {members.workdir} has other classes (10) than this dataset (10)"]
 
 
 def test_a_network_of_other_shapes_is_refused(members, digits_dir, tmp_path):

@@ -1,14 +1,14 @@
-"""A run directory -> report.html and figures/: what was trained, how it went, and how well it does.
+"""Writes the report of a run: report.html and figures/ in its directory. See `report.write.write_report`.
 
-    write.py                    a run -> its page; the sections that need no network
-    words.py                    history and config in words
+    write.py                    the report of a run, and the sections that need no network
+    words.py                    texts and tables about the history and the config
     curves.py charts.py         figures of the history and of other numbers
     pictures.py bars.py         figures of pictures
-    answers.py                  what follows from the networks' answers; pure numpy
-    network.py                  the sections for which networks and dataset are asked again; needs JAX
-    activations.py              what the layers of a network put out
+    answers.py                  confusions and mistakes in the networks' answers; pure numpy
+    network.py                  the sections that need the networks and the dataset; needs JAX
+    activations.py              the outputs of the layers of a network
     compare.py                  several runs on one page
-    page.py style.py            sections -> a page; how all figures look
+    page.py style.py            the page from its sections; the look of all figures
 
-A new section is one function that returns a `Section`, and one line in write.py or network.py.
+For a new section, write a function that returns a `Section`, and call it in write.py or network.py.
 """

@@ -1,4 +1,10 @@
-"""What the networks of a run do inside: the outputs of their layers, on samples of a dataset. Needs JAX; training pays nothing for it."""
+"""Computes what the layers of a run's networks put out for images of a dataset. Training does not run it.
+
+The report's sections (network.py) call it:
+
+    found = layer_statistics(run.load("runs/digits"), members=[0], images=images)
+    found.zeros    # (1, layers): the fraction of zeros in each layer
+"""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,13 +26,13 @@ LAST = "fc8"  # gives logits: no activation follows it
 
 
 class LayerStatistics(NamedTuple):
-    """What layers put out, after their activations, on a sample: arrays (M, layers)."""
+    """Statistics of the layers' outputs after their activations, on a sample of images: arrays (M, layers)."""
 
     layers: list[str]
     mean: np.ndarray
     std: np.ndarray
-    zeros: np.ndarray  # share of the values that are zero
-    dead: np.ndarray  # share of the units that are zero for every image: of filters, wherever they look, and of dense units
+    zeros: np.ndarray  # fraction of the values that are zero
+    dead: np.ndarray  # fraction of the units that are zero for every image; a filter is one unit, dead if it is zero everywhere
 
 
 def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> dict[str, jax.Array]:
@@ -39,10 +45,10 @@ def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> 
 
 
 def layer_statistics(run: Run, members: list[int], images: np.ndarray) -> LayerStatistics:
-    """Of some members, on uint8 images (N, H, W, C)."""
+    """The statistics of some members, on uint8 images (N, H, W, C)."""
 
     def describe(outputs):
-        # One number an image and layer, so that the last batch's padding can be cut off afterwards.
+        # One number for each image and layer, so that the padding of the last batch can be removed later.
         each = {name: x.reshape(*x.shape[:1], -1, x.shape[-1]).astype(jnp.float32) for name, x in outputs.items() if name != LAST}
         return {
             name: {
@@ -83,9 +89,10 @@ def nearest(queries: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
 
 
 def augmented(run: Run, member: int, images: np.ndarray, draws: int) -> np.ndarray:
-    """What a member is shown in training: draws of `augment` (N, draws, size, size, C) of images (N, H, W, C), as uint8 pixels.
+    """What a member sees in training: for each of the images (N, H, W, C), draws of `augment`, as uint8 pixels (N, draws, size, size, C).
 
-    The mean is put back, and what lies outside of 0 to 255 is cut off. As in training, a draw comes from (member seed, purpose, index).
+    The mean is added again, and values are clipped to 0 to 255. As in training, the key of a draw is made from (member seed, purpose,
+    index).
     """
     hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.state.hyper)
     key, size = jax.random.fold_in(jax.random.key(hyper.seed), AUGMENT), run.network.model.arch.input_size
@@ -111,7 +118,7 @@ def examples(source: "Examples", places: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _of_members(run: Run, members: list[int], images: np.ndarray, wanted: Callable[[dict[str, jax.Array]], Any]) -> Iterator[Any]:
-    """For each member `wanted(layer_outputs)`, leaves (B, ...), batch by batch for all images: numpy leaves (N, ...)."""
+    """Yield `wanted(layer_outputs)` of each member for all images: for a batch its leaves are (B, ...), here numpy (N, ...)."""
     model, stats = run.network.model, run.stats
 
     @jax.jit

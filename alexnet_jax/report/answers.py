@@ -1,4 +1,10 @@
-"""What can be read from the answers of M networks and of their ensemble to N examples: confusions and mistakes. Pure numpy."""
+"""Finds confusions and mistakes in the answers of M networks and of their ensemble to N examples. Pure numpy.
+
+The report's sections (network.py) call it:
+
+    answers = Answers(**run.load_predictions("runs/digits"))
+    matrix = confusion_matrix(answers.label, answers.ensemble_answer, classes=10)
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +12,7 @@ import numpy as np
 
 
 class Answers(NamedTuple):
-    """The likeliest class and its probability, for each network and for their ensemble: what `metrics.answers` gives."""
+    """The likeliest class and its probability, for each network and for their ensemble, from `metrics.answers`."""
 
     label: np.ndarray  # int32 (N,)
     answer: np.ndarray  # int32 (M, N)
@@ -16,12 +22,12 @@ class Answers(NamedTuple):
 
 
 def confusion_matrix(label: np.ndarray, answer: np.ndarray, classes: int) -> np.ndarray:
-    """int (classes, classes): how many examples of each class (row) were given each answer (column)."""
+    """int (classes, classes): how many examples of each class (row) got each answer (column)."""
     return np.bincount(label.astype(np.int64) * classes + answer, minlength=classes**2).reshape(classes, classes)
 
 
 def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """(class, answer, how often) of the commonest confusions, at most `count`."""
+    """(class, answer, how often) of the most frequent confusions, at most `count`."""
     errors = matrix - np.diag(np.diag(matrix))
     places = np.argsort(-errors, axis=None, kind="stable")[:count]
     rows, columns = np.unravel_index(places, matrix.shape)
@@ -29,11 +35,11 @@ def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
 
 
 def confident_mistakes(answers: Answers, count: int) -> np.ndarray:
-    """Indices of the ensemble's wrong answers, the most confident first."""
+    """Indices of the ensemble's wrong answers, the most confident first, at most `count`."""
     wrong = np.flatnonzero(answers.ensemble_answer != answers.label)
     return wrong[np.argsort(-answers.ensemble_confidence[wrong], kind="stable")][:count]
 
 
 def unsure(answers: Answers, count: int) -> np.ndarray:
-    """Indices of the ensemble's least confident answers, the least confident first."""
+    """Indices of the ensemble's least confident answers, the least confident first, at most `count`."""
     return np.argsort(answers.ensemble_confidence, kind="stable")[:count]

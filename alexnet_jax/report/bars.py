@@ -1,4 +1,9 @@
-"""As the 2012 paper's Figure 4: pictures, and a bar for each of their likeliest classes."""
+"""Draws pictures with a bar for each of their likeliest classes, like the 2012 paper's Figure 4.
+
+The report and the predict command call it:
+
+    figure = bars_figure([Bars(image, "cat.jpg", [{"label": "cat", "index": 3, "probability": 0.9}])], columns=1)
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BARS = 5  # at most, below each picture
+BARS = 5  # at most this many below each picture
 
 
 class Bars(NamedTuple):
@@ -20,15 +25,15 @@ class Bars(NamedTuple):
     image: np.ndarray  # uint8 (height, width, C)
     caption: str
     top: list[dict[str, Any]]  # label, index, probability; the likeliest first
-    right: int | None = None  # index of the right class, where that is known
-    keep_end: int = 0  # so many last characters stay when the caption is too long
+    right: int | None = None  # index of the right class, if it is known
+    keep_end: int = 0  # when the caption is too long, this many last characters stay
 
 
 def bars_figure(pictures: Sequence[Bars], columns: int, side: float = 2.4, fontsize: float = 13) -> "Figure":
-    """Pictures `side` inches wide in so many columns. A right answer is blue, a wrong first one red, the others grey."""
+    """Draw pictures, `side` inches wide, in columns. A right answer is blue, a wrong first answer red, the others grey."""
     from matplotlib.figure import Figure
 
-    caption, bar, gap = 0.027 * fontsize, fontsize / 26, side / 6  # inches, as all lengths here
+    caption, bar, gap = 0.027 * fontsize, fontsize / 26, side / 6  # inches, like all lengths here
     rows, bars = -(-len(pictures) // columns), min(BARS, max(len(one.top) for one in pictures))
     cell = side + caption + bars * bar + gap
     width, height = columns * (side + gap) + gap, rows * cell + gap
@@ -45,7 +50,7 @@ def bars_figure(pictures: Sequence[Bars], columns: int, side: float = 2.4, fonts
 
 
 def _draw_bars(axes: "Axes", picture: Bars, rows: int, width: float, fontsize: float) -> None:
-    """In each row a class's name has the whole width; below it is the bar, from 0 to 1, and beside the bar the probability."""
+    """In each row, the name of a class has the whole width. Below it is the bar, from 0 to 1, and beside the bar the probability."""
     end = 1 / (1 - 0.0615 * fontsize / width)  # "100.0 %" fits between the bar's end and here
     top = picture.top[:rows]
     axes.set(xlim=(0, end), ylim=(rows - 0.7, -0.7))

@@ -1,4 +1,9 @@
-"""Figures of numbers: the ensemble curve, the confusion matrix, calibration, and what layers put out."""
+"""Draws figures of numbers: the ensemble curve, the confusion matrix, calibration, and layer statistics.
+
+The report's sections (write.py, network.py) call it:
+
+    figure = ensemble_curve_figure(history.load("runs/digits").test)
+"""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +18,13 @@ if TYPE_CHECKING:
 
     from alexnet_jax.report.activations import LayerStatistics
 
-NAME = 16  # letters of a class along a confusion matrix
-NUMBERED = 12  # a confusion matrix of so many classes has its numbers in it
-MATRIX = 40  # and one of more than so many is no figure that can be read
+NAME = 16  # letters of a class's name beside a confusion matrix
+NUMBERED = 12  # a confusion matrix of up to this many classes shows its numbers
+MATRIX = 40  # a confusion matrix of more classes can't be read, and is left out
 
 
 def ensemble_curve_figure(test: dict) -> "Figure":
-    """Top-1 error of ensembles of 1 to M members, the mean over subsets, with a band of one standard deviation either way."""
+    """Top-1 error of ensembles of 1 to M members, the mean over subsets, with a band of one standard deviation above and below."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -42,7 +47,7 @@ def ensemble_curve_figure(test: dict) -> "Figure":
 
 
 def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> "Figure":
-    """Classes down, answers across: how often each, the redder the larger the share of the class that was taken for another."""
+    """A confusion matrix: classes are rows, answers are columns. The larger the fraction of a class with a wrong answer, the redder."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -53,7 +58,7 @@ def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> "Figure":
     share = errors / np.maximum(matrix.sum(1, keepdims=True), 1)
     shades = np.zeros((count, count, 4))
     shades[..., :3] = [int(WRONG[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    shades[..., 3] = 0.75 * np.sqrt(share / max(share.max(), 0.1))  # the root, so that rare confusions can be seen beside common ones
+    shades[..., 3] = 0.75 * np.sqrt(share / max(share.max(), 0.1))  # the root makes rare confusions visible beside frequent ones
     axes.imshow(shades, interpolation="none")
     for i in range(count):
         axes.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="none", edgecolor=INK, linewidth=0.8))
@@ -79,7 +84,7 @@ def confusion_figure(matrix: np.ndarray, classes: tuple[str, ...]) -> "Figure":
 
 
 def reliability_figure(members: list[Reliability], ensemble: Reliability) -> "Figure":
-    """Accuracy against confidence, members thin and the ensemble thick; below, how many answers were how confident."""
+    """Accuracy against confidence, with thin lines for members and a thick one for the ensemble; below, the answers in each bin."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 6.2), layout="constrained")
@@ -104,7 +109,7 @@ def reliability_figure(members: list[Reliability], ensemble: Reliability) -> "Fi
 
 
 def activations_figure(statistics: "LayerStatistics") -> "Figure":
-    """By layer: the shares of zeros and of dead units; and means with standard deviations. Means over members, whose values are dots."""
+    """Zeros, dead units, means and standard deviations of each layer. Bars are means over members; dots are single members."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
@@ -126,7 +131,7 @@ def activations_figure(statistics: "LayerStatistics") -> "Figure":
 
 
 def _draw_layers(axes: "Axes", values: np.ndarray, colour: str, label: str, offset: float) -> None:
-    """A bar a layer, the mean over members of `values` (M, layers); with several members, each as a dot."""
+    """A bar for each layer, the mean over members of `values` (M, layers). With several members, a dot for each of them."""
     places = np.arange(values.shape[1]) + offset
     axes.bar(places, values.mean(0), 0.36, color=colour, label=label)
     if len(values) > 1:

@@ -1,4 +1,10 @@
-"""Several runs on one page: curves, results, and where their configs differ."""
+"""Writes a page that compares several runs: curves, results, and the differences between their configs.
+
+`python -m experiments.report` calls it if it gets several runs:
+
+    workdirs = [Path("runs/one"), Path("runs/two")]
+    write_comparison(workdirs, comparison_path(workdirs))    # runs/comparison.html
+"""
 
 import os
 import statistics
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Past(NamedTuple):
-    """A run as it is compared."""
+    """A run in a comparison."""
 
     name: str
     history: History
@@ -31,24 +37,24 @@ class Past(NamedTuple):
 
 @any_script()
 def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
-    """Write a page that compares runs, and its figure beside it as PNG and SVG; returns the page's path.
+    """Write a page that compares runs, and its figure beside it as PNG and SVG; return the path of the page.
 
     Raises:
-      UserError: more runs than there are colours, one that is no run directory, or a page that cannot be written.
+      UserError: there are more runs than colours, one is not a run directory, or the page cannot be written.
     """
     if len(workdirs) > len(COLOURS):
-        raise UserError(f"{len(workdirs)} runs are more than one figure can tell apart; compare at most {len(COLOURS)}")
+        raise UserError(f"one figure can't show {len(workdirs)} runs; compare at most {len(COLOURS)}")
     names = _names(workdirs)
     runs = [Past(name, history.load(workdir), words.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
     alt = "Training loss and evaluation error of every run against epochs"
-    text = "The mean over a run's members, shaded from the best to the worst of them; dashed, their ensemble."
+    text = "Each line is the mean over a run's members; the shade goes from the best to the worst member. Dashed lines are ensembles."
     sections = [
         Section("Results", [Table(("", *names), result_columns(runs))]),
         Section("Training", [Text(text), Drawing(page.stem, comparison_figure(runs), alt)]),
     ]
     if all("config" in run.record for run in runs):
         rows = words.field_differences([run.record["config"] for run in runs])
-        text = "Where their configs differ." if rows else "Their configs are the same."
+        text = "The fields in which the configs differ." if rows else "The configs are the same."
         sections.append(Section("Configs", [Text(text), *([Table(("field", *names), rows, numbers=False)] if rows else [])]))
     if not page.parent.is_dir():
         raise UserError(f"cannot write {page}: the folder {page.parent} doesn't exist")
@@ -58,13 +64,13 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
 
 
 def comparison_path(workdirs: Sequence[Path]) -> Path:
-    """Where a comparison goes that nobody gave a place: the folder that holds all the runs."""
+    """The default path of a comparison: in the folder that holds all the runs."""
     folder, here = Path(os.path.commonpath([os.path.dirname(os.path.abspath(workdir)) for workdir in workdirs])), Path.cwd()
     return (folder.relative_to(here) if folder.is_relative_to(here) else folder) / "comparison.html"
 
 
 def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
-    """Rows of a label and a cell for each run; rows that are empty for all are left out."""
+    """The rows of the results table: a label, and a cell for each run. Rows without any value are left out."""
     tests = [run.history.test for run in runs]
     several = any(run.history.start["members"] > 1 for run in runs)
 
@@ -81,8 +87,8 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
         row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
         row("mean top-1 error", error("mean_top1_error")),
         row("± std", lambda _, test: f"{100 * test['std_top1_error']:.2f} %" if test and len(test["top1_error"]) > 1 else ""),
-        row("ensemble's", error("ensemble_top1_error")),
-        row("its top-5 error", error("ensemble_top5_error")),
+        row("ensemble top-1 error", error("ensemble_top1_error")),
+        row("ensemble top-5 error", error("ensemble_top5_error")),
         row("relative cut", lambda _, test: f"{100 * test['relative_cut']:.1f} %" if test and len(test["top1_error"]) > 1 else ""),
         row("images/s", lambda run, _: f"{statistics.median(run.history.speeds):,.0f}" if run.history.speeds else ""),
         row("images x members a second", lambda run, _: words.members_speed(run.history) if several and run.history.trains else ""),
@@ -92,7 +98,7 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
 
 
 def comparison_figure(runs: Sequence[Past]) -> "Figure":
-    """Training loss and evaluation error: a colour for each run, its members' mean and range, the ensemble dashed."""
+    """Training loss and evaluation error of several runs. Each has a colour: mean and range of its members, and its ensemble dashed."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -126,7 +132,7 @@ def comparison_figure(runs: Sequence[Past]) -> "Figure":
 
 
 def _draw_run(axes: "Axes", epochs: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
-    """The mean of values (events, members) over the members that have not diverged, and their range."""
+    """Draw the mean and the range of values (events, members) over the members that have not diverged."""
     finite = np.ma.masked_invalid(values)
     if values.shape[1] > 1:
         axes.fill_between(epochs, finite.min(axis=1), finite.max(axis=1), color=colour, alpha=0.18, linewidth=0)
@@ -143,10 +149,10 @@ def _headline(runs: Sequence[Past]) -> str:
     ):
         return "The runs were tested on different images."
     name, best = min(tests, key=lambda pair: pair[1]["ensemble_top1_error"])
-    return f"{name} has the least error: {100 * best['ensemble_top1_error']:.2f} % of the {best['split']} images."
+    return f"{name} has the lowest error: {100 * best['ensemble_top1_error']:.2f} % of the {best['split']} images."
 
 
 def _names(workdirs: Sequence[Path]) -> list[str]:
-    """The directories' names, or where two have the same, their paths."""
+    """The names of the directories; their paths if two have the same name."""
     names = [workdir.resolve().name for workdir in workdirs]
     return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]

@@ -1,4 +1,9 @@
-"""The curves of a run, from its history: training loss, evaluation error and learning rate, and how fast it went."""
+"""Draws the curves of a run from its history: training loss, evaluation error, learning rate and speed.
+
+The report (write.py) calls it, and compare.py uses its parts:
+
+    figure = curves_figure(history.load("runs/digits"))
+"""
 
 import statistics
 from typing import TYPE_CHECKING, Any
@@ -12,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 200  # a training curve is drawn through at most so many means, however many steps were logged
+POINTS = 200  # a training curve has at most this many points, each the mean of neighbouring events
 
 
 def curves_figure(past: History) -> "Figure":
-    """Training loss, evaluation error and learning rate against epochs; a triangle where a member's learning rate drops.
+    """Training loss, evaluation error and learning rate against epochs; a triangle marks each drop of a member's learning rate.
 
-    Up to ten members have a colour and a name each; more are a bundle of thin lines and its mean.
+    Up to ten members have a colour and a name each. More members are thin lines of one colour, with their mean.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -39,12 +44,12 @@ def curves_figure(past: History) -> "Figure":
         columns = max(1, 80 // (6 + max(map(len, labels))))  # as many as fit
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK)
         for text in legend.get_texts():
-            text.set_parse_math(False)  # a name may hold dollar signs
+            text.set_parse_math(False)  # a name may contain dollar signs
     return figure
 
 
 def throughput_figure(past: History) -> "Figure":
-    """Images that the run reads in a second, over its epochs; the median as a line."""
+    """Images that the run reads in a second, against epochs, with the median as a line."""
     from matplotlib.figure import Figure
 
     epochs, values = np.array([event["epoch"] for event in past.trains]), np.array(past.speeds)
@@ -53,7 +58,7 @@ def throughput_figure(past: History) -> "Figure":
     axes.plot(epochs, values, color=COLOURS[0], linewidth=1.5, marker=".", markersize=3 if len(values) > POINTS else 6)
     median = statistics.median(values)
     axes.axhline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.set_title(f"Speed (images/s); dashed the median, {median:,.0f}")
+    axes.set_title(f"Speed (images/s); dashed: median, {median:,.0f}")
     axes.set_ylim(0, 1.15 * values.max())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("epoch")
@@ -85,7 +90,7 @@ def _draw_error(axes: "Axes", evals: list[dict], names: list[str]) -> None:
 
 
 def _draw_rate(axes: "Axes", past: History, members: int) -> None:
-    """Steps that fall exactly where the rates change, though the training events come less often."""
+    """Draw the learning rates as steps exactly where they change, although training events are rarer."""
     epochs = [epoch for epoch, _ in past.rate_curve]
     values = np.array([rates for _, rates in past.rate_curve], float).reshape(-1, members)
     for m in range(members):
@@ -94,16 +99,16 @@ def _draw_rate(axes: "Axes", past: History, members: int) -> None:
     positive = values[values > 0]
     if positive.size:
         axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(positive.min() / 3.2, positive.max() * 3.2)  # at least one power of ten lies within
+        axes.set_ylim(positive.min() / 3.2, positive.max() * 3.2)  # the axis shows at least one power of ten
         axes.minorticks_off()
         distinct = np.unique([float(f"{rate:.3g}") for rate in positive])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        if len(distinct) <= 6 and (distinct[1:] > 3 * distinct[:-1]).all():  # room for each at its place
+        if len(distinct) <= 6 and (distinct[1:] > 3 * distinct[:-1]).all():  # far enough apart to label each rate
             axes.set_yticks(distinct, [f"{rate:g}" for rate in distinct])
 
 
 def _mark_drops(error: "Axes", rate: "Axes", past: History, evals: list[dict], members: int) -> None:
-    """A triangle at each drop: on the curve of the member's error, and at its new learning rate."""
+    """Draw a triangle at each drop: on the member's error curve, and at its new learning rate."""
     epochs, errors = series(evals, "top1_error", members)
     style: dict[str, Any] = {"marker": "v", "markersize": 6 if members <= len(COLOURS) else 3, "linestyle": "none"}
     for event in past.drops:
@@ -116,7 +121,7 @@ def _mark_drops(error: "Axes", rate: "Axes", past: History, evals: list[dict], m
 
 
 def _draw_members(axes: "Axes", epochs: np.ndarray, values: np.ndarray, names: list[str]) -> None:
-    """One line a member; values (events, members)."""
+    """Draw a line for each member; values (events, members)."""
     if len(names) <= len(COLOURS):
         for m, name in enumerate(names):
             axes.plot(epochs, values[:, m], color=COLOURS[m], linewidth=1.5, label=name, marker=_dot(epochs))
@@ -127,18 +132,18 @@ def _draw_members(axes: "Axes", epochs: np.ndarray, values: np.ndarray, names: l
 
 
 def _dot(epochs: np.ndarray) -> str:
-    """The marker of a curve: a single point is no line, and would not be seen."""
+    """The marker of a curve: a single point needs one, since it has no line."""
     return "o" if len(epochs) == 1 else ""
 
 
-# What other figures of events share
+# Shared with other figures of events
 
 
 def scale(axes: "Axes", values: np.ndarray) -> None:
-    """From zero, or where the values span more than a factor of thirty logarithmic, so that the end of a good run can be read."""
+    """Start the axis at zero, or make it logarithmic if the values span more than a factor of 30, so that the end of a run is readable."""
     from matplotlib.ticker import LogLocator
 
-    positive = values[values > 0]  # which NaN is not
+    positive = values[values > 0]  # this drops NaN too
     if positive.size and positive.max() > 30 * positive.min():
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if positive.max() < 1000 * positive.min() else (1,)))
@@ -154,7 +159,7 @@ def series(events: list[dict], field: str, members: int) -> tuple[np.ndarray, np
 
 
 def thinned(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A curve (events,), (events, members) through means of neighbours, at most `POINTS` of them."""
+    """Reduce a curve (events,), (events, members) to at most `POINTS` points, by means of neighbours."""
     size = -(-len(epochs) // POINTS) or 1
     means = (np.stack([part[i : i + size].mean(axis=0) for i in range(0, len(part), size)]) for part in (epochs, values))
     return (epochs, values) if size == 1 else tuple(means)  # type: ignore[return-value]

@@ -1,4 +1,9 @@
-"""The sections of a report that ask the networks and the dataset again: what they learnt, where they err, what they do inside."""
+"""Makes the sections of a report that need the networks and the dataset: filters, mistakes, predictions, activations and others.
+
+`python -m experiments.report` calls it:
+
+    write_report("runs/digits", network_sections(Path("runs/digits")))
+"""
 
 import json
 from pathlib import Path
@@ -18,21 +23,21 @@ from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.page import Block, Drawing, Folded, Section, Table, Text
 from alexnet_jax.report.style import COLOURS, any_script
 
-SAMPLE = 512  # images on which layers are described
-TRAINING_SAMPLE = 3000  # training images among which neighbours are searched
-CONFUSIONS = 12  # rows of the table
-MISTAKES = 12  # pictures
-AUGMENTED = (4, 6)  # training images, draws of each
-NEIGHBOURS = (5, 6)  # test images, training images beside each
+SAMPLE = 512  # images for the statistics of layers
+TRAINING_SAMPLE = 3000  # training images that are searched for neighbours
+CONFUSIONS = 12  # rows of the table of confusions
+MISTAKES = 12  # pictures in the figure of mistakes
+AUGMENTED = (4, 6)  # training images, augmentations of each
+NEIGHBOURS = (5, 6)  # test images, training images next to each
 
 
 class Subject(NamedTuple):
-    """A run, what of it is asked, and on what."""
+    """A run, and the dataset and predictions that its sections show."""
 
     run: run.Run
-    member: int  # the one whose inside is shown: the first that has not diverged
+    member: int  # the member whose layers are shown: the first that has not diverged
     dataset: Dataset
-    split: str  # the test split of a run that is finished; before, the validation split: the test images are for the end
+    split: str  # the test split if the run has finished; before that, the validation split
     predictions: metrics.Predictions
 
     @property
@@ -47,27 +52,27 @@ class Subject(NamedTuple):
 
 @any_script()
 def network_sections(workdir: Path) -> list[Section]:
-    """All that can be made; one line says why where a checkpoint or the dataset is missing.
+    """Make all sections that are possible. If a checkpoint or the dataset is missing, one line says so.
 
     Raises:
-      UserError: not a run directory.
+      UserError: it is not a run directory.
     """
     imported = history.is_imported(workdir)
     finished = imported or bool(history.load(workdir).test)
     try:
         loaded = run.load(workdir)
     except UserError as error:
-        return [_left_out("All that shows the networks", error)]
+        return [_left_out("Every section about the networks", error)]
     healthy = [
         m for m in range(loaded.network.hyper.members) if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.state.params))
     ]
     if not healthy:
-        return [_left_out("All that shows the networks", UserError("every member has diverged"))]
+        return [_left_out("Every section about the networks", UserError("every member has diverged"))]
     sections = [filters_section(loaded, healthy)]
     try:
         subject = _subject(loaded, healthy[0], finished, imported)
     except UserError as error:
-        return [*sections, *_from_stored_answers(loaded), _left_out("What needs the dataset", error)]
+        return [*sections, *_from_stored_answers(loaded), _left_out("Every section that needs the dataset", error)]
     answers = Answers(**metrics.answers(subject.predictions))
     return [
         *sections,
@@ -82,20 +87,18 @@ def network_sections(workdir: Path) -> list[Section]:
 
 
 def filters_section(loaded: run.Run, healthy: list[int]) -> Section:
-    """The paper's Figure 3, of one member and, folded, of others."""
+    """First-layer filters as in the paper's Figure 3: of one member and, folded, of others."""
     names, kernels = loaded.network.member_names, np.asarray(loaded.state.params["conv1"]["kernel"])
     arch, (_, size, _, channels, count) = loaded.network.model.arch, kernels.shape
     text = (
         f"The {count} filters of {names[healthy[0]]} after {int(loaded.state.step):,} steps, {size} x {size} pixels at stride "
-        f"{arch.stem_stride}, each divided by its largest weight; mid-grey is zero."
+        f"{arch.stem_stride}. Each filter is divided by its largest weight; mid-grey is zero."
     )
     if size < 11:
         pixels = f"{arch.input_size} x {arch.input_size}"
-        text += f" For pictures of {pixels} pixels they are smaller than the paper's, which are 11 x 11 at stride 4, for 224 x 224."
+        text += f" They are smaller than the paper's (11 x 11 at stride 4, for 224 x 224 pixels), since the input has {pixels} pixels."
     if channels != 3:
-        text += (
-            " They have no colour, since the pictures have none." if channels == 1 else f" The mean of their {channels} channels is shown."
-        )
+        text += " They have no colour, since the images are grey." if channels == 1 else f" The mean of their {channels} channels is shown."
     blocks: list[Block] = [Text(text), _filters(kernels[healthy[0]], "filters", names[healthy[0]])]
     others = healthy[1 : len(COLOURS)]
     if others:
@@ -109,19 +112,20 @@ def _filters(kernels: np.ndarray, file: str, member: str) -> Drawing:
 
 
 def augmentations_section(subject: Subject) -> Section:
-    """What the network sees in training."""
+    """Training images and their augmentations."""
     images, _ = activations.sample(subject.dataset.source(subject.run.config.data.train_split), AUGMENTED[0])
     views = activations.augmented(subject.run, subject.member, images, AUGMENTED[1])
     strengths = {name: float(np.asarray(getattr(subject.run.state.hyper, name))[subject.member]) for name in AUGMENTATIONS}
     drawn = ", ".join(f"{name} {value:g}{' degrees' if name == 'rotation' else ''}" for name, value in strengths.items() if value)
     text = (
-        f"Training images as they are stored, and {AUGMENTED[1]} draws of what {subject.name} sees of each, the mean put back. Strengths: "
-        f"{drawn or 'every augmentation is off'}."
+        f"Each row shows a stored training image and {AUGMENTED[1]} random augmentations of it, as {subject.name} sees them; the "
+        f"mean is added again. Strengths: {drawn or 'every augmentation is off'}."
     )
     return Section("Augmentation", [Text(text), Drawing("augmentations", pictures.augmentations_figure(images, views), text)])
 
 
 def confusion_section(answers: Answers, classes: tuple[str, ...], split: str) -> Section:
+    """The most frequent confusions, and the confusion matrix if there are few classes."""
     matrix = confusion_matrix(answers.label, answers.ensemble_answer, len(classes))
     rows = [
         (classes[i], classes[j], f"{count:,}", f"{100 * count / matrix[i].sum():.1f} %")
@@ -129,23 +133,23 @@ def confusion_section(answers: Answers, classes: tuple[str, ...], split: str) ->
     ]
     wrong = int(matrix.sum() - np.trace(matrix))
     blocks: list[Block] = [
-        Text(f"{wrong:,} of {matrix.sum():,} {split} images are classified wrongly{'.' if not rows else '; the commonest confusions:'}")
+        Text(f"{wrong:,} of {matrix.sum():,} {split} images are classified wrongly{'.' if not rows else '. The most frequent confusions:'}")
     ]
     if rows:
         blocks.append(Table(("class", "taken for", "images", "of the class"), rows))
     if len(classes) <= charts.MATRIX:
-        alt = "Confusion matrix: how often images of each class were given each answer"
+        alt = "Confusion matrix: how often images of each class got each answer"
         blocks.append(Drawing("confusion", charts.confusion_figure(matrix, classes), alt))
     return Section("Confusions", blocks)
 
 
 def mistakes_section(subject: Subject, answers: Answers) -> Section:
-    """Where the ensemble was surest and wrong; where it is never wrong, its least sure answers."""
+    """The ensemble's most confident wrong answers; its least confident answers if none is wrong."""
     places, title = confident_mistakes(answers, MISTAKES), "Most confident mistakes"
-    text = f"The wrong answers of which {subject.voters} was surest: the true class, the answer, and its probability."
+    text = f"The wrong answers with the highest probability from {subject.voters}: the true class, the answer, and its probability."
     if not len(places):
-        places, title = unsure(answers, MISTAKES), "Least sure answers"
-        text = f"None of {len(answers.label):,} answers of {subject.voters} is wrong; these are the least sure ones."
+        places, title = unsure(answers, MISTAKES), "Least confident answers"
+        text = f"All {len(answers.label):,} answers of {subject.voters} are right. These have the lowest probability."
     images, labels = activations.examples(subject.dataset.source(subject.split), places)
     classes = subject.run.classes
     shown = [
@@ -157,7 +161,7 @@ def mistakes_section(subject: Subject, answers: Answers) -> Section:
 
 
 def bars_section(subject: Subject, answers: Answers) -> Section:
-    """The paper's Figure 4, left."""
+    """Images with their likeliest classes, as in the left half of the paper's Figure 4."""
     hard = unsure(answers, 4)
     others = np.setdiff1d(np.arange(len(answers.label)), hard)
     places = np.concatenate([np.random.default_rng(0).permutation(others)[:4], hard])
@@ -168,14 +172,14 @@ def bars_section(subject: Subject, answers: Answers) -> Section:
         top = [{"label": classes[i], "index": int(i), "probability": row[i]} for i in np.argsort(-row, kind="stable")[:BARS]]
         shown.append(Bars(image, classes[label], top, int(label)))
     text = (
-        f"Four {subject.split} images drawn at random, then the four of which {subject.voters} is least sure; under each its class, and "
-        "the five likeliest answers: the right one blue, a wrong first one red."
+        f"Four {subject.split} images drawn at random, then the four for which {subject.voters} is least confident. Below each are its "
+        "class and the likeliest answers: the right answer is blue, a wrong first answer is red."
     )
     return Section("Predictions", [Text(text), Drawing("predictions", bars_figure(shown, 4, 1.3, 9), text)])
 
 
 def neighbours_section(subject: Subject) -> Section:
-    """The paper's Figure 4, right: what the last hidden layer holds for alike."""
+    """Nearest neighbours in the features of the last hidden layer, as in the right half of the paper's Figure 4."""
     source = subject.dataset.source(subject.split)
     train_images, train_labels = activations.sample(subject.dataset.source(subject.run.config.data.train_split), TRAINING_SAMPLE)
     order = np.random.default_rng(1).permutation(len(source))
@@ -190,33 +194,35 @@ def neighbours_section(subject: Subject) -> Section:
         for image, label, near in zip(images, labels, found, strict=True)
     ]
     text = (
-        f"{subject.split.capitalize()} images of different classes, and the {NEIGHBOURS[1]} of {len(train_images):,} training images whose "
-        f"features in fc7 of {subject.name} have the smallest Euclidean distance; classes other than the first's in red."
+        f"Each row shows a {subject.split} image and the {NEIGHBOURS[1]} of {len(train_images):,} training images that are nearest to it, "
+        f"by Euclidean distance between the features in fc7 of {subject.name}. A red label is another class than the first image's."
     )
     return Section("Nearest neighbours", [Text(text), Drawing("neighbours", pictures.neighbours_figure(rows, subject.split), text)])
 
 
 def calibration_section(answers: Answers, names: list[str], split: str) -> Section:
+    """The reliability diagram, and the expected calibration errors."""
     members = [
         reliability(confidence, answer == answers.label) for confidence, answer in zip(answers.confidence, answers.answer, strict=True)
     ]
     ensemble = reliability(answers.ensemble_confidence, answers.ensemble_answer == answers.label)
     rows = [(name, f"{100 * bins.ece:.2f} %") for name, bins in zip(names, members, strict=True)]
     if len(names) > len(COLOURS):
-        eces = [bins.ece for bins in members if len(bins.counts)]  # of those that have not diverged
+        eces = [bins.ece for bins in members if len(bins.counts)]  # of the members that have not diverged
         rows = [("mean of the members", f"{100 * sum(eces) / max(len(eces), 1):.2f} %")]
     if len(names) > 1:
         rows.append(("ensemble", f"{100 * ensemble.ece:.2f} %"))
     text = (
-        f"How often an answer is right that has a probability of so many percent, on the {split} images: the thick line is "
-        f"{'the ensemble, thin ones its members' if len(names) > 1 else 'the network'}, the dashed one perfect calibration. The expected "
-        f"calibration error (ECE) is the mean distance from it, over {metrics.BINS} bins of confidence."
+        f"The percentage of right answers by their confidence (the answer's probability), on the {split} images. The thick line is "
+        f"{'the ensemble, thin lines are its members' if len(names) > 1 else 'the network'}, and the dashed line is perfect calibration. "
+        f"The expected calibration error (ECE) is the mean distance from the dashed line, over {metrics.BINS} bins of confidence."
     )
     drawing = Drawing("calibration", charts.reliability_figure(members, ensemble), "Reliability diagram: accuracy against confidence")
     return Section("Calibration", [Text(text), drawing, Table(("", "ECE"), rows)])
 
 
 def activations_section(subject: Subject, members: list[int]) -> Section:
+    """Statistics of the outputs of each layer."""
     images, _ = activations.sample(subject.dataset.source(subject.split), SAMPLE)
     found = activations.layer_statistics(subject.run, members, images)
     mean, std, zeros, dead = (values.mean(0) for values in (found.mean, found.std, found.zeros, found.dead))
@@ -225,33 +231,31 @@ def activations_section(subject: Subject, members: list[int]) -> Section:
         for layer, a, b, c, d in zip(found.layers, mean, std, zeros, dead, strict=True)
     ]
     text = (
-        f"What the layers put out after their activation, on {len(images):,} {subject.split} images"
-        f"{f'; means over {len(members)} members, each a dot' if len(members) > 1 else ''}. A unit is dead when it is zero for every one "
-        "of the images: a filter at every place, or a unit of fc6 and fc7."
+        f"The outputs of the layers after their activations, on {len(images):,} {subject.split} images"
+        f"{f'; bars are means over {len(members)} members, each of them a dot' if len(members) > 1 else ''}. A unit is dead if it is zero "
+        "for every image. A filter counts as one unit: it is dead if it is zero at every place of every image."
     )
-    drawing = Drawing(
-        "activations", charts.activations_figure(found), "By layer: shares of zeros and dead units, mean and standard deviation"
-    )
+    drawing = Drawing("activations", charts.activations_figure(found), "Zeros, dead units, mean and standard deviation of each layer")
     return Section("Activations", [Text(text), drawing, Table(("layer", "mean", "std", "zeros", "dead units"), rows)])
 
 
 def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Subject:
-    """Open the run's dataset and ask all members about a split of it. Imported weights take any dataset with as many classes.
+    """Open the run's dataset and predict a split of it with all members. Imported weights accept any dataset with as many classes.
 
     Raises:
-      UserError: the dataset is not there, or is another one.
+      UserError: the dataset does not exist, or is another one.
     """
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)
     if not imported and json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
-        raise UserError(f"the dataset {dataset.name} in {config.data.dir} is another one than the run was trained on")
+        raise UserError(f"the dataset {dataset.name} in {config.data.dir} is not the one that the run was trained on")
     split = config.data.test_split if finished else config.data.validation_split
     predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))
     return Subject(loaded._replace(classes=dataset.classes), member, dataset, split, predictions)
 
 
 def _from_stored_answers(loaded: run.Run) -> list[Section]:
-    """What a finished run's own answers to its test split tell without the dataset; nothing of a run that has left none."""
+    """The sections that need only the stored answers of a finished run, without the dataset; empty if none are stored."""
     try:
         answers = Answers(**run.load_predictions(loaded.workdir))
     except UserError:

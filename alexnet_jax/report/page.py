@@ -1,4 +1,11 @@
-"""A report as sections of a few kinds of blocks -> one page that stands alone, and every figure of it as files for a lecture."""
+"""Writes a page from sections of blocks, and its figures as files.
+
+The page is one HTML file that needs no other file. The report of a run and the comparison of runs call it:
+
+    sections = [Section("Results", [Text("All went well."), Table(("", "error"), [("seed=0", "1.03 %")])])]
+    write_figures(Path("runs/digits/figures"), sections)
+    write_page(Path("runs/digits/report.html"), "digits", "finished", "1.03 % error.", sections)
+"""
 
 import base64
 import io
@@ -15,8 +22,8 @@ from alexnet_jax.runlog import writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PHOTO_BYTES = 6000  # a picture whose PNG is longer than this is a photograph: JPEG has a fifth of it
-_DATE = {"Date": None}  # the same run makes the same bytes
+PHOTO_BYTES = 6000  # a picture with a larger PNG is a photograph, and becomes a JPEG of a fifth of the size
+_DATE = {"Date": None}  # no date, so the same run gives the same bytes
 
 
 class Text(NamedTuple):
@@ -26,7 +33,7 @@ class Text(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A figure. `name` is that of its files and unique in a page, `alt` says in words what it shows."""
+    """A figure. `name` is the name of its files, unique in a page. `alt` describes the figure in words."""
 
     name: str
     figure: "Figure"
@@ -34,7 +41,7 @@ class Drawing(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of cells below a heading; all but the first column flush right where they are numbers."""
+    """Rows of cells below a heading. With `numbers`, all columns except the first are aligned to the right."""
 
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,7 +49,7 @@ class Table(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Labels and what is to be said of them."""
+    """Rows of a label and its text."""
 
     rows: Sequence[tuple[str, str]]
 
@@ -54,7 +61,7 @@ class Code(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """Blocks that a click opens; paper shows them."""
+    """Blocks that a click opens; in print they are open."""
 
     title: str
     blocks: Sequence["Block"]
@@ -75,10 +82,10 @@ class Section(NamedTuple):
 
 
 def write_page(path: Path, title: str, status: str, headline: str, sections: Sequence[Section]) -> None:
-    """Write the page, with its pictures within it; it loads nothing from anywhere and escapes every text.
+    """Write the page with its figures inside it. It loads no other file, and every text in it is escaped.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the page cannot be written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -95,7 +102,7 @@ def write_figures(directory: Path, sections: Sequence[Section]) -> None:
     """Write every figure of some sections as NAME.png and NAME.svg.
 
     Raises:
-      UserError: one cannot be written.
+      UserError: a figure cannot be written.
     """
     with writing(directory):
         directory.mkdir(exist_ok=True)
@@ -105,25 +112,25 @@ def write_figures(directory: Path, sections: Sequence[Section]) -> None:
 
 
 def inline_svg(drawing: Drawing) -> str:
-    """The figure as an <svg> element without a background, in the colours of the page's mode, and with text in the reader's fonts."""
+    """The figure as an <svg> element without a background, in the colours of the page's light or dark mode and the reader's fonts."""
     import matplotlib
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):
         drawing.figure.savefig(buffer, format="svg", facecolor="none", metadata=_DATE)
     svg = buffer.getvalue()
-    prefix = re.sub(r"\W+", "-", drawing.name)  # a comparison's is its file's, which may hold what no address may
+    prefix = re.sub(r"\W+", "-", drawing.name)  # a comparison's name is a file's name, which may contain characters that an id may not
 
     def adapt(tag: re.Match) -> str:
         text = tag[0].replace(INK, "currentColor").replace(RULE, "var(--rule)").replace(WRONG, f"var(--wrong, {WRONG})")
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)  # other figures of the page have the same ids
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)  # unique, since other figures of the page have the same ids
         return re.sub(r"data:image/png;base64,([^\"]+)", _smaller, text)
 
     return re.sub(r"<[^>]+>", adapt, svg[svg.index("<svg") :])
 
 
 def _smaller(found: re.Match) -> str:
-    """A photograph's data URI as JPEG; drawings and the smallest pictures, which a browser shows in whole pixels, stay as they are."""
+    """Turn the PNG of a photograph into JPEG, as a data URI. Drawings and small pictures stay PNG, so that their pixels stay sharp."""
     png = base64.b64decode(found[1])
     if len(png) < PHOTO_BYTES:
         return found[0]
@@ -136,7 +143,7 @@ def _smaller(found: re.Match) -> str:
 
 
 def drawings(blocks: Sequence[Block]) -> list[Drawing]:
-    """The figures among some blocks, also those that are folded."""
+    """The figures among some blocks, including folded ones."""
     found = []
     for block in blocks:
         if isinstance(block, Drawing):

@@ -1,4 +1,9 @@
-"""Figures of pictures: conv1's filters, mistakes, augmentations, nearest neighbours."""
+"""Draws figures of pictures: first-layer filters, mistakes, augmentations, nearest neighbours.
+
+The report's sections (network.py) call it:
+
+    figure = filters_figure(params["conv1"]["kernel"][0])    # kernels of one member (size, size, channels, filters)
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GAP, LINE = 0.14, 0.19  # inches between pictures, and of a line of text
+GAP, LINE = 0.14, 0.19  # inches between pictures; inches of a line of text
 
 
 class Mistake(NamedTuple):
-    """A picture, its label, and what it was taken for."""
+    """A picture, its class, and the answer with its probability."""
 
     image: np.ndarray  # uint8 (height, width, C)
     label: str
@@ -24,9 +29,9 @@ class Mistake(NamedTuple):
 
 
 def filters_figure(kernels: np.ndarray) -> "Figure":
-    """As the paper's Figure 3: the filters (size, size, C, F) of a first layer, each divided by its largest weight; zero is mid-grey.
+    """The filters (size, size, C, F) of a first layer, like the paper's Figure 3. Each is divided by its largest weight; zero is mid-grey.
 
-    Channels other than three, as of infrared, have no colour: their mean is shown.
+    Filters with another number of channels than three have no colour; the mean over their channels is shown.
     """
     from matplotlib.figure import Figure
 
@@ -35,7 +40,7 @@ def filters_figure(kernels: np.ndarray) -> "Figure":
     size, _, channels, count = kernels.shape
     largest = np.maximum(np.abs(kernels).max((0, 1, 2)), np.finfo(np.float32).tiny)
     tiles = np.moveaxis(0.5 + 0.5 * kernels / largest, -1, 0)
-    rows = -(-count // (16 if count >= 64 else 8))  # the paper's 96 are 6 rows of 16
+    rows = -(-count // (16 if count >= 64 else 8))  # 96 filters, as in the paper, are 6 rows of 16
     columns = -(-count // rows)
     gap = max(1, size // 6)
     mosaic = np.zeros((rows * (size + gap) - gap, columns * (size + gap) - gap, 4))
@@ -51,7 +56,7 @@ def filters_figure(kernels: np.ndarray) -> "Figure":
 
 
 def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
-    """Each picture with its label, and the answer with its confidence, red where it is wrong."""
+    """Each picture with its class, and the answer with its confidence. A wrong answer is red."""
     columns = 4
     figure, cells, side = _grid(-(-len(mistakes) // columns), columns, lines=2)
     for axes, one in zip(cells.flat, mistakes, strict=False):
@@ -65,7 +70,7 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
 
 
 def augmentations_figure(images: np.ndarray, views: np.ndarray) -> "Figure":
-    """A row an image: as it is stored (n, H, W, C), and draws of its augmentation (n, draws, size, size, C)."""
+    """A row for each image: the stored image (n, H, W, C), and its random augmentations (n, draws, size, size, C)."""
     figure, cells, side = _grid(len(images), 1 + views.shape[1], lines=0, after_first=0.2, above=0.25)
     for row, image, draws in zip(cells, images, views, strict=True):
         for axes, picture in zip(row, [image, *draws], strict=True):
@@ -76,9 +81,9 @@ def augmentations_figure(images: np.ndarray, views: np.ndarray) -> "Figure":
 
 
 def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]], split: str) -> "Figure":
-    """As in the paper's Figure 4: (picture, label) of an image of a split in the first column, then of the nearest training images.
+    """Like the paper's Figure 4: a row of (picture, label) for each image of a split, followed by its nearest training images.
 
-    A neighbour's label is red where it is not the first image's.
+    A label is red if it is not that of the row's first image.
     """
     figure, cells, side = _grid(len(rows), len(rows[0]), lines=1, after_first=0.2, above=0.25)
     for row_axes, row in zip(cells, rows, strict=True):
@@ -93,7 +98,7 @@ def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]], split: s
 def _grid(rows: int, columns: int, lines: int, after_first: float = 0, above: float = 0) -> tuple["Figure", np.ndarray, float]:
     """A figure of square axes (rows, columns) with room for lines of text below each, and their side in inches.
 
-    `after_first` inches part the first column from the others; `above` the first row from the top.
+    `after_first` is the extra space after the first column, `above` the extra space above the first row, both in inches.
     """
     from matplotlib.figure import Figure
 
@@ -110,7 +115,7 @@ def _grid(rows: int, columns: int, lines: int, after_first: float = 0, above: fl
 
 
 def _write(axes: "Axes", side: float, line: int, text: str, colour: str = INK, bold: bool = False, keep_end: int = 0) -> None:
-    """A line below a picture, no wider than it."""
+    """Write a line of text below a picture, shortened to its width."""
     place = (0, -(line - 0.12) * LINE / side)
     weight = "bold" if bold else "normal"
     label = axes.text(*place, printable(text), transform=axes.transAxes, color=colour, fontsize=9.5, fontweight=weight, parse_math=False)

@@ -1,4 +1,11 @@
-"""How every figure looks: colours, axes, names that come from outside, and pictures."""
+"""The common look of all figures: colours, axes, fonts, labels and pictures.
+
+The figures of reports, predictions and experiments use it:
+
+    with any_script():
+        axes.plot(epochs, error, color=member_colour(0, members=7))
+        style_axes(axes)
+"""
 
 import bisect
 import warnings
@@ -13,19 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Text
 
-INK, RULE = "#1f2328", "#d8dce1"  # text and strong lines; grids. The page gives both the colours of its light or dark mode
+INK, RULE = "#1f2328", "#d8dce1"  # text and strong lines; grids. The page replaces both by the colours of its light or dark mode
 # Matplotlib's petroff10 (arXiv 2107.02270): ten colours that colour-blind readers tell apart
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-RIGHT, WRONG, OTHER = COLOURS[0], COLOURS[2], COLOURS[3]  # of answers
-WIDTH = 6.2  # inches of every figure: a phone shows it at two thirds, with ten-point letters that can still be read
-PIXELS = 160  # an inch of a figure has so many
-# Fonts with Chinese, Japanese and Korean, of which a system has some or none
+RIGHT, WRONG, OTHER = COLOURS[0], COLOURS[2], COLOURS[3]  # colours of answers
+WIDTH = 6.2  # inches, of every figure: on a phone it has two thirds of this width, and ten-point letters are still readable
+PIXELS = 160  # per inch of a figure
+# Fonts with Chinese, Japanese and Korean letters; a system has some or none of them
 _CJK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei")
 
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Draw figures whose text may be in any script: with the fonts that are there, and a box for a letter that none of them has."""
+    """In this context, figures can have text in any script. A box stands for a letter that no installed font has."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -37,7 +44,7 @@ def any_script() -> Iterator[None]:
 
 
 def style_axes(axes: "Axes") -> None:
-    """A bold title at the left, a light grid, and of the frame only the bottom."""
+    """Give the axes a bold title at the left, a light grid, and only the bottom line of the frame."""
     style_title(axes)
     axes.set_facecolor("none")
     axes.grid(color=RULE, linewidth=0.8)
@@ -55,12 +62,12 @@ def style_title(axes: "Axes") -> None:
 
 
 def member_colour(member: int, members: int) -> str:
-    """Up to ten members have a colour each; more are a bundle in one."""
+    """The colour of a member: one each for up to ten members, one for all of more."""
     return COLOURS[member if members <= len(COLOURS) else 0]
 
 
 def show_picture(axes: "Axes", image: np.ndarray, side: float) -> None:
-    """A picture, uint8 (height, width, C), in a thin frame `side` inches wide; it shrinks to the pixels of that: a page has many."""
+    """Show a picture, uint8 (height, width, C), in a thin frame `side` inches wide. A large picture is scaled down, to keep pages small."""
     largest = round(side * PIXELS)
     if max(image.shape[:2]) > largest:
         size = [round(length * largest / max(image.shape[:2])) for length in image.shape[1::-1]]
@@ -71,7 +78,7 @@ def show_picture(axes: "Axes", image: np.ndarray, side: float) -> None:
 
 
 def shorten(label: "Text", width: float, keep_end: int = 0) -> None:
-    """Cut out of a text that is wider than `width` inches as much as it takes, but not of its last characters."""
+    """Shorten a text that is wider than `width` inches. Its last `keep_end` characters stay."""
     whole = label.get_text()
     start, end = whole[: len(whole) - keep_end], whole[len(whole) - keep_end :]
 
@@ -83,5 +90,5 @@ def shorten(label: "Text", width: float, keep_end: int = 0) -> None:
 
 
 def printable(name: object) -> str:
-    """On one line, and free of the halves of characters by which Python stands for names that aren't UTF-8."""
+    """A name on one line. U+FFFD replaces line breaks, and the surrogates by which Python represents names that aren't UTF-8."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(name))

@@ -1,6 +1,6 @@
-"""What a run's history and its config.json say in words: the texts and tables of a report. No figure, no network.
+"""Makes the texts and tables of a report from a run's history and its config.json.
 
-The report, the comparison of runs and the training command's last lines are made of them:
+The report, the comparison of runs and the train command call it:
 
     print(words.results_table(history.load("runs/digits")))
 """
@@ -17,31 +17,31 @@ from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
 from alexnet_jax.tables import aligned
 
-FINISHED = {"epochs": "all epochs done", "done": "every member has plateaued"}  # by the reason of the end
-# Error in percent (top-1, top-5) of one and of five equal networks on ImageNet's 2012 validation images: table 2 of the 2012 paper.
+FINISHED = {"epochs": "all epochs done", "done": "every member has plateaued"}  # by the reason of the end event
+# Errors in percent (top-1, top-5) of one network and of five equal ones on ImageNet's 2012 validation images: table 2 of the 2012 paper.
 PAPER_ONE, PAPER_FIVE = (40.7, 18.2), (38.1, 16.4)
 
 
 def state(past: History) -> str:
-    """`finished`, `stopped` or `still going`."""
+    """`finished`, `stopped` or `training or interrupted`."""
     if not past.end:
-        return "still going"
+        return "training or interrupted"
     return "finished" if past.end["reason"] in FINISHED else "stopped"
 
 
 def status(past: History) -> str:
-    """The state, with its reason or with the step that was reached."""
+    """The state, with its reason or its newest step."""
     match state(past):
         case "finished":
             return f"finished, {FINISHED[past.end['reason']]}"
         case "stopped":
             return "stopped"
-        case going:
-            return f"{going}, or was interrupted, at step {past.step:,} of {past.start['steps']:,}"
+        case unfinished:
+            return f"{unfinished}, at step {past.step:,} of {past.start['steps']:,}"
 
 
 def headline(past: History) -> str:
-    """The result in a sentence."""
+    """The result in one sentence."""
     test = past.test
     if not test:
         return "There are no test results yet."
@@ -53,7 +53,7 @@ def headline(past: History) -> str:
 
 
 def summary(past: History, record: dict) -> list[tuple[str, str]]:
-    """(label, text) pairs on the run as a whole."""
+    """(label, text) pairs about the whole run."""
     start, evals, step = past.start, past.evals, past.step
     names = start["member_names"] if start["members"] <= len(COLOURS) else [start["member_names"][0], "...", start["member_names"][-1]]
     rows = [("dataset", _dataset(record["dataset"]))] if "dataset" in record else []
@@ -75,17 +75,18 @@ def summary(past: History, record: dict) -> list[tuple[str, str]]:
 
 
 def speed(past: History) -> str:
-    """The medians over the run: images read a second, and where there are several members also images x members."""
+    """The median speed of the run: images read in a second, and for several members also images x members in a second."""
     several = f", {members_speed(past)} images x members a second" if past.start["members"] > 1 else ""
     return f"{statistics.median(past.speeds):,.0f} images/s{several}"
 
 
 def members_speed(past: History) -> str:
+    """The median of images x members in a second."""
     return f"{statistics.median(event['member_images_per_second'] for event in past.trains):,.0f}"
 
 
 def result_rows(past: History) -> list[tuple[str, str, str]]:
-    """(label, top-1, top-5) rows of the test, the first of them the heading; none before there is a test."""
+    """(label, top-1, top-5) rows of the test results, with a heading first; empty if there are none yet."""
     test = past.test
     if not test:
         return []
@@ -100,24 +101,24 @@ def result_rows(past: History) -> list[tuple[str, str, str]]:
 
 
 def results_table(past: History) -> str:
-    """The test results as plain text: each member's errors, mean and standard deviation, the ensemble's, and the cut of the errors."""
+    """The test results as plain text: the errors of each member, their mean and standard deviation, and the errors of the ensemble."""
     rows = result_rows(past)
     return aligned(rows, "<>", gap=3) if rows else f"No test results: the run is {status(past)}."
 
 
 def ensemble_in_words(test: dict) -> str:
-    """How much of the error the ensemble cut, and how much the paper's did."""
+    """By how much the ensemble reduces the error, here and in the paper."""
     top1, top5 = (1 - five / one for one, five in zip(PAPER_ONE, PAPER_FIVE, strict=True))
     return (
-        f"In the test {_ensemble(test)} makes {_fewer(test['relative_cut'])} top-1 errors than one of its networks does on average. "
-        f"In the 2012 paper, on ImageNet, five networks instead of one took the top-1 error from {PAPER_ONE[0]} to {PAPER_FIVE[0]} %, a "
+        f"In the test, {_ensemble(test)} makes {_fewer(test['relative_cut'])} top-1 errors than one of its networks on average. "
+        f"In the 2012 paper, on ImageNet, five networks reduce the top-1 error of one network from {PAPER_ONE[0]} to {PAPER_FIVE[0]} %, a "
         f"relative cut of {100 * top1:.1f} %, and the top-5 error from {PAPER_ONE[1]} to {PAPER_FIVE[1]} %, a cut of {100 * top5:.1f} %. "
-        "Its 15.4 % with seven counts two networks that had seen more data."
+        "The paper's 15.4 % is for seven networks, two of which were trained on more data."
     )
 
 
 def _ensemble(test: dict) -> str:
-    """The networks that were averaged: those that diverged have no say."""
+    """The ensemble in words; networks that diverged do not belong to it."""
     lost = len(test["diverged"])
     return f"the ensemble of {len(test['top1_error']) - lost}" + (f" ({lost} diverged)" if lost else "")
 
@@ -127,12 +128,12 @@ def _fewer(cut: float) -> str:
 
 
 def happenings(past: History) -> list[tuple[str, str]]:
-    """(time, line) of all that is neither a curve nor a checkpoint."""
+    """(time, line) of all events that are neither a point of a curve nor a checkpoint."""
     return [(f"{time_of(event):%Y-%m-%d %H:%M}", describe(event)) for event in past.happenings]
 
 
 def environment(record: dict) -> list[tuple[str, str]]:
-    """(label, text) pairs: how the run was started, and on what it ran."""
+    """(label, text) pairs: the command of the run, its devices and versions."""
     rows = [("command", record["command"])] if "command" in record else []
     devices = Counter(record.get("devices", []))
     rows += [("devices", ", ".join(f"{count} x {device}" if count > 1 else device for device, count in devices.items()))] if devices else []
@@ -140,7 +141,7 @@ def environment(record: dict) -> list[tuple[str, str]]:
 
 
 def recipe_differences(record: dict) -> list[tuple[str, ...]]:
-    """(field, the study post's recipe, this run) where they differ. The recipe is configs/imagenet.py, which has every field."""
+    """(field, value in the study post's recipe, value in this run) of each field that differs. The recipe is configs/imagenet.py."""
     from configs import imagenet
 
     recipe = json.loads(imagenet.get_config().to_json())
@@ -148,7 +149,7 @@ def recipe_differences(record: dict) -> list[tuple[str, ...]]:
 
 
 def field_differences(configs: list[dict[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """(section.field, its value in each config) where these are not all the same; a dash where a config has no such field."""
+    """(section.field, its value in each config) of each field that differs; a dash if a config does not have the field."""
     texts = [{name: _value(value) for name, value in flat(config).items()} for config in configs]
     names = dict.fromkeys(name for fields in texts for name in fields)
     rows = [(name, *(fields.get(name, "–") for fields in texts)) for name in names]
@@ -167,7 +168,11 @@ def duration(past: History) -> str:
 
 
 def read_record(workdir: Path) -> dict:
-    """config.json; empty where there is none."""
+    """The content of config.json; empty if there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     path = workdir / "config.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""A run -> its page: the sections that need its history and its config alone, and what the page is made of.
+"""Writes the report of a run, and makes the sections that need only its history and its config.
 
-`train` calls it at the end of a run, `experiments.report` with the network's sections too:
+The train command calls it at its end. `python -m experiments.report` adds the sections that need the networks and the dataset:
 
-    write_report(workdir)
-    write_report(workdir, network_sections(workdir))
+    write_report("runs/digits")
+    write_report("runs/digits", network_sections(Path("runs/digits")))
 """
 
 import json
@@ -22,26 +22,30 @@ from alexnet_jax.report.style import any_script
 
 @any_script()
 def write_report(workdir: str | Path, network: Sequence[Section] | None = None) -> Path:
-    """Write report.html and figures/ into a run directory, finished or not; returns the report's path.
+    """Write report.html and figures/ into a run directory, finished or not, and return the path of the report.
 
-    One of weights that were imported has no history, and tells of the network alone. Without the sections of `network.network_sections`
-    nothing is computed with the networks: the page says how to get them.
+    Imported weights have no history, so their report shows only the network.
+
+    Args:
+      workdir: the run directory.
+      network: the sections of `network.network_sections`. Without them, nothing is computed with the networks, and the page names the
+        command that adds them.
 
     Raises:
-      UserError: not a run directory, or one that cannot be read or written.
+      UserError: it is not a run directory, or it cannot be read or written.
     """
     workdir = Path(workdir)
     record = words.read_record(workdir)
     imported = history.is_imported(workdir)
     past = history.load(workdir, missing_ok=imported)
     if imported:
-        status, headline = "imported", "Weights that were not trained here."
+        status, headline = "imported", "These weights were not trained here."
     else:
         if not past.start:
             raise UserError(f"{workdir} has nothing to report yet: no start event in its log")
         status, headline = words.status(past), words.headline(past)
     sections = [] if imported else _how_it_went(past, record)
-    sections += [*(_how_to_get_more(workdir) if network is None else network), *_on_record(past, record)]
+    sections += [*(_how_to_get_more(workdir) if network is None else network), *_details(past, record)]
     write_figures(workdir / "figures", sections)
     report = workdir / "report.html"
     write_page(report, workdir.resolve().name, status, headline, sections)
@@ -49,6 +53,7 @@ def write_report(workdir: str | Path, network: Sequence[Section] | None = None) 
 
 
 def _how_it_went(past: History, record: dict) -> list[Section]:
+    """Summary, training curves, test results and ensemble curve."""
     alt = "Training loss, evaluation error and learning rate against epochs"
     sections = [
         Section("The run", [Pairs(words.summary(past, record))]),
@@ -59,32 +64,33 @@ def _how_it_went(past: History, record: dict) -> list[Section]:
         heading, *rows = words.result_rows(past)
         sections.append(Section("Results", [Table(heading, rows)]))
     if len(test.get("curve", [])) > 1:
-        alt = "Top-1 error by size of the ensemble, with a standard deviation either way"
+        alt = "Top-1 error by size of the ensemble, with one standard deviation above and below"
         blocks: list[Block] = [
             Text(words.ensemble_in_words(test)),
             Drawing("ensemble", ensemble_curve_figure(test), alt),
-            Text("The mean over subsets of the members, all or at most 100 of each size, and one standard deviation over these subsets."),
+            Text("For each size: the mean over all subsets of the members, or over random ones, and one standard deviation over them."),
         ]
         sections.append(Section("The ensemble", blocks))
     return sections
 
 
 def _how_to_get_more(workdir: Path) -> list[Section]:
-    """What stands in the place of the network's sections."""
+    """The text in place of the sections about the networks."""
     text = (
-        "Filters, augmentation, confusions, mistakes, predictions, nearest neighbours, calibration and activations take the network and "
-        "the dataset once more. This command adds them:"
+        "Filters, augmentation, confusions, mistakes, predictions, nearest neighbours, calibration and activations need the networks and "
+        "the dataset. This command adds them:"
     )
     return [Section("More", [Text(text), Code(f"python -m experiments.report {workdir}")])]
 
 
-def _on_record(past: History, record: dict) -> list[Section]:
+def _details(past: History, record: dict) -> list[Section]:
+    """Throughput, config, environment and log."""
     sections = []
     if past.trains:
-        alt = "Images read a second over the run"
+        alt = "Images read per second against epochs"
         sections.append(Section("Throughput", [Drawing("throughput", throughput_figure(past), alt)]))
     if "config" in record:
-        text = "Where this run differs from the study post's recipe, configs/imagenet.py."
+        text = "The fields that differ from the study post's recipe, configs/imagenet.py."
         rows = words.recipe_differences(record)
         fields = (f"{name} = {json.dumps(value)}" for name, value in words.flat(record["config"]).items())
         whole = Folded("The whole config", [Code("\n".join(fields))])

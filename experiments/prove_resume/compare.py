@@ -4,6 +4,7 @@ differences(undisturbed, killed)    # [] where nothing differs
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,8 +82,12 @@ def _predictions(one: Path, other: Path) -> Iterator[str]:
 
 def _points(one: Path, other: Path) -> Iterator[str]:
     mine, theirs = _tensorboard(one), _tensorboard(other)
-    different = [key for key in sorted(mine.keys() | theirs.keys()) if not np.array_equal(mine.get(key), theirs.get(key), equal_nan=True)]
+    different = [key for key in sorted(mine.keys() | theirs.keys()) if not _same(mine.get(key), theirs.get(key))]
     yield from (f"TensorBoard: {tag} at step {step} differs" for tag, step in different[:_SHOWN])
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and math.isnan(one) and math.isnan(other))
 
 
 def _tensorboard(workdir: Path) -> dict[tuple[str, int], float]:

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -230,6 +231,7 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
     if record is None:
         raise Damaged(f"checkpoint {where} is damaged (its record can't be read, or doesn't have its checksum); {advice}")
     wanted = {name: _restore_args(template) for name, template in templates.items()}
+    _let_late_reads_fail()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(where, args=ocp.args.Composite(**wanted))
@@ -241,6 +243,23 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
         if changed := _changed(trees[name], record["checksums"][name]):
             raise Damaged(f"checkpoint {where} is damaged ({name}{changed} doesn't have its checksum); {advice}")
     return Found(step, trees, record)
+
+
+def _let_late_reads_fail() -> None:
+    """Don't print the reads that are still under way when orbax has found one that is damaged and has closed its event loop.
+
+    Each of them fails in a callback of tensorstore's, with a traceback: dozens of lines for one damaged file.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "lets_late_reads_fail", False):
+        return
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    hook.lets_late_reads_fail = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
 
 
 def _best(records: Mapping[int, Mapping[str, Any]]) -> int | None:

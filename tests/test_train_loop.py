@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, history, metrics, parallel, run
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import checkpoint, data, evaluate, history, metrics, parallel, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop, plateau
 from alexnet_jax.train.loop import train
+from alexnet_jax.train.meter import Meter
 from alexnet_jax.train.schedule import make_timeline
 
 # 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
@@ -68,12 +68,16 @@ def events_of(directory, kind):
 
 
 def final_state(directory):
-    """Every array of the newest checkpoint: networks, momentum, plateau."""
+    """Every array of the newest checkpoint: networks, momentum, plateau, the meter's sums."""
     loaded = run.load(directory)
-    training = {"opt_state": loaded.network.abstract_state().opt_state, "plateau": plateau.init(loaded.network.hyper.members)}
-    with Checkpoints(directory) as checkpoints:
-        trees, _ = checkpoints.restore({"networks": loaded.state, "training": training})
-    return jax.tree_util.tree_leaves_with_path(trees)
+    members = loaded.network.hyper.members
+    training = {
+        "opt_state": loaded.network.abstract_state().opt_state,
+        "plateau": plateau.init(members),
+        "meter": Meter(1, members).state(),
+    }
+    found = checkpoint.restore(directory, checkpoint.chosen(directory, "last"), {"networks": loaded.state, "training": training})
+    return jax.tree_util.tree_leaves_with_path(found.trees)
 
 
 def assert_same_bits(one, other):
@@ -101,8 +105,8 @@ def test_things_happen_at_their_own_steps(reference):
     assert [event["step"] for event in events_of(directory, "checkpoint")] == [6, 12, 18, 24, 30, 36, 42, 48, 50]
     assert [event["step"] for event in events_of(directory, "train")] == list(range(5, 51, 5))
     drops = events_of(directory, "drop")
-    assert [(event["step"], event["member"]) for event in drops] == [(s, m) for s in (16, 24, 32, 40, 48, 50) for m in (0, 1)]
-    assert [event["learning_rate"] for event in drops if event["member"] == 1] == pytest.approx([0.02 * 0.1**i for i in range(1, 7)])
+    assert [(event["step"], event["member"]) for event in drops] == [(s, m) for s in (16, 24, 32, 40, 48) for m in (0, 1)]
+    assert [event["learning_rate"] for event in drops if event["member"] == 1] == pytest.approx([0.02 * 0.1**i for i in range(1, 6)])
     rates = {event["step"]: event["learning_rate"] for event in events_of(directory, "train")}
     assert rates[15] == pytest.approx([0.02, 0.02])
     assert rates[20] == pytest.approx([0.002, 0.002])

@@ -77,6 +77,8 @@ def answer(workdir: Path, record: dict[str, Any]) -> str:
         for event in log.read().controls:
             if event.get("id") == record["id"]:
                 return f"step {event['step']:,}: {event['outcome']}"
+        if not is_running(workdir):
+            return f"{workdir} ended before it took the command up"
         time.sleep(POLL)
     return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it executes the command at its next step"
 
@@ -87,7 +89,10 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: the run or the member doesn't exist, or a value is outside its range.
     """
-    members = history.load(workdir).start.get("members", 0)
+    past = history.load(workdir)
+    if past.test and not is_running(workdir):
+        raise UserError(f"{workdir} has finished: there is no step left at which it could execute a command")
+    members = past.start.get("members", 0)
     fields: dict[str, Any] = {}
     if getattr(args, "member", None) is not None:
         if not 0 <= args.member < members:

@@ -90,7 +90,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
     A `UserError` and a full device memory each become one line on stderr and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
-    sys.unraisablehook = _interrupt_again
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -110,6 +110,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
         code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
+    finally:
+        if sys.unraisablehook is _interrupt_again:  # a test may go on after a command
+            sys.unraisablehook = hook
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,13 +1,16 @@
-"""The small AlexNet on Fashion-MNIST: 60,000 real images of 28x28 pixels to train on, of which 5,000 are held out, 10,000 to test.
+"""The config that trains the small AlexNet on Fashion-MNIST.
+
+The dataset has 60,000 training images of 28x28 pixels, of which 5,000 are held out for validation, and 10,000 test images.
 
     python -m alexnet_jax.prepare idx --source DIR --name fashion_mnist
     python -m alexnet_jax.train --config configs/fashion_mnist.py --workdir runs/fashion_mnist
 
 Arguments: members=N networks that differ in their seed; lrn=off.
 
-Expected: a quarter of an hour on two CPU cores. Measured on one run of one seed (AMD EPYC, 2 cores, 796 s, 1,098 images/s): 91.90 % test
-accuracy, after 15 epochs, the first plateau at the seventh. A rate that falls linearly does as well in 10 epochs: see docs/results.md.
-The dataset's own benchmark table has 89.9 % for an AlexNet with triplet loss, and 93.5 % for VGG16.
+Expected: a quarter of an hour on two CPU cores. One run with one seed on an AMD EPYC with 2 cores took 796 s and read 1,098 images/s. Its
+test accuracy is 91.90 %. It ended after 15 epochs; the first plateau was at the seventh. A learning rate that falls linearly gives the same
+accuracy in 10 epochs: see docs/results.md. The benchmark table of the dataset has 89.9 % for an AlexNet with triplet loss, and 93.5 % for
+VGG16.
 """
 
 from ml_collections import ConfigDict
@@ -25,19 +28,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.test_split = "test"
     config.data.threads = 2
 
-    # In so few epochs a narrow network underfits (7 % training error with dropout at the end): mirror images and a pixel of shift are
-    # all the augmentation that it can use. With shifts of up to three pixels and batches of 128 it was a point worse on validation.
+    # In so few epochs a narrow network underfits: its training error with dropout is 7 % at the end. So it gains only from mirror images
+    # and from shifts of one pixel. With shifts of up to three pixels and batches of 128, the validation error was one point higher.
     config.augment.rotation = 0.0
     config.augment.shift = 0.05
-    config.augment.colour = 0.0  # grey images
+    config.augment.colour = 0.0  # the images are grey
     config.augment.whitening = 0.0
 
-    config.optimizer.learning_rate = 0.02  # twice the study post's, with `scaled` initialisation: 16 epochs are few
+    config.optimizer.learning_rate = 0.02  # twice the study post's, with `scaled` initialisation, since 16 epochs are few
 
-    config.plateau.patience = 2  # the paper's 90 epochs can wait five evaluations, 16 can't
+    config.plateau.patience = 2  # of 90 epochs, as in the paper, a plateau can take five; of 16 epochs it can't
     config.plateau.max_drops = 2
 
-    config.train.batch_size = 64  # twice the steps of 128 at the same cost
+    config.train.batch_size = 64  # twice as many steps as with 128, at the same cost
     config.train.epochs = 16.0
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 1.0

@@ -1,15 +1,19 @@
-"""What is done with runs: sweeps, ablations, published claims, benchmarks.
+"""Experiments with the trainings of alexnet_jax: sweeps, ablations, published claims, benchmarks.
 
-launch/         programs -> finished runs, here or in Slurm; every command that trains uses it
-sweep/          many settings, ranked by their errors
-ablate/         what one factor does to the test error, with intervals
-reproduce/      the paper's claims on a dataset at hand
-benchmark/      how fast it is, against PyTorch
+launch/         trains the programs of an experiment, on this machine or with Slurm; every command that trains uses it
+sweep/          trains many settings and ranks them by their errors
+ablate/         measures the effect of one factor on the test error, with confidence intervals
+reproduce/      measures the paper's claims on a dataset that you have
+benchmark/      measures speed and memory, and compares them with PyTorch's
 peers/          the same networks in PyTorch
-report.py       the full report of a run
-parity.py       every variant against PyTorch: logits and gradients
+report.py       writes the full report of a run
+parity.py       compares every variant with PyTorch: logits and gradients
 published.py    the numbers of the papers
-publish.py      results of runs -> README.md and docs
+publish.py      writes the results of runs into README.md and docs
+
+Each of them but peers/, launch/ and published.py is a command:
+
+    python -m experiments.sweep --help
 """
 
-import alexnet_jax  # noqa: F401  which tells before anything else where a package is missing
+import alexnet_jax  # noqa: F401  first, since it says in one line which package is missing

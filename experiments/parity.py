@@ -1,16 +1,18 @@
-"""Every variant against an independent PyTorch network with the same weights: logits and gradients.
+"""A command that compares every variant with an independent PyTorch network of the same weights: logits and gradients.
 
     pip install -e ".[peers]"
-    python -m experiments.parity
+    python -m experiments.parity                   all variants
+    python -m experiments.parity one_tower owt     only these
 
-Full size, random weights, two images of random pixels, float32, dropout off. An error is the largest difference between two tensors,
-relative to the largest number in PyTorch's; gradients are those of a random weighting of the logits, the worst of all parameters. Where
-torchvision is installed, its own alexnet is compared too.
+The networks have their full size, random weights and no dropout, and get two images of random pixels in float32. An error is the largest
+difference between two tensors, divided by the largest absolute number in PyTorch's. The gradients are those of a randomly weighted sum of
+the logits; the table shows the parameter with the largest error. If torchvision is installed, its own alexnet is compared too.
 
-ReLU and max-pooling have kinks. Among the network's million units rounding now and then puts one on the other side of its kink, and a
-gradient then lacks that unit's share: an error of 1e-3 to 1e-2, here in one draw of images of three. PyTorch in float32 shows the same
-against itself in float64, in one of twelve. Images with such a unit are drawn again, up to `DRAWS` times, and the table says how many it
-took. A network that computes something else errs in every draw.
+ReLU and max-pooling have kinks, where the derivative jumps. The network has a million units, and rounding sometimes moves one of them
+across its kink. The gradient then lacks the share of that unit, which is an error of 1e-3 to 1e-2. This happened in one of three draws of
+images. PyTorch in float32 differs from PyTorch in float64 in the same way, in one of twelve draws. So when an error is too large, new
+images are drawn, up to `DRAWS` times, and the table says how many draws there were. A network that computes a different function has a
+large error in every draw.
 """
 
 import argparse
@@ -21,17 +23,17 @@ import numpy as np
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.tables import heading_line, row_line
 
-TOLERANCE = 1e-4  # float32 sums of ten thousand terms in another order come to about 1e-6
+TOLERANCE = 1e-4  # two float32 sums of the same ten thousand terms in different orders differ by about 1e-6
 IMAGES, DRAWS = 2, 8
 COLUMNS = {"variant": "<20", "logits": "8.1e", "gradients": "10.1e", "worst at": "18", "draws": "5d"}
 
 
 class Parity(NamedTuple):
-    """Relative errors of a network, in the last of some draws of images."""
+    """Relative errors of a network, for the last images that were drawn."""
 
     logits: float
-    gradients: dict[str, float]  # of every parameter, by PyTorch's name
-    draws: int
+    gradients: dict[str, float]  # by PyTorch's name of the parameter
+    draws: int  # how often images were drawn
 
     @property
     def worst(self) -> str:
@@ -44,14 +46,14 @@ class Parity(NamedTuple):
 
 
 def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int = 3, module: Any = None) -> Parity:
-    """Hold a variant against PyTorch, on up to `DRAWS` draws of images until it agrees.
+    """Compare a variant with PyTorch. Draws new images until the two agree, at most `DRAWS` times.
 
     Args:
-      variant: of alexnet_jax and of torch_alexnet.
-      width: factor on the number of units, on top of the variant's.
-      classes: of the last layer.
-      channels: of the images.
-      module: a PyTorch network with torchvision's names, instead of torch_alexnet's.
+      variant: a name in alexnet_jax's table of variants and in torch_alexnet's.
+      width: multiplies the number of units of the variant.
+      classes: number of outputs of the last layer.
+      channels: number of channels of the images.
+      module: a PyTorch network with torchvision's parameter names, to compare with instead of torch_alexnet's.
     """
     import jax
     import torch
@@ -105,13 +107,13 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, relative to the largest number wanted."""
+    """The largest difference, divided by the largest absolute number of `wanted`."""
     assert found.shape == wanted.shape
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
 def random_params(shapes: Any, rng: np.random.Generator) -> Any:
-    """He-normal kernels, so that LRN's sums stay far above k from layer to layer, and biases other than zero."""
+    """He-normal kernels and nonzero biases. With He-normal kernels LRN's sums stay far above k in every layer, so LRN has an effect."""
     return {
         layer: {
             "kernel": rng.normal(0, (2 / np.prod(leaves["kernel"].shape[:-1])) ** 0.5, leaves["kernel"].shape).astype(np.float32),
@@ -122,7 +124,7 @@ def random_params(shapes: Any, rng: np.random.Generator) -> Any:
 
 
 def torchvision_alexnet() -> Any:
-    """torchvision's own network, None where torchvision isn't installed, or is built for another PyTorch."""
+    """torchvision's own network; None if torchvision isn't installed, or was built for another version of PyTorch."""
     try:
         from torchvision.models import alexnet
     except (ImportError, RuntimeError):
@@ -132,7 +134,7 @@ def torchvision_alexnet() -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        "python -m experiments.parity", description="Hold every variant against PyTorch: logits and gradients."
+        "python -m experiments.parity", description="Compare every variant with PyTorch: logits and gradients."
     )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="only these (default: all)")
     args = parser.parse_args(argv)
@@ -147,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parallel.start()
     chosen = args.variants or list(VARIANTS)
     for variant in chosen:
-        model_config(variant)  # refuses an unknown one before the work
+        model_config(variant)  # raises UserError for an unknown variant, before the slow comparisons
     rows: list[tuple[str, str, Any]] = [(variant, variant, None) for variant in chosen]
     if "owt" in chosen and (own := torchvision_alexnet()) is not None:
         rows.append(("owt of torchvision", "owt", own))

@@ -1,13 +1,13 @@
-"""Results in README.md and docs, written from the files of the runs, so that they can't drift.
+"""A command that writes the results of runs into README.md and docs. Nobody copies a number by hand, so pages and runs always agree.
 
-    python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, with what alexnet_jax.evaluate found of it
+    python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, and its evaluations by alexnet_jax.evaluate
     python -m experiments.publish lrn=ablations/lrn                                    an ablation
     python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
-    python -m experiments.publish benchmark=benchmarks                                 what experiments.benchmark measured
-    python -m experiments.publish                                                      write the pages again from what is kept
+    python -m experiments.publish benchmark=benchmarks                                 the measurements of experiments.benchmark
+    python -m experiments.publish                                                      write the pages again from the kept files
 
-What is published of a directory is kept in docs/results/NAME.json, its figures in docs/figures/. A page shows it between the lines
-`<!-- result NAME -->` and `<!-- end of result -->`. A test holds that the pages say what the files do.
+`NAME=DIR` stores the published part of a directory in docs/results/NAME.json, and its figures in docs/figures/. A page shows the result
+between the lines `<!-- result NAME -->` and `<!-- end of result -->`. A test checks that the pages agree with the stored files.
 """
 
 import argparse
@@ -32,16 +32,16 @@ BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
-    """Write docs/results/NAME.json and docs/figures/NAME-*.png of a finished run, an ablation, a claim or a benchmark.
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png from the directory of a finished run, an ablation, a claim or a benchmark.
 
     Raises:
-      UserError: it is none of them, the run hasn't finished, or an ensemble has no figure yet.
+      UserError: the directory holds none of these, the run hasn't finished, or the run of an ensemble has no ensemble figure yet.
     """
     from alexnet_jax.history import plain
     from alexnet_jax.runlog import writing
 
     if not re.fullmatch(r"\w+", name):
-        raise UserError(f"{name!r} is no name of a result: letters, digits and _")
+        raise UserError(f"{name!r} can't be the name of a result; use letters, digits and _ only")
     ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
     if claim.exists():
         figures, shown = directory, sorted(path.stem for path in directory.glob("*.png"))
@@ -65,15 +65,15 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 
 
 def run_record(workdir: Path) -> dict[str, Any]:
-    """What is published of a run: its command and machine, its pace, the test at its end, and its other evaluations of that split."""
+    """The published part of a run: its command, its machine, its speed, its final test, and its other evaluations on the same split."""
     from alexnet_jax import history, run
 
     record, past = run.read_config(workdir), history.load(workdir)
     test, members = past.test, past.start.get("member_names", [])
     if not test:
-        raise UserError(f"{workdir} hasn't finished: only the tests of finished runs are published")
+        raise UserError(f"{workdir} hasn't finished; only finished runs can be published")
     evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
-    # Those of this run alone, and of its last step: at other steps the networks were others.
+    # Only evaluations of this run alone and of its last step: at an earlier step the weights were different.
     mine = [found for found in evaluations if found.get("steps") == [past.step] and found["protocol"]["split"] == test["split"]]
     return {
         "command": record["command"],
@@ -90,10 +90,10 @@ def run_record(workdir: Path) -> dict[str, Any]:
 
 
 def render(root: Path = Path()) -> list[Path]:
-    """Write every block of the pages anew; returns the pages that have changed.
+    """Write every block of the pages again; returns the pages that have changed.
 
     Raises:
-      UserError: a page shows a result that isn't kept.
+      UserError: a page shows a result that has no file in docs/results.
     """
     changed = []
     for page in PAGES:
@@ -123,7 +123,7 @@ def _block(name: str, page: Path, root: Path) -> str:
 
 
 def run_text(record: dict[str, Any], figures: str) -> str:
-    """A run: its command, each member's top-1 error by every protocol, its pace; what an ensemble gains, beside the paper's."""
+    """A run: its command, each member's top-1 error under every protocol, its speed; for several members the gain of their ensemble."""
     tests = {"centre crop": record["test"]} | {_protocol(found): found for found in record["evaluations"]}
     names = record["members"]
     several = len(names) > 1
@@ -131,7 +131,7 @@ def run_text(record: dict[str, Any], figures: str) -> str:
         (f"{record['test']['split']}, {record['test']['count']:,} images", f"{names[0]} ... {names[-1]}" if several else names[0])
     ]
     rows += [(protocol, f"{'  '.join(f'{100 * error:.2f}' for error in tests[protocol]['top1_error'])} %") for protocol in sorted(tests)]
-    if several:  # one network has no spread and is no ensemble
+    if several:  # a single network has no standard deviation and no ensemble
         gains = [("mean ± std", "ensemble", "relative cut", "disagree"), *(_gain(tests[protocol]) for protocol in sorted(tests))]
         rows = [(*row, *gain) for row, gain in zip(rows, gains, strict=True)]
     seconds = record["images_trained"] / record["member_images_per_second"]
@@ -147,14 +147,14 @@ def run_text(record: dict[str, Any], figures: str) -> str:
 
 
 def _wrapped(command: str) -> str:
-    """A command in lines for the shell, broken between its words alone."""
+    """A command for the shell, broken into lines between its words."""
     words = " ".join(shlex.quote(word).replace(" ", "\0") for word in shlex.split(command))
     lines = textwrap.wrap(words, 120, break_long_words=False, break_on_hyphens=False)
     return " \\\n    ".join(lines).replace("\0", " ")
 
 
 def _gain(test: dict[str, Any]) -> tuple[str, ...]:
-    """What the members and their ensemble make of a test, as cells."""
+    """Cells of a test: mean and standard deviation of the members' errors, the ensemble's error, its relative cut, the disagreement."""
     return (
         f"{100 * test['mean_top1_error']:.2f} ± {100 * test['std_top1_error']:.2f} %",
         f"{100 * test['ensemble_top1_error']:.2f} %",
@@ -164,7 +164,7 @@ def _gain(test: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _published() -> str:
-    """The relative cuts of the paper's ensembles."""
+    """The relative error cuts of the paper's ensembles, in words."""
     one, five, seven = (published.ENSEMBLES[size] for size in (1, 5, 7))
     top1, top5 = ([f"{100 * (1 - getattr(some, top) / getattr(one, top)):.1f}" for some in (five, seven)] for top in ("top1", "top5"))
     return (
@@ -174,7 +174,7 @@ def _published() -> str:
 
 
 def ablation_text(record: dict[str, Any], figures: str) -> str:
-    """An ablation's page, one heading deeper and without its title."""
+    """An ablation's page without its title, its headings one level lower."""
     from alexnet_jax.history import nan_for_null
     from experiments.ablate import files as ablation_files
 
@@ -184,14 +184,14 @@ def ablation_text(record: dict[str, Any], figures: str) -> str:
 
 
 def claim_text(record: dict[str, Any], figures: str) -> str:
-    """A claim: what experiments.reproduce wrote, its command first, and its figures."""
+    """A claim: the command, the text that experiments.reproduce wrote, and the figures."""
     command, text = record["text"].split("\n", 1)
     pictures = "".join(f"![{name}]({figures}-{name}.png)\n\n" for name in record["figures"])
     return f"\n```text\n{_wrapped(command)}\n{text.rstrip()}\n```\n\n{pictures}"
 
 
 def benchmark_text(record: dict[str, Any], figures: str) -> str:
-    """A benchmark's tables in the order of its parts, each with its command and the machine's load before it."""
+    """A benchmark's tables in the order of its parts, each with its command and the load of the machine before it."""
     from experiments.benchmark import table
 
     machine = record["parts"][0]["machine"]
@@ -199,7 +199,7 @@ def benchmark_text(record: dict[str, Any], figures: str) -> str:
     blocks = [f"{', '.join(machine['devices'])}; {versions}."]
     for part in record["parts"]:
         load = part["machine"]["load"]
-        before = "" if load is None else f"; load before it: {load:.1f}"
+        before = "" if load is None else f"; load average of the minute before: {load:.1f} processes"
         blocks.append(f"**{part['title']}.** `{part['command']}`{before}.")
         blocks.append(textwrap.indent(table.text(part), "    "))
         if part["part"] == "growth":
@@ -211,28 +211,28 @@ def _protocol(found: dict[str, Any]) -> str:
     protocol = found["protocol"]
     if protocol["views"] == 1:
         return "centre crop"
-    # Where the stored image has no margin, the ten are two, five times each.
+    # If the stored image has no margin, the ten views are two different ones, five times each: the image and its mirror image.
     return "with mirror image" if protocol["input_size"] == protocol["stored_size"] else "ten views"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and the pages of docs.")
     kinds = "a finished run, an ablation, a claim or a benchmark"
-    parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; none: write the pages again")
+    parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; without any, write the pages again from the kept files")
     args = parser.parse_args(argv)
     names = []
     for result in args.results:
         name, equals, directory = result.partition("=")
         if not equals or not Path(directory).is_dir():
-            raise UserError(f"{result!r} is not NAME=DIR of a directory that is there")
+            raise UserError(f"{result!r} is not NAME=DIR with an existing directory DIR")
         keep(name, Path(directory))
         names.append(name)
     changed = render()
     shown = {name for page in PAGES for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
     for name in names:
         if name not in shown:
-            print(f"no page shows {name}; where it shall stand, write:\n<!-- result {name} -->\n<!-- end of result -->")
-    print(f"changed: {', '.join(map(str, changed))}" if changed else "the pages say what the files do")
+            print(f"no page shows {name} yet; to show it, add these two lines to a page:\n<!-- result {name} -->\n<!-- end of result -->")
+    print(f"changed: {', '.join(map(str, changed))}" if changed else "nothing changed: the pages agree with the files")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Write the full report of each run: report.html, and the figures of a lecture beside it, also while the run is going.
+"""A command that writes the full report of each run: report.html, and figures for a lecture in figures/. The run may still be training.
 
     python -m experiments.report RUN
-    python -m experiments.report RUN RUN ...    also a page that compares them
+    python -m experiments.report RUN RUN ...    also a page that compares the runs
 
-The networks are asked again, on this machine's devices: what is not there any more, a checkpoint or the dataset, is named and left out.
+The command loads the checkpoint and the dataset, and runs the networks on this machine's devices. If the checkpoint or the dataset is gone,
+the report says so and leaves out the sections that need it.
 """
 
 import argparse
@@ -13,16 +14,17 @@ from alexnet_jax.errors import run_cli
 
 
 def main() -> None:
-    """Write the reports and print where they lie."""
+    """Write the reports and print their paths."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.report", description="Write report.html and figures/ into run directories; several are compared."
+        prog="python -m experiments.report",
+        description="Write report.html and figures/ into each run directory, and for several runs a page that compares them.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory: one that alexnet_jax.train made")
-    help_text = "where the page that compares several runs goes, its figure beside it (default: comparison.html in the folder of all runs)"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory that alexnet_jax.train has made")
+    help_text = "the page that compares several runs; its figure goes beside it (default: comparison.html in the folder of all runs)"
     parser.add_argument("--comparison", type=Path, metavar="FILE", help=help_text)
     args = parser.parse_args()
 
-    from alexnet_jax import parallel  # after --help, which should not wait for its libraries
+    from alexnet_jax import parallel  # imported here, so that --help doesn't wait for JAX
     from alexnet_jax.report.compare import comparison_path, write_comparison
     from alexnet_jax.report.network import network_sections
     from alexnet_jax.report.write import write_report

@@ -83,7 +83,7 @@ def test_levels_that_are_the_same_are_said_to_be_null_and_compared_once():
     config = config_lib.load("configs/digits.py", [f"augment.{name}=0" for name in hyper.AUGMENTATIONS])
     plan = study.resolve("augment", config, GREY)
     assert plan.levels["as configured"] == plan.levels["none"]
-    assert any("'none' and 'as configured' are the same settings here: null by construction" in note for note in plan.notes)
+    assert any("'none' and 'as configured' are the same settings here: there is nothing to compare" in note for note in plan.notes)
 
 
 def test_a_config_without_lrn_or_colours_cannot_answer_for_them():
@@ -210,9 +210,9 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
     assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
     middle, end = report["notes"]
     errors = "25.00 % at 0.005, 15.00 % at 0.02, 5.00 % (1 diverged) at 0.1"
-    assert middle == f"dropout 0.5: at learning rate 0.02, by validation errors of {errors}"
-    assert end.startswith("off: at learning rate 0.005")
-    assert end.endswith("a better one may lie beyond")
+    assert middle == f"dropout 0.5: compared at learning rate 0.02; the validation errors are {errors}"
+    assert end.startswith("off: compared at learning rate 0.005")
+    assert end.endswith("another one may be better")
 
 
 def test_the_figure_shows_every_seed_the_mean_and_the_interval():
@@ -260,8 +260,8 @@ def test_the_results_are_written(first):
     (lrn,) = found["factors"]
     assert [level["level"] for level in lrn["levels"]] == ["0-255 scale", "unit scale", "off"]
     assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
-    assert any(note.startswith("unit scale: NULL BY CONSTRUCTION") for note in lrn["notes"])
-    assert not any("NULL" in note for note in lrn["notes"] if not note.startswith("unit scale"))
+    assert any(note.startswith("unit scale: NO NORMALISATION") for note in lrn["notes"])
+    assert not any("NO NORMALISATION" in note for note in lrn["notes"] if not note.startswith("unit scale"))
     (end,) = history.load(next(first.glob("runs/*/events.jsonl")).parent).of_kind("end")
     assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]
@@ -300,7 +300,7 @@ def test_the_ensemble_of_a_run(first, tmp_path):
     assert ensemble["difference"]["pairs"] == 360
     ablation = {"command": "", "protocol": {}, "margin": 0.5, "skipped": [], "factors": found}
     assert {path.name for path in ablation_files.write(ablation, tmp_path)} >= {"ablation.md", "ensemble.png", "ensemble.svg"}
-    assert "All 6 networks against one" in ablation_files.text(ablation)
+    assert "The ensemble of all 6 networks compared with one network" in ablation_files.text(ablation)
 
 
 def test_another_config_needs_another_directory(first, arguments):
@@ -313,7 +313,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_
     shown = capsys.readouterr().out
     assert "6 points x 2 seeds = 12 members in 1 program" in shown
     assert "unit scale (lrn_alpha=2.04082e-08)" in shown
-    assert "at the learning rates 0.005, .02" in shown
+    assert "at each of the learning rates 0.005, .02" in shown
     assert not (tmp_path / "dry").exists()
 
 
@@ -342,7 +342,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
         (["--gpus", "2"], "--gpus is for --launcher slurm"),
         (["--margin", "0"], "--margin 0 must be positive"),
-        (["--config.ensemble.members=seeds=3"], "the members come from the points"),
+        (["--config.ensemble.members=seeds=3"], "the experiment sets the members itself"),
         (["--config.model.lrn=off", "--factors", "lrn"], "the config has no LRN"),
     ],
 )
@@ -363,4 +363,7 @@ def test_warnings_say_whom_and_when(tmp_path):
         "\n".join([*lines, json.dumps({"event": "warning", "step": 60, "message": "of no member"})]) + "\n"
     )
     result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), tmp_path, members=[4, 5, 6])
-    assert study._warnings(result) == ["warned of seed 0 at step 20, 1 at step 20, 2 at step 40: slow", "warned of seed 0 at step 30: odd"]
+    assert study._warnings(result) == [
+        "the run warned about seed 0 at step 20, 1 at step 20, 2 at step 40: slow",
+        "the run warned about seed 0 at step 30: odd",
+    ]

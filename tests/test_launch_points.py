@@ -55,7 +55,7 @@ def test_no_program_has_more_members_than_fit():
     programs = pack(CONFIG, [], points, 2, ROOT, max_members=5)
     assert [program.members for program in programs] == [4, 4, 2]
     assert len({program.directory for program in programs}) == 3
-    with pytest.raises(UserError, match="2 seeds are trained together, at most 1"):
+    with pytest.raises(UserError, match="the 2 seeds of a point train in one program, but --max-members allows only 1"):
         pack(CONFIG, [], points, 2, ROOT, max_members=1)
 
 
@@ -82,13 +82,13 @@ def test_a_point_that_makes_no_sense(settings, message):
 
 
 def test_the_members_are_the_points_alone():
-    with pytest.raises(UserError, match="the members come from the points"):
+    with pytest.raises(UserError, match="the experiment sets the members itself"):
         pack(CONFIG, ["ensemble.members=seeds=9"], POINTS, 1, ROOT)
 
 
 def test_one_setting_under_two_names():
     twice = [Point("a", {"learning_rate": ".01"}), Point("b", {"optimizer.learning_rate": "0.010"})]
-    with pytest.raises(UserError, match="'a' and 'b' are the same setting"):
+    with pytest.raises(UserError, match="'a' and 'b' have the same settings"):
         check_distinct(twice, CONFIG, [])
     check_distinct(POINTS, CONFIG, [])
 
@@ -131,13 +131,13 @@ def test_a_grid_is_a_product_in_its_order():
     [
         ("learning_rate", "is not name=value"),
         ("learning_rate=.1,,.2", "is not name=value"),
-        ("learning_rate=.1; learning_rate=.2", "comes twice; give all its values at once, as learning_rate=.1,.2"),
-        ("learning_rate=.1, lrn=[on,off]", "axes are separated by semicolons"),
-        ("seeds=1,2", "write one count"),
+        ("learning_rate=.1; learning_rate=.2", "is given twice; give all its values at once, as learning_rate=.1,.2"),
+        ("learning_rate=.1, lrn=[on,off]", "separate axes by semicolons"),
+        ("seeds=1,2", "write one number"),
         ("seeds=0", "at least 1"),
         ("seeds=2.5", "whole number"),
         ("learning_rate=.1,.1", "two points are called"),
-        ("; ", "names no axis"),
+        ("; ", "has no axis"),
     ],
 )
 def test_a_grid_that_is_none(text, message):
@@ -172,7 +172,7 @@ def sweep(add):
     ("body", "message"),
     [
         ("def sweep(add):\n    pass", "adds no point"),
-        ("def sweep(add):\n    add(seeds=1); add(seeds=2)", "seeds are 1 and 2; they must be the same"),
+        ("def sweep(add):\n    add(seeds=1); add(seeds=2)", "seeds are 1 and 2; use the same number"),
         ("def sweep(add):\n    add(learning_rate=1 / 0)", "ZeroDivisionError: division by zero"),
         ("def sweep(add)", "SyntaxError"),
         ("def sweep(add):\n    add('a', lrn=True); add('a', lrn=False)", "two points are called 'a'"),

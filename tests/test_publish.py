@@ -177,7 +177,7 @@ def test_what_cannot_be_published(run, tmp_path):
     directory, root = run
     with pytest.raises(UserError, match=r"README.md shows the result two, but there is no .*two=DIR"):
         publish.render(root)
-    with pytest.raises(UserError, match="no name of a result"):
+    with pytest.raises(UserError, match="can't be the name of a result"):
         publish.keep("a b", directory, root)
     events = (directory / "events.jsonl").read_text().splitlines()[:-1]
     unfinished = shutil.copytree(directory, tmp_path / "unfinished")

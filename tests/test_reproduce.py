@@ -93,8 +93,8 @@ def test_a_diverged_member_has_no_training_error(tmp_path):
     ("tanh", "relu", "words"),
     [
         (1.0, 4.0, "NOT REPRODUCED: in 4.0 times more epochs with ReLU"),
-        (float("inf"), 4.0, "only ReLU got there"),
-        (float("inf"), float("inf"), "neither got there"),
+        (float("inf"), 4.0, "only ReLU reached this error"),
+        (float("inf"), float("inf"), "neither ReLU nor tanh reached this error"),
     ],
 )
 def test_figure1_in_words(tanh, relu, words):
@@ -159,7 +159,7 @@ def test_ensemble_has_the_published_and_the_measured_errors(runs):
     assert re.search(r"\n7 +36\.7 % \(9\.8%\) +15\.4 % \(15\.4%\)\n", text)
     assert "half of the ten are mirror images, which this network has never seen" in text
     assert "the paper, table 2" in text
-    assert "10 classes, 28 pixels, grey, 1,257 to train on" in text
+    assert "10 classes, 28 pixels high, grey, 1,257 training images" in text
     assert (runs / "digits-quick" / "ensemble" / "ensemble.png").exists()
 
 

@@ -69,15 +69,15 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "tanh                 0.01           tanh                                                 failed: out of memory",
     ]
     assert ranking.headline(ranking.rows(programs)) == (
-        "Lowest validation error, of the 4 of 5 points that have finished, where no network diverged: learning_rate=0.01, "
-        "12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
+        "Lowest validation error among the 4 of 5 points that have finished, not counting points with a diverged network: "
+        "learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
-    assert "the one to choose by" in ranking.caption(programs)
+    assert "Choose a point by its validation error" in ranking.caption(programs)
 
 
 def test_a_test_on_the_validation_split_is_told(programs):
     log(programs[0], [0.1] * 8, [0.1] * 8, split="validation")
-    assert "the test images are the same split, validation" in ranking.caption(programs)
+    assert "Validation and test used the same images here, validation" in ranking.caption(programs)
 
 
 def test_before_anything_has_finished_the_table_says_so(programs):
@@ -247,7 +247,7 @@ def test_the_estimate_goes_by_runs_that_have_ended(programs):
 def test_a_finished_run_that_shall_go_on_longer_counts_with_the_rest(programs, tmp_path):
     costs = {program.directory: Cost(400, 16e9, "float32") for program in programs}  # 100 steps were done, in 8 s
     assert estimate(programs, costs, measure=False).seconds == pytest.approx(24)
-    assert re.search(r" 400  finished 100 steps, goes on$", describe(tmp_path, programs, costs), re.M)
+    assert re.search(r" 400  finished 100 steps, continues$", describe(tmp_path, programs, costs), re.M)
     assert re.search(r" 400  failed .*: out of memory$", describe(tmp_path, programs, costs), re.M)
 
 
@@ -256,12 +256,12 @@ def test_without_such_runs_it_is_a_lower_bound_or_none(programs, monkeypatch):
     asked, pace = [], Pace(1e11, "a product", "2 x gpu", False)
     monkeypatch.setattr(cost, "_measured_here", lambda dtype: asked.append(dtype) or pace)
     found = str(estimate(programs[1:], costs, measure=True, retry=True))
-    assert found.startswith("at least 60 s, 6 TFLOPs at 100 GFLOP/s, what a product reached just now on 2 x gpu; compilation")
+    assert found.startswith("at least 60 s, 6 TFLOPs at 100 GFLOP/s, the pace of a product measured just now on 2 x gpu; compilation")
     assert asked == ["bfloat16"]
     pace = pace._replace(busy=True)
     found = str(estimate(programs[1:], costs, measure=True, retry=True))
     assert found.startswith("about 60 s")
-    assert "the machine is busy" in found
+    assert "other programs are using this machine" in found
     assert estimate(programs[1:], costs, measure=False, retry=True) is None
 
 
@@ -292,7 +292,7 @@ def arguments(digits_dir, out, *more):
         (["--grid", "model.width=.1,.2"], "--config.model.width=0.04 would have no effect"),
         (["--grid", "learning_rate=.1", "--config.optimizer.learning_rate=.2"], "every point sets learning_rate"),
         (["--grid", "learning_rate=.1", "--config.model.width=.2"], "--config.model.width is given twice"),
-        (["--grid", "learning_rate=.1,1e-1"], "are the same setting"),
+        (["--grid", "learning_rate=.1,1e-1"], "have the same settings"),
         (["--grid", "seeds=2", "--seeds", "3"], "--seeds 3 contradicts seeds=2"),
         (["--grid", "seeds=2", "--points", "x.py"], "leave one out"),
         (["--points", "x.py"], "no file x.py"),

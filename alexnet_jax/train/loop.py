@@ -85,6 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             if predictions:
                 run.save_predictions(workdir, loop.step, metrics.answers(predictions))
                 test = {"split": config.data.test_split, **metrics.summarise(predictions)}
+            loop.turn_away()
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test
 
@@ -111,7 +112,7 @@ class Loop:
         networks = Networks(fresh.step, fresh.params, self.network.hyper)
         training = {"opt_state": fresh.opt_state, "plateau": plateau.init(members), "meter": self.meter.state()}
         found, warnings = self._newest({"networks": networks, "training": training})
-        record: dict[str, Any] = {"evaluated": 0, "commands": 0, "accuracy": None, "best": -1.0}
+        record: dict[str, Any] = {"evaluated": 0, "commands": [], "accuracy": None, "best": -1.0}
         if found:
             networks, training, record = found.trees["networks"], found.trees["training"], found.record
             self.meter.resume(training["meter"])
@@ -119,7 +120,7 @@ class Loop:
         self.parts = turns.place(TrainState(networks.step, networks.params, training["opt_state"]), self.turns)
         self.evaluated = record["evaluated"]  # the step of the last whole evaluation
         self.accuracy, self.best = record["accuracy"], record["best"]  # of the ensemble: at that evaluation, and the highest so far
-        self.inbox.read = record["commands"]
+        self.inbox.taken = list(record["commands"])
         self.schedule = schedule.make_schedule(self.config, self.timeline)
         self.rates = Rates(policy, networks.hyper, training["plateau"], self.schedule, partial(turns.place, turns=self.turns))
         if found:
@@ -229,13 +230,19 @@ class Loop:
         if not commands:
             return
         events = [event for command in commands for event in self.rates.obey(self.step, command)]
-        asked = {command["command"] for command in commands if isinstance(command["command"], str)}
+        asked = {command["command"] for command in commands}
         self.stop.requested |= "stop" in asked
         if refused := self.save(asked="save" in asked, wait=True, untold=events):
             for event in events:
                 if event["event"] == "control":
                     event["outcome"] = f"not saved ({refused}); {event['outcome'].removeprefix('saved')}".rstrip("; ")
         self._tell(events)
+
+    def turn_away(self) -> None:
+        """Answer the commands that came too late: none of them waits for a prolongation."""
+        for command in self.inbox.poll(now=True):
+            who = {name: command.get(name) for name in ("id", "by", "sent", "command")}
+            self.log.event("control", self.step, **who, outcome="refused: the run had made its last step")
 
     def test(self) -> metrics.Predictions | None:
         """The final networks on the test split; None when a signal came in between."""
@@ -288,7 +295,7 @@ class Loop:
     def _record(self) -> dict[str, Any]:
         """What a checkpoint says of its place in the run."""
         accuracy = self.accuracy if self.evaluated == self.step else None  # of other networks it says nothing
-        return {"evaluated": self.evaluated, "commands": self.inbox.read, "accuracy": accuracy, "best": self.best}
+        return {"evaluated": self.evaluated, "commands": list(self.inbox.taken), "accuracy": accuracy, "best": self.best}
 
     def _tell(self, events: Sequence[Event]) -> None:
         """Log events of this step."""

@@ -70,7 +70,7 @@ def write_run(workdir: Path, weights: Weights) -> None:
     _, networks = weights.networks()
     run.write_config(workdir, weights.config, weights.dataset)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(int(networks.step), {"networks": networks}, {"evaluated": 0, "commands": 0})
+        checkpoints.save(int(networks.step), {"networks": networks}, {})
         checkpoints.wait()
 
 

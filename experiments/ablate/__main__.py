@@ -1,12 +1,17 @@
-"""Ablations with intervals: what changing one factor of a config does to the test error, over paired seeds.
+"""The command that measures how changing one factor of a config changes the test error, over paired seeds, with confidence intervals.
 
     python -m experiments.ablate --config configs/digits.py --factors lrn,augment --seeds 5 --out runs/ablation
     python -m experiments.ablate --config configs/fashion_mnist.py --factors dropout --seeds 3 --out runs/dropout --dry-run
 
-Levels that differ in hyperparameters alone are members of one program. Members with equal seeds share initialisation, augmentation and
-dropout draws, and all see the same images in the same order, so what chance does to both levels cancels in their difference. A learning
-rate that suits one level may not suit another, above all with and without LRN: --rates gives each level its own. The same command again
-skips what has finished. statistics.py says what the numbers mean.
+A factor has levels, such as LRN on and LRN off. Each level is trained with the same seeds. Members with equal seeds have the same initial
+weights and the same random numbers for augmentation and dropout, and all members see the same images in the same order. So the random
+effects that two levels share cancel in their difference.
+
+The best learning rate may differ between levels, above all with and without LRN. With --rates each level is trained at several rates, and
+compared at the rate with its lowest validation error.
+
+Levels that differ only in hyperparameters are members of one program. A repeated command skips finished runs. statistics.py explains the
+numbers.
 """
 
 import argparse
@@ -22,29 +27,35 @@ from experiments.launch.train import plan_only_here
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("python -m experiments.ablate", description="What one factor does to the test error, over paired seeds.")
+    p = argparse.ArgumentParser(
+        "python -m experiments.ablate", description="Measure the effect of one factor on the test error, over paired seeds."
+    )
     config_lib.add_arguments(p)
-    p.add_argument("--factors", required=True, metavar="NAME,...", help=f"of {', '.join(FACTORS)}")
-    p.add_argument("--seeds", type=int, default=5, metavar="N", help="of every level (default: 5)")
+    p.add_argument("--factors", required=True, metavar="NAME,...", help=f"factors to vary: {', '.join(FACTORS)}")
+    p.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of every level (default: 5)")
     p.add_argument(
         "--rates",
         default="",
         metavar="RATE,...",
-        help="learning rates; each level gets that of its lowest validation error (default: the config's)",
+        help="learning rates to try; each level is compared at the rate with its lowest validation error (default: the config's rate)",
     )
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where runs, tables and figures go")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for runs, tables and figures")
     p.add_argument(
-        "--margin", type=float, default=MARGIN, metavar="POINTS", help=f"the smallest difference that matters (default: {MARGIN} points)"
+        "--margin",
+        type=float,
+        default=MARGIN,
+        metavar="POINTS",
+        help=f"the smallest difference in test error that matters, in percentage points (default: {MARGIN})",
     )
     arguments.add(p)
     return p
 
 
 def parse_factors(text: str) -> list[str]:
-    """`lrn,augment` -> the factors' names, each once.
+    """`lrn,augment` -> the names of the factors, without repetitions.
 
     Raises:
-      UserError: an unknown one, or none.
+      UserError: a name is unknown, or there is none.
     """
     names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
     for name in names:
@@ -56,7 +67,7 @@ def parse_factors(text: str) -> list[str]:
 
 
 def parse_rates(text: str) -> list[str]:
-    """`.005,.01` -> the learning rates as text, each once."""
+    """`.005,.01` -> the learning rates as text, without repetitions."""
     return list(dict.fromkeys(filter(None, (rate.strip() for rate in text.split(",")))))
 
 
@@ -65,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     names = parse_factors(args.factors)
     config_lib.load(args.config, args.overrides)
     if not 0 < args.margin < math.inf:
-        raise UserError(f"--margin {args.margin:g} must be positive: the smallest difference in test error that matters, in points")
+        raise UserError(
+            f"--margin {args.margin:g} must be positive: it is the smallest difference in test error that matters, in percentage points"
+        )
 
     from experiments.ablate.study import make_study
 

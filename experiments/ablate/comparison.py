@@ -1,6 +1,12 @@
-"""The results of a factor's levels -> what differs from the reference, by how much, and how sure that is. Plain data, for JSON.
+"""Compares the levels of a factor with its reference level: differences, confidence intervals, tests, verdicts. Returns data for JSON.
 
-Pairs are members with equal seeds. A seed whose network diverged under either level is left out of their comparison, and named.
+study.py calls it with the outcome of each level:
+
+    rows = compare({"on": outcome, "off": other}, margin=0.5)
+    rows[1]["verdict"]["words"]    # "worse by 0.80 points (0.50 to 1.10)"
+
+A pair is two members with the same seed, one of each level. If one of the two networks diverged, the pair is left out; the row names the
+seeds that remain.
 """
 
 import math
@@ -16,21 +22,21 @@ ALL_DIVERGED = statistics.Verdict("open", "no comparison: every network diverged
 
 
 class Outcome(NamedTuple):
-    """What the S seeds of a setting answered on N test images."""
+    """The results of the S seeds of a setting on N test images."""
 
     seeds: list[int]
     test_error: np.ndarray  # float64 (S,), fractions
-    wrong: np.ndarray  # bool (S, N)
+    wrong: np.ndarray  # bool (S, N): the network classifies the image wrongly
     diverged: np.ndarray  # bool (S,)
-    stalled: np.ndarray  # bool (S,): the network gives every image the same answer: it never learnt
+    stalled: np.ndarray  # bool (S,): the network predicts the same class for every image, so it never learnt
 
 
 def compare(levels: Mapping[str, Outcome], margin: float) -> list[dict[str, Any]]:
-    """One row a level, the reference first, which has no comparison.
+    """One row for each level. The first row is the reference, which has no comparison.
 
     Args:
-      levels: by name, all with the same seeds and test images.
-      margin: the smallest difference that matters, in points.
+      levels: the outcome of each level, by its name, the reference first; all with the same seeds and test images.
+      margin: the smallest difference in test error that matters, in percentage points.
     """
     (reference_name, reference), *others = levels.items()
     rows = [_compare(name, outcome, reference) for name, outcome in others]
@@ -47,7 +53,7 @@ def compare(levels: Mapping[str, Outcome], margin: float) -> list[dict[str, Any]
 
 
 def _describe(name: str, outcome: Outcome) -> dict[str, Any]:
-    """A level by itself: its errors are those of the networks that did not diverge."""
+    """A level without a comparison. Mean and standard deviation are over the networks that did not diverge."""
     errors = outcome.test_error[~outcome.diverged]
     return {
         "level": name,
@@ -61,7 +67,7 @@ def _describe(name: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def _never_learnt(level: int, reference: int, seeds: int) -> statistics.Verdict:
-    """Between networks of which some never learnt, a difference tells of the learning rate or the initialisation, not of the factor."""
+    """No verdict if some networks never learnt: the difference then shows the learning rate or the initialisation, not the factor."""
     who = " and ".join([f"{level} of {seeds} networks"] * (level > 0) + [f"{reference} of {seeds} of the reference"] * (reference > 0))
     return statistics.Verdict("open", f"no comparison: {who} never learnt, so try other learning rates")
 
@@ -78,16 +84,18 @@ def _compare(name: str, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
 
 
 def ensemble_gain(outcome: Outcome, ensemble_wrong: np.ndarray, curve: list[dict], margin: float) -> dict[str, Any]:
-    """The ensemble of all members against one of them.
+    """Compare the ensemble of all members with a single member.
 
-    There is one ensemble, so nothing to pair over seeds: the interval is over test images, each with the ensemble's error less the mean of
-    its members'. It says what other images would show of these networks, not what other networks would.
+    There is only one ensemble, so there are no pairs over seeds. The interval is over test images: for each image, the ensemble's error
+    minus the mean error of its members. So it covers other test images with these networks, but not other networks.
 
     Args:
-      ensemble_wrong: bool (N,).
-      curve: of the run's test: a row per ensemble size, with the mean over subsets of its members.
+      ensemble_wrong: bool (N,): the ensemble classifies the image wrongly.
+      curve: from the run's test: a row for each ensemble size, with the mean error over subsets of the members.
+      margin: the smallest difference in test error that matters, in percentage points.
 
-    Where all diverged there is no difference, and where some never learnt there is no cut to speak of: NaN.
+    Returns:
+      A row as of `compare`. The difference is NaN if all networks diverged; the relative cut is NaN also if some networks never learnt.
     """
     members = outcome.wrong[~outcome.diverged]
     stalled, cut = int(outcome.stalled.sum()), math.nan

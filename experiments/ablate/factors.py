@@ -1,6 +1,10 @@
-"""What `experiments.ablate` can vary: a factor's levels are settings of points (points.py), relative to the config as it is.
+"""The factors that `experiments.ablate` can vary. study.py turns their levels into points to train.
 
-A factor is a function of the config and of the images' shape (height, width, channels). The first of its levels is the reference.
+A factor is a function of the config and of the images' shape (height, width, channels). It returns levels: for each level the settings that
+change the config (see launch/points.py). The first level is the reference.
+
+    levels, notes = FACTORS["dropout"].levels(config, (28, 28, 1))
+    levels    # {"dropout 0.5": {"dropout": "0.5"}, "off": {"dropout": "0"}}
 """
 
 from collections.abc import Callable
@@ -16,31 +20,31 @@ Settings = dict[str, str]
 
 
 class Levels(NamedTuple):
-    """The levels of a factor by name, the reference first, and what their reader should know."""
+    """The settings of a factor's levels, by the level's name, the reference first; and notes for the reader of the results."""
 
     settings: dict[str, Settings]
     notes: tuple[str, ...] = ()
 
 
 class Factor(NamedTuple):
-    """A question to the network, and the levels that answer it."""
+    """A question, and the levels whose comparison answers it."""
 
     question: str
     levels: Callable[["ConfigDict", Shape], Levels]
 
 
-# Strengths that an augmentation gets alone where the config has it switched off: those of configs/imagenet.py.
+# The strength of an augmentation that is tried alone, if the config has it switched off: the strengths of configs/imagenet.py.
 STRENGTHS = {"crop": 1.0, "flip": 0.5, "rotation": 10.0, "shift": 0.05, "colour": 0.1, "whitening": 1.0}
-CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn")  # datasets whose mirror images mean something else, or nothing
-# What pixels are divided by for unit variance, where the config doesn't divide them: the standard deviation of ImageNet's is about 74.
+CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn")  # datasets of characters: a mirrored one is another character, or none
+# Pixels divided by this have unit variance; used if the config doesn't divide them. About the standard deviation of ImageNet's pixels.
 PIXEL_STD = 74.0
 
 
 def _lrn(config: "ConfigDict", shape: Shape) -> Levels:
-    """The config's constants on the 0-255 scale; the same applied to unit-variance pixels, the common mistake; no LRN.
+    """Three levels: the config's constants for 0-255 pixels; the same constants for unit-variance pixels, a common mistake; no LRN.
 
-    The model multiplies alpha by the square of what pixels are divided by, so that LRN is the same function of the picture on any scale.
-    Dividing alpha by that square takes this back.
+    If pixels are divided by a scale, the model multiplies alpha by its square, so that LRN is the same function of the image on any scale.
+    The second level divides alpha by that square, which cancels this.
     """
     _need_lrn("lrn", config)
     model = config.model
@@ -55,7 +59,7 @@ def _need_lrn(factor: str, config: "ConfigDict") -> None:
 
 
 def _augment(config: "ConfigDict", shape: Shape) -> Levels:
-    """All that the config has, nothing, and each augmentation alone."""
+    """All augmentations of the config, none, and each augmentation alone."""
     strengths, notes = dict[str, float](), []
     for name, default in STRENGTHS.items():
         if reason := _senseless(name, config, shape):
@@ -65,16 +69,16 @@ def _augment(config: "ConfigDict", shape: Shape) -> Levels:
     off = dict.fromkeys(STRENGTHS, "0")
     alone = {f"{name} {strength:g} alone": off | {name: f"{strength:g}"} for name, strength in strengths.items()}
     if "whitening" in strengths:
-        notes.append("whitening is no random change: it is applied to the test images too")
+        notes.append("whitening isn't random: it is applied to the test images too")
     return Levels({"as configured": {}, "none": {"augment": "off"}, **alone}, tuple(notes))
 
 
 def _senseless(augmentation: str, config: "ConfigDict", shape: Shape) -> str | None:
-    """Why an augmentation can do nothing here, or nothing good."""
+    """Why an augmentation has no effect on these images, or makes no sense for them; None if it is useful."""
     if augmentation == "crop" and min(shape[:2]) <= config.model.input_size:
-        return f"the stored images have no margin around the input's {config.model.input_size} pixels"
+        return f"the stored images aren't larger than the network's input of {config.model.input_size} pixels"
     if augmentation == "flip" and config.data.name in CHARACTERS:
-        return "a mirrored character is another one, or none"
+        return "a mirrored character is a different character, or none"
     if augmentation == "colour" and shape[2] != 3:
         return "the images are grey"
     return None
@@ -86,13 +90,17 @@ def _dropout(config: "ConfigDict", shape: Shape) -> Levels:
 
 
 def _activation(config: "ConfigDict", shape: Shape) -> Levels:
-    note = "one learning rate suits one of the two better: --rates gives each its own, as `reproduce figure1` does"
+    note = "the best learning rate differs between the two: use --rates to give each its own, as `reproduce figure1` does"
     return Levels({name: {"model.activation": name} for name in ("relu", "tanh")}, (note,))
 
 
 def _overlap(config: "ConfigDict", shape: Shape) -> Levels:
     pools = {f"{size}x{size}, stride 2": {"model.pool_size": str(size), "model.pool_stride": "2"} for size in (3, 2)}
-    return Levels(pools, ("pools of 2 leave larger maps, so fc6 has more weights, drawn otherwise: seeds pair the images alone",))
+    note = (
+        "with pools of 2 the maps are larger, so fc6 has more weights and other initial values: paired seeds share only the other layers' "
+        "initial weights and the images"
+    )
+    return Levels(pools, (note,))
 
 
 def _order(config: "ConfigDict", shape: Shape) -> Levels:

@@ -1,4 +1,9 @@
-"""Figures of experiments, for a lecture: effects with their intervals, error curves against epochs, the ensemble's size."""
+"""Figures of experiments, large enough for a lecture: effects with intervals, error against epochs, error against the ensemble's size.
+
+files.py draws the figures of an ablation, `reproduce` those of its claims:
+
+    save(effects_figure(factors, margin=0.5), out / "ablation")    # ablation.png and ablation.svg
+"""
 
 import math
 import textwrap
@@ -15,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {"better": COLOURS[0], "worse": COLOURS[2], "none": INK, "open": COLOURS[8]}  # a verdict's colour
+KINDS = {"better": COLOURS[0], "worse": COLOURS[2], "none": INK, "open": COLOURS[8]}  # kind of a verdict -> its colour
 
 
 def effects_figure(factors: Sequence[dict[str, Any]], margin: float) -> "Figure":
-    """One panel a factor, one row a level: a dot a seed, the mean difference from the reference with its 95 % interval, the verdict.
+    """A panel for each factor, with a row for each level: a dot for each seed, the mean difference with its 95 % interval, the verdict.
 
     Args:
-      factors: each with `question`, and `levels` as `comparison.compare` describes them, the reference first; at least one other.
-      margin: half the width of the band around zero in which a difference doesn't matter, in points.
+      factors: each has `question`, and `levels` as `comparison.compare` returns them: the reference first, then at least one other level.
+      margin: differences between -margin and +margin, in percentage points, are too small to matter; a grey band shows them.
     """
     from matplotlib.figure import Figure
 
@@ -37,8 +42,8 @@ def effects_figure(factors: Sequence[dict[str, Any]], margin: float) -> "Figure"
         top -= head + row * count
         panels.append(figure.add_axes((0.19, top / height, 0.45, row * count / height), sharex=panels[0] if panels else None))
         _draw_effects(panels[-1], factor, margin)
-    label = "test error less the reference's, points of percent; left of zero is better\n"
-    panels[-1].set_xlabel(f"{label}grey band: within {margin:g} points, too little to matter", color=INK, fontsize=11)
+    label = "test error minus the reference's, percentage points; left of zero is better\n"
+    panels[-1].set_xlabel(f"{label}grey band: at most {margin:g} points, too small to matter", color=INK, fontsize=11)
     for panel in panels[:-1]:
         panel.tick_params(labelbottom=False)
     return figure
@@ -70,10 +75,10 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
 
 
 def ensemble_figure(split: str, curve: Sequence[dict[str, Any]], published: Mapping[int, float]) -> "Figure":
-    """The ensemble curve, and crosses where the published cut of the error would have put it.
+    """The error against the number of networks. Crosses show the error that the paper's relative cuts would give.
 
     Args:
-      published: by number of networks, an error as a factor of one network's.
+      published: number of networks -> published error of their ensemble, divided by that of one network.
     """
     from alexnet_jax.report.charts import ensemble_curve_figure
 
@@ -88,10 +93,11 @@ def ensemble_figure(split: str, curve: Sequence[dict[str, Any]], published: Mapp
 
 
 def epochs_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float) -> "Figure":
-    """As the paper's figure 1: training error against epochs, a thin line a seed and their mean, the threshold dashed.
+    """Training error against epochs, as in the paper's figure 1: a thin line for each seed, a thick line for their mean.
 
     Args:
       curves: by label, epochs (events,) and error fractions (events, seeds).
+      threshold: an error fraction, drawn as a dotted line.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -120,10 +126,10 @@ def epochs_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold
 
 
 def save(figure: "Figure", stem: Path) -> None:
-    """Write FILE.png and FILE.svg.
+    """Write STEM.png and STEM.svg.
 
     Raises:
-      UserError: they cannot be written.
+      UserError: the files can't be written.
     """
     with writing(stem):
         stem.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,10 @@
-"""What `experiments.ablate` found, as text for the terminal, Markdown, JSON, CSV and figures."""
+"""Writes the result of an ablation: text for the terminal, Markdown, JSON, CSV and figures.
+
+report.py calls it with the data that ablation.json holds; `publish` calls `markdown` for the pages:
+
+    print(text(found))
+    write(found, out)    # out/ablation.json, .csv, .md, .png, .svg
+"""
 
 import csv
 import io
@@ -19,17 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READING = (
-    "Differences are points of percent, negative is better, with the 95 % interval of the paired t-test over seeds: what other seeds would "
-    "show on these test images. p is that test's, by Holm's correction for the number of the factor's levels. McNemar counts the "
-    "predictions that only the level, and only the reference, got wrong, all seeds pooled: what other test images would show of these "
-    "networks, too sure of itself where seeds share the images; its p is Holm's too. ± is the standard deviation over seeds.",
-    "A verdict of no effect needs an interval within the margin of {margin:g} points.",
+    "Test error: the mean over seeds ± the standard deviation over seeds, in percent of the test images. Difference: the level's error "
+    "minus the reference's, in percentage points; negative is better. In brackets is its 95 % confidence interval, from the paired t-test "
+    "over seeds; it covers other seeds on these test images. p (Holm): the p-value of that test, corrected by Holm's method for the number "
+    "of levels that are compared. McNemar, A : B: of the predictions of all seeds, A are wrong only with this level, and B only with the "
+    "reference. McNemar's test covers other test images with these networks. Its p-value, also corrected by Holm's method, is too small if "
+    "there are several seeds, because their predictions on the same image aren't independent.",
+    "The verdict is `no effect seen` only if the interval contains zero and is within ±{margin:g} percentage points.",
 )
-HEADING = ("level", "test error", "difference", "p (Holm)", "McNemar", "verdict")
+HEADING = ("level", "test error", "difference (points)", "p (Holm)", "McNemar", "verdict")
 
 
 def text(found: dict[str, Any]) -> str:
-    """The whole result for a terminal."""
+    """The whole result as text for a terminal."""
     lines = [f"{label}: {value}" for label, value in found["protocol"].items()] + found["skipped"]
     for factor in found["factors"]:
         lines += ["", factor["question"], f"  published: {factor['published']}", ""]
@@ -41,7 +49,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The whole result as a page, its figures linked."""
+    """The whole result as a Markdown page with links to its figures."""
     lines = ["# Ablation", "", f"    {found['command']}", "", *_table([("", ""), *found["protocol"].items()]), ""]
     lines += [f"{line}\n" for line in found["skipped"]]
     if any("levels" in factor for factor in found["factors"]):
@@ -57,7 +65,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def csv_text(found: dict[str, Any]) -> str:
-    """One line a network: factor, level, seed, its test error (a fraction), whether it diverged, and its run."""
+    """One line for each network: factor, level, seed, test error (a fraction), whether it diverged (1 or 0), its run."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["factor", "level", "seed", "test_error", "diverged", "run"])
@@ -69,7 +77,11 @@ def csv_text(found: dict[str, Any]) -> str:
 
 
 def write(found: dict[str, Any], out: Path) -> list[Path]:
-    """Write ablation.json, .csv, .md and the figures as .png and .svg; returns their paths."""
+    """Write ablation.json, .csv, .md and the figures as .png and .svg; returns the paths.
+
+    Raises:
+      UserError: a file can't be written.
+    """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "ablation.json").write_text(json.dumps(plain(found), indent=2) + "\n", encoding="utf-8")
@@ -124,11 +136,11 @@ def _ensemble_words(factor: dict[str, Any]) -> list[str]:
     gain = factor["verdict"]["words"]
     if math.isfinite(cut):
         gain += f"; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
-    return [f"All {factor['members']} networks against one, over test images: {gain}."]
+    return [f"The ensemble of all {factor['members']} networks compared with one network, over test images: {gain}."]
 
 
 def _error(level: dict[str, Any]) -> str:
-    """Mean and standard deviation in percent, and how many seeds are missing from them."""
+    """Mean and standard deviation in percent, and how many diverged seeds these leave out."""
     lost = f", {len(level['diverged'])} of {len(level['seeds'])} diverged" if level["diverged"] else ""
     if math.isnan(level["mean_test_error"]):
         return "all diverged"
@@ -145,6 +157,6 @@ def _reading(found: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as a Markdown table, the first of them the heading."""
+    """Rows as a Markdown table; the first row is the heading."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return ["| " + " | ".join(row) + " |" for row in [cells[0], ["---"] * len(cells[0]), *cells[1:]]]

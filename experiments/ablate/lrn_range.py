@@ -1,4 +1,9 @@
-"""How much does local response normalisation do at all? Measured where training starts, on the network's own activations."""
+"""Measures how much LRN's divisor varies in an untrained network. If the divisor is nearly constant, LRN normalises nothing.
+
+study.py adds it to the notes of the factors `lrn` and `order`:
+
+    deviations(config, dataset, members=[0, 5])    # [11.55, 0.0043]: for each member, relative to the smallest divisor
+"""
 
 from typing import Any
 
@@ -8,14 +13,14 @@ from ml_collections import ConfigDict
 from alexnet_jax.data import Dataset
 
 IMAGES = 64
-CONSTANT = 0.05  # a divisor that varies by less is a constant to a network, whose next layer can undo it
+CONSTANT = 0.05  # a divisor that varies by less than this is nearly a constant factor, which the next layer's weights can cancel
 
 
 def deviations(config: ConfigDict, dataset: Dataset, members: list[int]) -> list[float]:
-    """The largest relative deviation of LRN's divisor (k + c * sum)^beta from k^beta, for each of these members of a config.
+    """For each of these members of a config, the largest relative deviation of LRN's divisor (k + c * sum)^beta from k^beta.
 
-    In untrained networks, over the first training images without augmentation, both normalisations and all places where the activation
-    isn't zero. 0 where there is no LRN, or alpha is 0.
+    It is taken over the first training images without augmentation, both LRN layers, and all positions with a nonzero activation, in
+    untrained networks. It is 0 if the network has no LRN or alpha is 0.
     """
     import jax
 
@@ -44,7 +49,7 @@ def deviations(config: ConfigDict, dataset: Dataset, members: list[int]) -> list
 
 
 def _deviation(x: np.ndarray, y: np.ndarray, k_power: float) -> float:
-    """Of x / y from k^beta, where x isn't zero but for rounding."""
+    """The largest relative deviation of the divisor x / y from k^beta, where x is nonzero by more than rounding."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     seen = np.abs(x) > 1e-6 * np.abs(x).max()
     return float(np.abs(x[seen] / y[seen] / k_power - 1).max())

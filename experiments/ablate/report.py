@@ -1,4 +1,4 @@
-"""A study from its training to its report: the table, the files and the figures of `experiments.ablate`.
+"""Trains a study and reports it: the table, the files and the figures of an ablation.
 
 `ablate` and `reproduce` call it:
 
@@ -16,11 +16,15 @@ from experiments.launch.train import train
 if TYPE_CHECKING:
     from experiments.ablate.study import Study
 
-MARGIN = 0.5  # points of percent: the smallest difference in test error that matters
+MARGIN = 0.5  # percentage points: the smallest difference in test error that matters
 
 
 def train_study(study: "Study", out: Path, args: argparse.Namespace) -> bool:
-    """`train` of a study's programs, with its levels in the plan."""
+    """Train a study's programs; the printed plan lists the levels. A dry run only prints the plan and returns False.
+
+    Raises:
+      UserError: a run failed or was stopped.
+    """
     return train(study.programs, out, args, _plan_notes(study))
 
 
@@ -30,12 +34,12 @@ def _plan_notes(study: "Study") -> list[str]:
         lines.append(f"{name}: {'; '.join(f'{level} ({point.name})' for level, point in levels.items())}")
         lines += [f"  note: {note}" for note in notes]
     if study.rates:
-        lines.append(f"each level but of `ensemble` at the learning rates {', '.join(study.rates)}")
+        lines.append(f"each level trains at each of the learning rates {', '.join(study.rates)}, except in the factor `ensemble`")
     return lines + study.skipped
 
 
 def protocol(study: "Study") -> dict[str, str]:
-    """How it was measured: from the records of a study's first run."""
+    """How the study was measured, as pairs of label and text, from the records of its first run."""
     from alexnet_jax import history, run
     from experiments.launch import results
 
@@ -50,15 +54,16 @@ def protocol(study: "Study") -> dict[str, str]:
         "training": f"{start['images']:,} images ({config['data']['train_split']}), at most {config['train']['epochs']:g} epochs, "
         f"batches of {config['train']['batch_size']}",
         "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
-        + (f"; {split} is also the split that lowers the learning rate" if split else ""),
-        "seeds": f"{study.seeds}, from {config['ensemble']['seed']}: of initialisation, dropout and augmentation, not of the images' order",
-        "networks": f"{sum(program.members for program in study.programs)}, programs: {len(study.programs)}, {seconds:,.0f} s of training",
+        + (f"; the plateau rule used {split} too, to lower the learning rate" if split else ""),
+        "seeds": f"{study.seeds}, the first is {config['ensemble']['seed']}; a seed sets initial weights, dropout and augmentation, but "
+        "not the order of the images, which is the same for all",
+        "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
         "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
     }
 
 
 def report(study: "Study", margin: float, out: Path) -> dict[str, Any]:
-    """Compare a study's finished runs; print the table, write it and the figures below `out`, and return what ablation.json holds."""
+    """Compare a study's finished runs: print the table, write it and the figures below `out`, and return the content of ablation.json."""
     from alexnet_jax.runlog import command
     from experiments.ablate import files as ablation_files
     from experiments.ablate.study import compare

@@ -1,14 +1,20 @@
-"""Is one setting better than another? Paired differences with their intervals, McNemar's test, Holm's correction, a verdict in words.
+"""Statistics that compare two settings: paired differences with confidence intervals, McNemar's test, Holm's correction, verdicts.
 
-The main interval is the paired t over seeds. Members with equal seeds share their initialisation, dropout and augmentation draws, so what
-a seed does to both settings cancels in their difference. A bootstrap over seeds would assume less, but resampling 3 to 10 values gives
-intervals far too narrow, while t is made for so few. It answers: would other seeds say the same on these test images?
+comparison.py calls it for each level of a factor:
 
-McNemar's test answers the other question: would other test images say the same of these networks? It pools the predictions of all seeds,
-as if the same image under two seeds were two images. They aren't independent, so with several seeds its p-value is too small: it is
-evidence beside the interval, not the verdict.
+    difference = paired_difference(level_errors, reference_errors)    # errors (seeds,)
+    verdict(difference, margin=0.5).words                             # "worse by 0.80 points (0.50 to 1.10)"
 
-Errors are fractions, differences points of percent; negative is better than the reference.
+The main interval comes from the paired t-test over seeds. Members with equal seeds have the same initial weights and the same random
+numbers for dropout and augmentation. The effects of a seed that both settings share cancel in their difference. A bootstrap over seeds
+would need fewer assumptions, but it gives far too narrow intervals for only 3 to 10 values; the t-test is made for few values. It answers
+the question: would other seeds give the same result on these test images?
+
+McNemar's test answers another question: would other test images give the same result for these networks? It pools the predictions of all
+seeds, as if an image under two seeds were two images. These predictions aren't independent, so with several seeds the p-value is too small.
+Therefore the verdict doesn't use it.
+
+Errors are fractions. Differences are percentage points; a negative difference is better than the reference.
 """
 
 import math
@@ -21,17 +27,17 @@ CONFIDENCE = 0.95
 
 
 class Difference(NamedTuple):
-    """A mean difference from the reference in points of percent, its 95 % interval and its p-value; NaN where there can be none."""
+    """A mean difference from the reference in percentage points, its 95 % interval and its p-value. What can't be computed is NaN."""
 
     mean: float
     low: float
     high: float
     p: float
-    pairs: int  # what the mean is over
+    pairs: int  # number of pairs in the mean
 
 
 class McNemar(NamedTuple):
-    """The predictions on which just one of two settings is wrong."""
+    """How many predictions are wrong with just one of two settings, and the test's p-value."""
 
     only_level: int
     only_reference: int
@@ -41,8 +47,8 @@ class McNemar(NamedTuple):
 def paired_difference(level: np.ndarray, reference: np.ndarray) -> Difference:
     """Mean of `level - reference` over pairs of errors (n,), with the interval of the paired t-test.
 
-    One pair has no interval. Neither have pairs whose differences are all the same, which errors counted in whole images often are: their
-    spread, too small to be seen, is not zero.
+    There is no interval for a single pair. There is none either if all differences are equal. This happens often, since errors are counts
+    of whole images: the true spread isn't zero, only too small to be seen.
     """
     from scipy import stats
 
@@ -56,9 +62,10 @@ def paired_difference(level: np.ndarray, reference: np.ndarray) -> Difference:
 
 
 def mcnemar(level_wrong: np.ndarray, reference_wrong: np.ndarray) -> McNemar:
-    """McNemar's exact test of two bool arrays of one shape: who errs alone more often than a fair coin would have it?
+    """McNemar's exact test of two bool arrays of the same shape: is one setting alone wrong more often than the other alone?
 
-    Exact for any counts: a binomial tail is quick to compute, so that the usual chi-squared approximation has no use here.
+    If not, each of these predictions is like the toss of a fair coin. The binomial test is exact for any counts and fast enough, so the
+    usual chi-squared approximation isn't needed.
     """
     from scipy import stats
 
@@ -69,7 +76,10 @@ def mcnemar(level_wrong: np.ndarray, reference_wrong: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: below 0.05, and the chance of any false alarm among all comparisons is below 0.05. NaN stays NaN."""
+    """p-values after Holm's step-down correction for several comparisons; NaN stays NaN.
+
+    If a corrected value below 0.05 counts as significant, the probability of any false positive among all comparisons is below 0.05.
+    """
     adjusted, largest = [math.nan] * len(p_values), 0.0
     tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     for rank, (p, i) in enumerate(tested):
@@ -79,20 +89,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class Verdict(NamedTuple):
-    """What an interval says: `better`, `worse`, `none` (no effect of a size that matters) or `open`; and that in words."""
+    """The conclusion from an interval, in one word and in a sentence.
+
+    The kind is `better`, `worse`, `none` (no effect that is large enough to matter) or `open` (the data don't decide).
+    """
 
     kind: str
     words: str
 
 
 def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan, over: str = "seeds") -> Verdict:
-    """Read a difference's interval.
+    """The conclusion from a difference and its interval.
 
     Args:
-      difference: from the reference, in points.
-      margin: the smallest effect that matters, in points: an interval around zero that lies within it says that there is none.
-      adjusted_p: Holm's, where several levels were compared.
-      over: what the pairs are.
+      difference: from the reference, in percentage points.
+      margin: the smallest effect that matters, in points. If the interval contains zero and is within ±margin, the verdict is `none`.
+      adjusted_p: the p-value after Holm's correction, if several levels were compared.
+      over: the word for the pairs: seeds or images.
     """
     mean, low, high, _, pairs = difference
     if pairs == 0:
@@ -100,12 +113,12 @@ def verdict(difference: Difference, margin: float, adjusted_p: float = math.nan,
     if pairs == 1:
         return Verdict("open", f"{mean:+.2f} points with one seed: no interval, so no verdict")
     if math.isnan(low):
-        return Verdict("open", f"{mean:+.2f} points with each of {pairs} {over}: they are too few for an interval")
+        return Verdict("open", f"{mean:+.2f} points with each of {pairs} {over}: too few different values for an interval")
     if low > 0 or high < 0:
         kind, (near, far) = ("worse", (low, high)) if low > 0 else ("better", (-high, -low))
         words = f"{kind} by {abs(mean):.2f} points ({near:.2f} to {far:.2f})"
         if adjusted_p > 1 - CONFIDENCE:
-            return Verdict("open", f"{words}, but not once all comparisons count: p = {adjusted_p:.3g}")
+            return Verdict("open", f"{words}, but not significant after Holm's correction: p = {adjusted_p:.3g}")
         return Verdict(kind, words)
     if (most := max(-low, high)) <= margin:
         return Verdict("none", f"no effect seen: at most {most:.2f} points either way")

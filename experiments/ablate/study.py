@@ -1,7 +1,13 @@
-"""A study: factors of a config -> the points to train, and from their finished runs what each level makes of the test error.
+"""A study: turns the factors of a config into points to train, and their finished runs into comparisons of the levels.
 
-A level's settings are taken relative to the config: those that it has anyway are dropped, so that the references of several factors, and
-any levels that are the same network, are one point and trained once.
+`ablate` and `reproduce` call it:
+
+    study = make_study("configs/digits.py", [], ["lrn", "dropout"], seeds=5, root=out / "runs")
+    ...                                # train study.programs
+    reports = compare(study, 0.5)      # a dictionary for each factor: question, levels, notes
+
+Settings of a level that equal the config's are dropped. So the reference levels of several factors, and any other levels with the same
+settings, are the same point, which is trained only once.
 """
 
 from collections.abc import Sequence
@@ -25,27 +31,27 @@ BASE = "as configured"
 
 
 class ResolvedFactor(NamedTuple):
-    """A factor's levels, the reference first, and what is to be known of them."""
+    """The points of a factor's levels, by the level's name, the reference first; and notes for the reader of the results."""
 
     levels: dict[str, Point]
     notes: list[str]
 
 
 class Study(NamedTuple):
-    """What is to be trained, and how it is to be compared."""
+    """The programs to train, and how their results are compared."""
 
     config: str
     overrides: tuple[str, ...]
     seeds: int
     factors: dict[str, ResolvedFactor]
-    rates: tuple[str, ...]  # learning rates at which each level is tried; none: the config's
-    compared: list[Program]  # the points of all factors but `ensemble`
-    ensemble: list[Program]  # a run of the config's own, whose ensemble is of its seeds alone; none without that factor
-    skipped: list[str]  # factors that this dataset or config can't answer, and why
+    rates: tuple[str, ...]  # learning rates at which each level is trained; empty: the config's rate
+    compared: list[Program]  # the points of all factors except `ensemble`
+    ensemble: list[Program]  # for the factor `ensemble`: the config's own run, whose members differ only in their seeds
+    skipped: list[str]  # messages about factors that don't suit this dataset or config
 
     @property
     def programs(self) -> list[Program]:
-        """All of them, each once."""
+        """All programs, each once."""
         return list({program.directory: program for program in (*self.compared, *self.ensemble)}.values())
 
 
@@ -58,13 +64,14 @@ def make_study(
     max_members: int | None = None,
     rates: Sequence[str] = (),
 ) -> Study:
-    """Resolve factors against a config and its dataset. A factor that doesn't suit them is skipped, unless it is the only one.
+    """Make the study of some factors for a config and its dataset. Factors that don't suit them are skipped.
 
     Args:
-      rates: learning rates at which each level is trained, to be compared at its best by validation error; by default the config's.
+      rates: learning rates at which each level is trained; levels are compared at the rate with their lowest validation error. Empty: the
+        config's rate.
 
     Raises:
-      UserError: no factor is left, or the config makes no sense.
+      UserError: none of the factors suits the config and its dataset, or the config is wrong.
     """
     from alexnet_jax import data
 
@@ -74,7 +81,7 @@ def make_study(
     for name in factors:
         try:
             if name == "ensemble" and seeds < 2:
-                raise UserError("factor ensemble: an ensemble of one seed is none; it needs --seeds 2 or more")
+                raise UserError("factor ensemble: an ensemble needs several networks; it needs --seeds 2 or more")
             resolved[name] = resolve(name, loaded, shape)
         except UserError as error:
             skipped.append(f"skipped: {error}")
@@ -89,7 +96,7 @@ def make_study(
 
 
 def resolve(factor: str, config: "ConfigDict", shape: Shape) -> ResolvedFactor:
-    """The levels of a factor as points of a config, for images of a shape (height, width, channels).
+    """The levels of a factor as points, for a config and images of a shape (height, width, channels).
 
     Raises:
       UserError: the factor doesn't suit the config or the images.
@@ -100,18 +107,18 @@ def resolve(factor: str, config: "ConfigDict", shape: Shape) -> ResolvedFactor:
         point = _point(settings, config)
         for other, same in resolved.levels.items():
             if same == point:
-                resolved.notes.append(f"{name!r} and {other!r} are the same settings here: null by construction, and not compared")
+                resolved.notes.append(f"{name!r} and {other!r} are the same settings here: there is nothing to compare")
         resolved.levels[name] = point
     return resolved
 
 
 def at_rates(point: Point, rates: Sequence[str], config: "ConfigDict") -> list[Point]:
-    """A point at each of some learning rates; without any, the point itself."""
+    """The point at each of these learning rates; the point itself if there are none."""
     return [_point({**point.settings, "learning_rate": rate}, config) for rate in rates] or [point]
 
 
 def _point(settings: Settings, config: "ConfigDict") -> Point:
-    """The point of the settings that change something, in their canonical spelling."""
+    """The point with only those settings that change the config, in their canonical form."""
     from alexnet_jax.hyper import FIELDS, SWITCHES, base_member
 
     base, fields = base_member(config), config_lib.flat(config)
@@ -131,7 +138,7 @@ def compare(study: Study, margin: float) -> list[dict[str, Any]]:
     """Each factor's question, levels, differences and verdicts, from the finished runs of a study; see comparison.py.
 
     Args:
-      margin: the smallest difference that matters, in points.
+      margin: the smallest difference in test error that matters, in percentage points.
     """
     from experiments.launch import results
 
@@ -146,13 +153,13 @@ def compare(study: Study, margin: float) -> list[dict[str, Any]]:
 
 
 def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[str, "Outcome"], margin: float) -> dict[str, Any]:
-    """The levels of a factor and notes on them. `found` and `outcomes` are by the points' names."""
+    """The levels of a factor and notes on them. The keys of `found` and `outcomes` are names of points."""
     from experiments.ablate import comparison
 
     levels, notes = study.factors[name]
-    first = {point.name: level for level, point in reversed(levels.items())}  # of those that are the same point
+    first = {point.name: level for level, point in reversed(levels.items())}  # the first of several levels with the same point
     config = config_lib.load(study.config, study.overrides)
-    compared: dict[str, str] = {}  # level -> the name of its point, at the best of the rates
+    compared: dict[str, str] = {}  # level -> name of its point at the best learning rate
     for level, point in levels.items():
         if first[point.name] == level:
             tried = at_rates(point, study.rates, config)
@@ -161,8 +168,8 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
                 rate = study.rates[[each.name for each in tried].index(best)]
                 words = ", ".join(f"{_validation_in_words(found[each.name])} at {at}" for at, each in zip(study.rates, tried, strict=True))
                 at_an_end = float(rate) in (min(map(float, study.rates)), max(map(float, study.rates)))
-                beyond = "; it is at an end, so a better one may lie beyond" * at_an_end
-                notes = [*notes, f"{level}: at learning rate {rate}, by validation errors of {words}{beyond}"]
+                beyond = "; this is the smallest or largest rate tried, so another one may be better" * at_an_end
+                notes = [*notes, f"{level}: compared at learning rate {rate}; the validation errors are {words}{beyond}"]
     rows = comparison.compare({level: outcomes[best] for level, best in compared.items()}, margin)
     for row, best in zip(rows, compared.values(), strict=True):
         row |= {"settings": found[best].point.settings, "run": str(found[best].workdir)}
@@ -172,7 +179,7 @@ def _levels(name: str, study: Study, found: dict[str, "Result"], outcomes: dict[
 
 
 def _validation(result: "Result") -> tuple[int, float]:
-    """What the rates of a level are ranked by: how many seeds diverged, and the mean validation error."""
+    """Learning rates are ranked by this: the number of diverged seeds, then the mean validation error."""
     return len(result.diverged), float(result.validation_error.mean())
 
 
@@ -195,7 +202,7 @@ def _outcome(result: "Result") -> "Outcome":
 
 
 def _ensemble(study: Study, margin: float) -> dict[str, Any]:
-    """The curve of ensembles of 1 .. seeds networks, and what all of them gain."""
+    """The errors of ensembles of 1 .. seeds networks, and the gain of the largest ensemble."""
     from alexnet_jax import history, run
     from experiments.ablate import comparison
     from experiments.launch import results
@@ -209,7 +216,7 @@ def _ensemble(study: Study, margin: float) -> dict[str, Any]:
 
 
 def _warnings(result: "Result") -> list[str]:
-    """What a point's runs warned of and when, such as networks that did not learn by then: they count all the same."""
+    """The warnings of a point's run, with their steps, such as a network that hasn't learnt yet. The results include these networks."""
     from alexnet_jax import history
 
     seeds = dict(zip(result.members, result.seeds, strict=True))
@@ -217,11 +224,11 @@ def _warnings(result: "Result") -> list[str]:
     for event in history.load(result.workdir).warnings:
         if event.get("member") in seeds:
             told.setdefault(event["message"], []).append(f"{seeds[event['member']]} at step {event['step']:,}")
-    return [f"warned of seed {', '.join(those)}: {message}" for message, those in told.items()]
+    return [f"the run warned about seed {', '.join(those)}: {message}" for message, those in told.items()]
 
 
 def _lrn_range(study: Study, levels: dict[str, str]) -> list[str]:
-    """For each level by its point's name, how far LRN's divisor is from a constant where training starts."""
+    """A note for each level: how much LRN's divisor varies before training. `levels` maps a level to the name of its point."""
     from alexnet_jax import data
     from experiments.ablate.lrn_range import CONSTANT, deviations
 
@@ -234,12 +241,10 @@ def _lrn_range(study: Study, levels: dict[str, str]) -> list[str]:
             found = deviations(config, data.load(config.data, config.model.pixel_mean), list(mine.values()))
             for level, deviation in zip(mine, found, strict=True):
                 if deviation > CONSTANT:
-                    notes.append(
-                        f"{level}: where training starts, LRN divides by up to {1 + deviation:.2f} times k^beta, its smallest divisor"
-                    )
+                    notes.append(f"{level}: before training, LRN divides by up to {1 + deviation:.2f} times k^beta, its smallest divisor")
                 elif deviation > 0:
                     notes.append(
-                        f"{level}: NULL BY CONSTRUCTION: where training starts, LRN's divisor is a constant to {100 * deviation:.2g} %; "
-                        "such a level normalises nothing"
+                        f"{level}: NO NORMALISATION: before training, LRN's divisor varies by {100 * deviation:.2g} % only, so LRN "
+                        "multiplies by a constant"
                     )
     return notes

@@ -1,9 +1,9 @@
-"""How fast it is, against PyTorch and against the machine: `python -m experiments.benchmark`.
+"""Measures speed and memory, and compares them with PyTorch and with the machine's limits. `python -m experiments.benchmark` runs it.
 
-settings.py         what can be set of a measurement
-measure.py          times of several sides in turn, and the machine
-ours.py             this project's side; PyTorch's is experiments/peers/
-table.py            a part's rows, printed as they come and kept as JSON
+settings.py         the settings of a measurement
+measure.py          times several sides in turn, and describes the machine
+ours.py             this project's side of a measurement; PyTorch's side is in experiments/peers/
+table.py            prints the rows of a part as they are measured, and stores them as JSON
 train.py members.py lrn.py augment.py input.py evaluate.py startup.py growth.py overhead.py memory.py    the parts, see below
 growth_figure.py    the figure of `growth`
 __main__.py         the command
@@ -11,14 +11,14 @@ __main__.py         the command
 
 # Part -> (its module here, what it measures)
 PARTS = {
-    "train": ("train", "the whole training step, and its share of the machine's matrix-product rate"),
-    "members": ("members", "M members at once: grouped convolutions, ours, a loop; time to compile"),
-    "lrn": ("lrn", "local response normalisation against the memory's speed, and its share of a step"),
+    "train": ("train", "the whole training step, compared with the machine's fastest matrix product"),
+    "members": ("members", "M members at once: our convolutions, grouped ones, a loop over members; time to compile"),
+    "lrn": ("lrn", "local response normalisation compared with the memory's speed; its share of a training step"),
     "augment": ("augment", "augmentation on the device"),
     "input": ("input", "batches from a prepared dataset, raw and JPEG"),
-    "eval": ("evaluate", "evaluation, and ten crops against ten times one"),
-    "startup": ("startup", "from the command to the first step, cold and warm; imports; --help"),
+    "eval": ("evaluate", "evaluation; ten crops compared with one"),
+    "startup": ("startup", "time from the command to the first step, without and with compiled programs; imports; --help"),
     "growth": ("growth", "time against dataset size, members and batch size, with a figure"),
-    "overhead": ("overhead", "what the training loop adds to the compiled step"),
+    "overhead": ("overhead", "the time that the training loop adds to the compiled step"),
     "memory": ("memory", "peak memory of the training process"),
 }

@@ -1,11 +1,12 @@
-"""How fast it is, each part against its peer, the two in turn within one run: A B A B ...
+"""The command that measures speed and memory. Each part compares this project with a peer, and times the two in turn: A B A B ...
 
     python -m experiments.benchmark                  all parts
-    python -m experiments.benchmark train members    these
-    python -m experiments.benchmark --quick          tiny sizes, to see that everything works
+    python -m experiments.benchmark train members    only these parts
+    python -m experiments.benchmark --quick          tiny sizes, to check that everything works
 
-A line is printed as soon as it is measured; PART.json in --out holds every turn's time, the machine and the settings. The peer is PyTorch,
-where it is installed (pip install -e ".[peers]"). Nothing else should run on the machine meanwhile: the load at the start is recorded.
+Each line is printed as soon as it is measured. PART.json in --out has the time of every turn, the machine and the settings. The peer is
+PyTorch, if it is installed (pip install -e ".[peers]"). Don't run other programs at the same time: the load of the machine at the start is
+recorded.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from alexnet_jax.tables import aligned
 from experiments.benchmark import PARTS
 from experiments.benchmark import settings as settings_lib
 
-VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES=0", "tpu": "TPU_VISIBLE_CHIPS=0"}  # what leaves one device
+VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES=0", "tpu": "TPU_VISIBLE_CHIPS=0"}  # makes only one device visible
 IN_CHILDREN = ("members", "startup", "memory")
 
 
@@ -26,11 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     parts = textwrap.indent(aligned([(name, what) for name, (_, what) in PARTS.items()]), "  ")
     parser = argparse.ArgumentParser(
         "python -m experiments.benchmark",
-        description=f"Measure speed and memory, each part against PyTorch where it is installed:\n\n{parts}",
+        description=f"Measure speed and memory, and compare each part with PyTorch if it is installed:\n\n{parts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="only these (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="where PART.json goes (default: benchmarks)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="directory for PART.json (default: benchmarks)")
     settings_lib.add_arguments(parser)
     args = parser.parse_args(argv)
     for part in args.parts:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
     ours.start()
     if (backend := jax.default_backend()) in VISIBLE and jax.local_device_count() > 1:
-        raise UserError(f"{jax.local_device_count()} devices are visible, and the peer uses one; set {VISIBLE[backend]} to compare alike")
+        raise UserError(f"{jax.local_device_count()} devices are visible, but the peer uses only one; set {VISIBLE[backend]}")
     if measure.has_torch():
         from experiments.peers import torch_train
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         print('no peer: PyTorch is not installed; it comes with: pip install -e ".[peers]"')
     for part in args.parts or PARTS:
         if backend == "tpu" and part in IN_CHILDREN:
-            print(f"\n{part} is left out: it measures in processes of their own, and this one has the TPU")
+            print(f"\n{part} is left out: it needs other processes, which can't use the TPU while this process has it")
             continue
         importlib.import_module(f"experiments.benchmark.{PARTS[part][0]}").run(settings, args.out)
     print(f"\nwritten to {args.out}")

@@ -1,7 +1,9 @@
-"""Augmentation on the device, all of it on, against the same operations in PyTorch.
+"""The part `augment`: times the augmentation on the device, with all operations on, and the same operations in PyTorch.
 
-PyTorch's own way is torchvision's, an image at a time, since there a batch shares its draws; a whole batch by affine_grid and grid_sample
-is faster, and written out in torch_train.py. Both are peers.
+    python -m experiments.benchmark augment
+
+There are two peers. torchvision's transforms work on one image at a time, since a batch would get the same random numbers for all images.
+affine_grid and grid_sample work on a whole batch, which is faster; peers/torch_train.py has that code.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The forward pass of evaluation against PyTorch's, and ten crops against ten times one."""
+"""The part `eval`: times the forward pass of evaluation and PyTorch's, and compares ten crops with ten times one crop.
+
+python -m experiments.benchmark eval
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {
-    "network": "<8",
+    "network": "<9",
     "batch": "6d",
     "side": "<32",
     "images/s": "10,.1f",
@@ -21,7 +24,7 @@ CROP_BATCH = {"one_tower": 16, "small": 128}
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = "Evaluation forward, float32, one member; ours takes uint8 images, crops and whitens, PyTorch takes float images ready made"
+    title = "Forward pass of evaluation, float32, one member; ours crops and whitens uint8 images, PyTorch gets prepared float images"
     table = Table("eval", title, COLUMNS, settings, out)
     for variant in settings.networks:
         _against_peer(table, settings, variant, settings.batch or BATCH[variant])
@@ -69,4 +72,4 @@ def _ten_crop(table: Table, settings: Settings, variant: str, batch: int) -> Non
         rate, quartiles = timing.rate(batch), timing.rate_quartiles(batch)
         table.timed(timing, network=variant, batch=batch, side=f"ours, {side}", images_s=rate, quartiles=quartiles)
     ratio = timings["ten crops"].median / (10 * timings["one crop"].median)
-    table.note(f"{variant}, batch {batch}: ten crops take {ratio:.2f} of ten times the time of one")
+    table.note(f"{variant}, batch {batch}: ten crops take {ratio:.2f} times as long as ten times one crop")

@@ -1,4 +1,7 @@
-"""How time grows: the input with the dataset, the step with the members and with the batch."""
+"""The part `growth`: how the input's time grows with the dataset, and the training step's time with the members and with the batch.
+
+python -m experiments.benchmark growth    # also draws growth.png and growth.svg
+"""
 
 import tempfile
 from pathlib import Path
@@ -14,12 +17,15 @@ from experiments.benchmark.table import Table
 
 COLUMNS = {"what": "<28", "size": "9,d", "ms/batch": "10,.2f", "quartiles": ">17", "images x members/s": "18,.0f", "compile s": "10.1f"}
 BATCH = 128
-GROWTH = (0.1, 1, 10, 50)  # of --images
+GROWTH = (0.1, 1, 10, 50)  # dataset sizes, as multiples of --images
 MEMBER_COUNTS, BATCH_SIZES = (1, 2, 4, 7, 16), (16, 32, 64, 128, 256, 512)
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = f"Growth; the batch holds {settings.batch or BATCH} images unless it is what grows; the input's rows count images alone"
+    title = (
+        f"Growth; the batch has {settings.batch or BATCH} images, except in the rows `images a batch`; the input has no members, so its "
+        "rows count images a second"
+    )
     table = Table("growth", title, COLUMNS, settings, out)
     points: dict[str, list[tuple[int, measure.Timing]]] = {}
     _datasets(table, points, settings)
@@ -31,7 +37,7 @@ def run(settings: Settings, out: Path) -> None:
 
 
 def _datasets(table: Table, points: dict, settings: Settings) -> None:
-    """Images a second of 28 x 28 pixels, from sets of several sizes, which are measured in turn."""
+    """Times the input of images of 28 x 28 pixels, from datasets of several sizes, in turn."""
     sizes = [max(1, round(factor * settings.images)) for factor in GROWTH]
     batch = min(settings.batch or BATCH, sizes[0])
     sides: dict[tuple[str, int], measure.Side] = {}
@@ -48,7 +54,7 @@ def _datasets(table: Table, points: dict, settings: Settings) -> None:
 
 
 def _steps(table: Table, points: dict, settings: Settings, what: str, sizes: dict[int, tuple[int, int]]) -> None:
-    """The small network's training step; `sizes` maps what grows to (members, batch)."""
+    """Times the small network's training step. `sizes` maps the size that grows to (members, batch)."""
     model, sides = ours.network("small", settings.width), {}
     for size, (members, batch) in sizes.items():
         measure.progress(f"{what}: compiling {size}")

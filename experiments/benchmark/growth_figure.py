@@ -1,4 +1,7 @@
-"""The figure of `growth`, for a lecture."""
+"""The figure of the part `growth`, large enough for a lecture. growth.py calls it:
+
+write({RECORDS: [(2000, timing)], ...}, batch=128, out=Path("benchmarks"))
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +13,16 @@ from experiments.benchmark.measure import Timing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What grows.
+# The names of the measured curves.
 RECORDS, MEMORY, MEMBERS, BATCHES = "input from the records", "input from memory", "members, small", "images a batch, small"
-Points = list[tuple[int, Timing]]  # (what grows, seconds of a batch)
+Points = list[tuple[int, Timing]]  # (size, seconds of a batch)
 
 
 def write(points: dict[str, Points], batch: int, out: Path) -> list[Path]:
-    """Draw growth.png and growth.svg into `out`: input against dataset, step against members, step against batch.
+    """Draw growth.png and growth.svg into `out`: input against dataset size, step against members, step against batch size.
 
     Raises:
-      UserError: they cannot be written.
+      UserError: the files can't be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -47,7 +50,7 @@ def write(points: dict[str, Points], batch: int, out: Path) -> list[Path]:
         first, timing = points[what][0]
         sizes = [size for size, _ in points[what]]
         proportional = [1e3 * timing.median * size / first for size in sizes]
-        axes.plot(sizes, proportional, color=COLOURS[3], linestyle="--", label="in proportion to the first")
+        axes.plot(sizes, proportional, color=COLOURS[3], linestyle="--", label="proportional to the first")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         _label(axes, "Training step (ms)", label)
@@ -62,7 +65,7 @@ def write(points: dict[str, Points], batch: int, out: Path) -> list[Path]:
 
 
 def _draw(axes: "Axes", rows: list[tuple[float, ...]], colour: str, label: str) -> None:
-    """A line through the medians, with the quartiles behind it; rows of (x, median, quartile, quartile)."""
+    """Draw a line through the medians and a band between the quartiles; rows are (x, median, quartile, quartile)."""
     x, median, lower, upper = zip(*rows, strict=True)
     axes.fill_between(x, lower, upper, color=colour, alpha=0.25, linewidth=0)
     axes.plot(x, median, color=colour, linewidth=2, marker="o", markersize=5, label=label)

@@ -1,7 +1,9 @@
-"""The input pipeline alone: batches from a prepared dataset, against PyTorch's DataLoader over the same images.
+"""The part `input`: times the input pipeline alone, batches from a prepared dataset, and PyTorch's DataLoader over the same images.
 
-PyTorch's side is given its images as one array, or one string of JPEG bytes, mapped from a file into memory, and decodes with the same
-library as ours does: less to do than torchvision's ImageFolder has.
+    python -m experiments.benchmark input
+
+PyTorch's side reads its images from one file that is mapped into memory, and decodes JPEG with the same library as ours. So it has less
+work than torchvision's ImageFolder would have.
 """
 
 import contextlib
@@ -22,9 +24,9 @@ from experiments.benchmark.table import Table
 
 COLUMNS = {"images": "<30", "side": "<30", "images/s": "10,.0f", "quartiles": ">17", "of PyTorch": "10.2f"}
 BATCH = 128
-THREADS = {28: 2, 256: 16}  # by the size of an image, as configs/digits.py and configs/imagenet.py
+THREADS = {28: 2, 256: 16}  # image size in pixels -> threads, as in configs/digits.py and configs/imagenet.py
 WORKERS = (0, 2)
-BATCHES = 100  # of a call
+BATCHES = 100  # batches of one call
 
 
 def run(settings: Settings, out: Path) -> None:
@@ -46,7 +48,7 @@ def run(settings: Settings, out: Path) -> None:
 
 
 def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count: int) -> data.Dataset:
-    """A prepared dataset of `count` training images that JPEG compresses about as well as photographs."""
+    """A prepared dataset of `count` random training images, which JPEG compresses about as well as photographs."""
     from alexnet_jax.config import new_config
 
     name = f"random_{shape[0]}_{encoding}_{count}"
@@ -60,7 +62,7 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count
 
 
 def make_image(shape: tuple[int, int, int], number: int) -> tuple[np.ndarray, int]:
-    """A smooth random image with a little noise, and whether its number is odd."""
+    """A smooth random image with a little noise, and its label: whether its number is odd."""
     rng = np.random.default_rng(number)
     height, width, channels = shape
     coarse = rng.integers(0, 256, (height // 14 + 1, width // 14 + 1, channels)).repeat(14, 0).repeat(14, 1)
@@ -69,7 +71,7 @@ def make_image(shape: tuple[int, int, int], number: int) -> tuple[np.ndarray, in
 
 @contextlib.contextmanager
 def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> Iterator[dict[str, measure.Side]]:
-    """Ours: from the records, and where they are kept decoded in memory; and PyTorch's."""
+    """Our sides, from the records and from decoded images in memory, and PyTorch's."""
     with mock.patch.object(data, "CACHE_BYTES", 0):
         sides: dict[str, measure.Side] = {"ours, from the records": stretch(dataset, batch)}
     if encoding == "raw":
@@ -88,10 +90,10 @@ def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> It
 
 
 def stretch(dataset: data.Dataset, batch: int, passes: int = 0) -> Callable[[], None]:
-    """Our input from its start through `BATCHES` batches, to be called; after some passes over the whole split, which fill the memory.
+    """A function that reads `BATCHES` batches from the start of our input. First, `passes` passes over the split fill its memory cache.
 
-    Each call has a stream of its own and waits for the threads that had begun to read on: otherwise it would begin with what was read ahead
-    while the other side had its turn, and read ahead in that.
+    Each call makes a new stream, and at its end waits for the threads that read ahead. Otherwise a call would start with batches that were
+    read during the other side's turn, and would slow that side down.
     """
     source = dataset.source("train")
     for _ in range(passes):
@@ -111,7 +113,7 @@ def stretch(dataset: data.Dataset, batch: int, passes: int = 0) -> Callable[[], 
 
 
 def _endlessly(loader: Iterator) -> Callable[[], None]:
-    """PyTorch's next `BATCHES` batches, to be called. Its workers run on: they read no more than four batches ahead."""
+    """A function that reads the next `BATCHES` batches of PyTorch. Its workers continue between calls, at most four batches ahead."""
 
     def call() -> None:
         for _ in range(BATCHES):

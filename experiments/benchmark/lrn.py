@@ -1,4 +1,7 @@
-"""Local response normalisation: forward and backward against PyTorch's layer and the memory's speed; its share of a training step."""
+"""The part `lrn`: times local response normalisation with its gradient, PyTorch's layer, and plain memory traffic; its share of a step.
+
+python -m experiments.benchmark lrn
+"""
 
 from pathlib import Path
 
@@ -11,12 +14,12 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {"what": "<24", "dtype": "<9", "side": "<36", "ms": "9,.2f", "quartiles": ">17", "GB/s": "7,.1f", "x streaming": "11.2f"}
-SIZES = (27, 55)  # the one-tower network's maps after the first pool, and before it
+SIZES = (27, 55)  # pixels of the one-tower network's maps after its first pool, and before it
 CHANNELS, BATCH, STEP_BATCH = 96, 128, 64
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = "Local response normalisation; streaming reads two arrays and writes two, which forward with backward has to do at least"
+    title = "Local response normalisation, forward and backward; `streaming` reads and writes two arrays, the least possible memory traffic"
     table = Table("lrn", title, COLUMNS, settings, out)
     for size in SIZES:
         for dtype in ("float32", "bfloat16"):
@@ -30,7 +33,7 @@ def _layer(table: Table, settings: Settings, shape: tuple[int, ...], dtype: str)
     x, gradient = (jax.device_put(array.astype(dtype)) for array in arrays)
 
     @jax.jit
-    def layer(x, gradient, k, alpha, beta):  # constants are traced, as in a run
+    def layer(x, gradient, k, alpha, beta):  # the constants are arguments, as in a run
         y, pullback = jax.vjp(lambda x: lrn(x, k, alpha, beta), x)
         return y, pullback(gradient)[0]
 
@@ -56,7 +59,7 @@ def _layer(table: Table, settings: Settings, shape: tuple[int, ...], dtype: str)
 
 
 def _share_of_step(table: Table, settings: Settings) -> None:
-    """The one-tower network's training step with and without LRN, ours and PyTorch's."""
+    """Times the one-tower network's training step with and without LRN, ours and PyTorch's."""
     batch = settings.batch or STEP_BATCH
     data = ours.random_batch("one_tower", batch)
     sides: dict[str, measure.Side] = {}

@@ -1,4 +1,8 @@
-"""Times: two sides or more in turn within one process, medians and quartiles; and the machine on which they were taken."""
+"""Times several sides in turn within one process, with medians and quartiles, and describes the machine. Every part uses it:
+
+timings = alternately({"ours": step, "PyTorch": peer}, rounds=5, turn=0.5)
+timings["ours"].rate(128)    # items a second, if a call handles 128 items
+"""
 
 import functools
 import math
@@ -19,7 +23,7 @@ Side = Callable[[], Any]
 
 
 class Timing(NamedTuple):
-    """Seconds of one call, a number for each turn."""
+    """Seconds of one call, one number for each turn."""
 
     seconds: tuple[float, ...]
 
@@ -29,37 +33,37 @@ class Timing(NamedTuple):
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The lower and the upper one; the extremes where there are fewer than four turns."""
+        """The lower and the upper quartile in seconds; the minimum and the maximum if there are fewer than four turns."""
         if len(self.seconds) < 4:
             return min(self.seconds), max(self.seconds)
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return lower, upper
 
     def each(self, count: int) -> "Timing":
-        """Of one of the `count` things that a call does."""
+        """The time of one of the `count` equal parts of a call."""
         return Timing(tuple(seconds / count for seconds in self.seconds))
 
     def rate(self, items: float) -> float:
-        """Items a second, at the median."""
+        """Items a second, from the median time; `items` is the number of items of one call."""
         return items / self.median
 
     def rate_quartiles(self, items: float) -> str:
-        """Those of the items a second, as text."""
+        """The quartiles of the items a second, as text."""
         lower, upper = self.quartiles
         return span(items / upper, items / lower)
 
 
 def span(low: float, high: float) -> str:
-    """Two numbers with as many digits as a reader wants to see."""
+    """Two numbers as text, with at most three decimals."""
     digits = 0 if high >= 1000 else 1 if high >= 10 else 3
     return f"{low:,.{digits}f} - {high:,.{digits}f}"
 
 
 def alternately(sides: Mapping[str, Side], rounds: int, turn: float) -> dict[str, Timing]:
-    """Time the sides in turn, A B A B ..., so that what slows the machine down for a while slows all of them.
+    """Time the sides in turn, A B A B ...: when something slows the machine down for a while, it slows all sides.
 
-    A call must return only when its work is done. Each side is called twice beforehand: what compiles or allocates is not counted, and
-    the second call says how many make a turn of `turn` seconds at least.
+    A call of a side must return only when its work is done. Each side is called twice before the measurement. So compilation and first
+    allocations aren't counted, and the second call shows how many calls make a turn of at least `turn` seconds.
     """
     calls = {}
     for name, side in sides.items():
@@ -75,7 +79,7 @@ def alternately(sides: Mapping[str, Side], rounds: int, turn: float) -> dict[str
 
 
 def seconds_of(side: Side, calls: int = 1) -> float:
-    """Seconds of one call, a mean over several."""
+    """Seconds of one call: the mean over `calls` calls."""
     started = time.perf_counter()
     for _ in range(calls):
         side()
@@ -83,7 +87,7 @@ def seconds_of(side: Side, calls: int = 1) -> float:
 
 
 class _Progress:
-    """Says what is going on: on a terminal in one line that the next one replaces, elsewhere in a line every ten seconds."""
+    """Shows the current activity: on a terminal in one line that is replaced, elsewhere in at most one line every ten seconds."""
 
     said = 0.0
 
@@ -98,9 +102,9 @@ class _Progress:
 progress = _Progress()
 
 
-@functools.cache  # the load is that of the minute before the first part, not of the parts themselves
+@functools.cache  # so the load is that of the minute before the first part, not of the measurements themselves
 def machine() -> dict[str, Any]:
-    """What a time depends on, for the record (JSON)."""
+    """A description of the machine and the software, for the JSON record."""
     import jax
 
     from alexnet_jax import parallel
@@ -126,7 +130,7 @@ def machine() -> dict[str, Any]:
 
 
 def has_torch() -> bool:
-    """Whether the peer is installed (the extra `peers`)."""
+    """Whether PyTorch, the peer, is installed (pip install -e ".[peers]")."""
     return "torch" in _versions()
 
 
@@ -141,10 +145,10 @@ def _versions() -> dict[str, str]:
 
 
 def in_child(function: Callable, *args: Any, limit: float | None = None) -> Any:
-    """`function(*args)` in a fresh process; None where it takes longer than `limit` seconds.
+    """The result of `function(*args)` in a new process; None if it takes longer than `limit` seconds.
 
     Raises:
-      RuntimeError: it failed; its traceback stands above.
+      RuntimeError: the function failed; the process has printed its traceback.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of JAX's threads
     receiver, sender = context.Pipe(duplex=False)
@@ -154,7 +158,7 @@ def in_child(function: Callable, *args: Any, limit: float | None = None) -> Any:
     try:
         return receiver.recv() if receiver.poll(limit) else None
     except EOFError:
-        raise RuntimeError(f"{function.__name__}{args} failed in its process") from None
+        raise RuntimeError(f"{function.__name__}{args} failed in its process; its traceback is printed above") from None
     finally:
         process.kill()
         process.join()

@@ -1,4 +1,7 @@
-"""Members under one program: grouped convolutions, as a plain `vmap` makes them, against ours, against a loop over members."""
+"""The part `members`: times several members in one program: our convolutions, grouped convolutions of a plain `vmap`, a loop over members.
+
+python -m experiments.benchmark members
+"""
 
 import time
 from pathlib import Path
@@ -9,7 +12,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {
-    "network": "<8",
+    "network": "<9",
     "members": "8d",
     "batch": "6d",
     "form": "<22",
@@ -24,7 +27,7 @@ PLAIN, OURS, WHOLE, LOOP = "plain vmap (grouped)", "ours", "ours, all at once", 
 
 
 def run(settings: Settings, out: Path) -> None:
-    title = "Members of one program; compile s is tracing and compiling"
+    title = "Members of one program; `compile s` is the seconds for tracing and compiling"
     table = Table("members", title, COLUMNS, settings, out)
     for variant in settings.networks:
         batch = settings.batch or BATCH[variant]
@@ -50,14 +53,14 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
         steps[WHOLE] = whole = ours.TrainStep(variant, model, spec, data, at_once=members)
         compile_seconds[WHOLE] = whole.compile_seconds
 
-    measure.progress(f"{name}: plain vmap, in a process of its own")
+    measure.progress(f"{name}: plain vmap, in a separate process")
     trial = measure.in_child(try_plain, variant, settings.width, spec, batch, members, limit=settings.limit) if members > 1 else 0.0
     if trial is None:
         table.row(network=variant, members=members, batch=batch, form=PLAIN)
-        table.note(f"{name}: plain vmap is left out, compiling it and two steps took longer than {settings.limit:g} s (--limit)")
+        table.note(f"{name}: plain vmap is left out, since compilation and two steps took longer than {settings.limit:g} s (--limit)")
     elif trial * (settings.rounds + 2) > settings.limit:
         table.row(network=variant, members=members, batch=batch, form=PLAIN, images_x_members_s=members * batch / trial)
-        table.note(f"{name}: plain vmap took {trial:.1f} s for one step, measured once alone: {settings.rounds} rounds exceed --limit")
+        table.note(f"{name}: plain vmap took {trial:.1f} s for one step, timed once; {settings.rounds} rounds would exceed --limit")
     else:
         grouped = ours.network(variant, settings.width, conv_form="grouped")
         plain = ours.TrainStep(variant, grouped, spec, data, at_once=members)
@@ -81,7 +84,7 @@ def _compare(table: Table, settings: Settings, variant: str, members: int, batch
 
 
 def try_plain(variant: str, width: float, spec: str, batch: int, at_once: int) -> float:
-    """Seconds of the second step of a plain vmap; runs in a process of its own, which can be ended."""
+    """Seconds of the second step of a plain vmap. It runs in a separate process, which can be ended after the limit."""
     ours.start()
     grouped = ours.network(variant, width, conv_form="grouped")
     step = ours.TrainStep(variant, grouped, spec, ours.random_batch(variant, batch), at_once)

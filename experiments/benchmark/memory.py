@@ -1,4 +1,7 @@
-"""Peak memory of a training process at full batch: ours and PyTorch's, each alone in its process."""
+"""The part `memory`: the peak memory of a training process with the full batch, ours and PyTorch's, each in its own process.
+
+python -m experiments.benchmark memory
+"""
 
 import resource
 import sys
@@ -10,7 +13,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {
-    "network": "<8",
+    "network": "<9",
     "batch": "6d",
     "side": "<24",
     "process MiB": "12,.0f",
@@ -22,17 +25,17 @@ BATCH, STEPS = 128, 3
 
 
 class Peak(NamedTuple):
-    """The most bytes that a training held, and what its compiler planned."""
+    """The peak memory of a training in bytes, and the compiler's plan for one step."""
 
     process: int
-    device: int | None  # of the first device, where that has its own memory
-    temporaries: int | None = None
+    device: int | None  # of the first device, if it has its own memory
+    temporaries: int | None = None  # bytes, beside the state and the batch
     flops: float | None = None
 
 
 def run(settings: Settings, out: Path) -> None:
     batch = settings.batch or BATCH
-    title = "Peak memory of the training process, and of the device where that has its own"
+    title = "Peak memory of the training process, and of the device if it has its own memory"
     table = Table("memory", title, COLUMNS, settings, out)
     for variant in settings.networks:
         sides = {"ours": peak_of_ours, "ours, train.remat": peak_of_lean}
@@ -50,11 +53,11 @@ def run(settings: Settings, out: Path) -> None:
                 temporaries_MiB=temporaries and temporaries / 2**20,
                 GFLOP=flops and flops / 1e9,
             )
-    table.note("temporaries and GFLOP: of a step, as XLA's compiler plans it")
+    table.note("temporaries MiB and GFLOP are XLA's plan for one training step")
 
 
 def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) -> Peak:
-    """After some training steps, compilation included."""
+    """Our peak after some training steps, including compilation."""
     import jax
 
     from experiments.benchmark import ours
@@ -68,12 +71,12 @@ def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) ->
 
 
 def peak_of_lean(variant: str, width: float, batch: int) -> Peak:
-    """As `peak_of_ours`, with what the gradient needs computed again."""
+    """As `peak_of_ours`, with train.remat: activations are computed again for the gradient instead of stored."""
     return peak_of_ours(variant, width, batch, remat=True)
 
 
 def peak_of_torch(variant: str, width: float, batch: int) -> Peak:
-    """As `peak_of_ours`."""
+    """PyTorch's peak after as many training steps."""
     from alexnet_jax import parallel
     from experiments.benchmark import ours
     from experiments.peers import torch_train
@@ -86,10 +89,10 @@ def peak_of_torch(variant: str, width: float, batch: int) -> Peak:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held.
+    """The peak memory of this process in bytes.
 
-    Linux hands getrusage's maximum on from a process to the program that it starts, so that a child shows its parent's: there the kernel's
-    own high-water mark is read.
+    On Linux it is the kernel's high-water mark VmHWM. A child process there inherits the maximum that getrusage reports from its parent,
+    so getrusage can't be used.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,8 @@
-"""This project's side of the measurements: its own training step and evaluation, ready to be called."""
+"""This project's side of the measurements: its real training step and evaluation, ready to be called. The parts use it:
+
+step = TrainStep("one_tower", network("one_tower"), "seeds=1", random_batch("one_tower", 128))
+step()    # one training step; returns when it is done
+"""
 
 import os
 import time
@@ -16,34 +20,34 @@ from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.state import Controls, init_state
 from alexnet_jax.train.step import make_train_step
 
-OPTIMIZER = partial(make_optimizer, rule="torch")  # the peer's rule, as fast as the paper's
+OPTIMIZER = partial(make_optimizer, rule="torch")  # the peer's update rule; it costs the same as the paper's
 CHANNELS = {"one_tower": 3, "small": 1}
 CLASSES = {"one_tower": 1000, "small": 10}
-STORED = {"one_tower": 256, "small": 28}  # pixels of a stored image
-AUGMENTED = {"one_tower": "", "small": "flip=0, colour=0, whitening=0, "}  # what a config of such images changes: see configs/
+STORED = {"one_tower": 256, "small": 28}  # height and width of a stored image in pixels
+AUGMENTED = {"one_tower": "", "small": "flip=0, colour=0, whitening=0, "}  # changes of the configs in configs/ for such images
 
 
 def network(variant: str, width: float = 1.0, **changes: Any) -> AlexNet:
-    """The network of a variant, its units times `width`."""
+    """The network of a variant, with its number of units multiplied by `width`."""
     section = model_config(variant)
     section.update({"width": section.width * width, **changes})
     return AlexNet(architecture(section), CLASSES[variant])
 
 
 def members(spec: str) -> hyper.Hyper:
-    """The hyperparameters of a members spec on top of the study post's."""
+    """The hyperparameters of a members spec; fields that it doesn't name have the study post's values."""
     base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
     return hyper.stack(hyper.parse_members(spec, {**base, "seed": 0})[0])
 
 
 def pixel_stats(channels: int) -> PixelStats:
-    """The statistics of uniformly random pixels."""
+    """The pixel statistics of uniformly random pixels."""
     std = np.asarray(255 / 12**0.5, np.float32)
     return PixelStats(np.full(channels, 127.5, np.float32), std, np.full(channels, std), np.eye(channels, dtype=np.float32))
 
 
 def random_batch(variant: str, size: int) -> dict[str, np.ndarray]:
-    """Random images as they are stored, uint8, with random labels."""
+    """A batch of random uint8 images (size, height, width, channels) of the stored size, with random labels."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (size, STORED[variant], STORED[variant], CHANNELS[variant]), np.uint8),
@@ -53,16 +57,16 @@ def random_batch(variant: str, size: int) -> dict[str, np.ndarray]:
 
 
 def controls(hyperparameters: hyper.Hyper) -> Controls:
-    """The controls of members that have neither dropped nor are done."""
+    """The controls of members whose learning rate has not dropped and that are not done."""
     count = hyperparameters.members
     return Controls(hyperparameters, np.ones(count, np.float32), np.zeros(count, bool))
 
 
 class TrainStep:
-    """The real training step on one ready batch: forward, backward, dropout, augmentation, momentum, weight decay.
+    """The real training step on one prepared batch: augmentation, forward, dropout, backward, momentum, weight decay.
 
-    It is compiled when this is made, for `at_once` members, 0 for as many as a config leaves it to. Its state goes on from call to call,
-    as in a run. A call returns when it is done.
+    The constructor compiles it, for `at_once` members at once (0: the default number of train.members_per_program). Each call continues
+    with the state of the call before, as in a run. A call returns when the step is done.
     """
 
     def __init__(self, variant: str, model: AlexNet, spec: str, batch: dict[str, np.ndarray], at_once: int = 0) -> None:
@@ -83,11 +87,11 @@ class TrainStep:
         jax.block_until_ready((self.parts, metrics))
 
     def planned(self) -> tuple[int, float]:
-        """What XLA plans for one call of the program: bytes beside the state and the batch, FLOPs by its own count."""
+        """XLA's plan for one call of the program: bytes of temporaries, beside the state and the batch; FLOPs by XLA's count."""
         return self._program.compiled.memory_analysis().temp_size_in_bytes, self._program.compiled.cost_analysis()["flops"]
 
     def with_members(self, spec: str) -> "TrainStep":
-        """The same program with other hyperparameters, which are data, and with a state of its own."""
+        """The same compiled program with other hyperparameters, which are data, and with its own copy of the state."""
         other = object.__new__(TrainStep)
         other.__dict__.update(self.__dict__)
         other.parts = jax.tree.map(lambda leaf: leaf.copy(), self.parts)
@@ -96,7 +100,7 @@ class TrainStep:
 
 
 class Evaluation:
-    """The evaluation networks on one ready batch: centre crop or ten crops, forward, log-probabilities on the host."""
+    """The evaluation of networks on one prepared batch: centre crop or ten crops, forward pass, log-probabilities on the host."""
 
     def __init__(self, variant: str, model: AlexNet, spec: str, images: np.ndarray, ten_crop: bool = False) -> None:
         chosen, log_probs = members(spec), make_log_probs(model, pixel_stats(CHANNELS[variant]), ten_crop)
@@ -110,7 +114,7 @@ class Evaluation:
 
 
 def start() -> None:
-    """Prepare JAX for measurements: as for a run, but everything is compiled afresh, and GPU memory is left to the peer."""
+    """Prepare JAX as for a run, but without the compilation cache, and without reserving GPU memory, which the peer needs too."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parallel.start()
     jax.config.update("jax_enable_compilation_cache", False)

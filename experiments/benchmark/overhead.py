@@ -1,7 +1,10 @@
-"""What the training loop adds to the compiled step: the step alone, the real loop, and the loop around a step that does nothing.
+"""The part `overhead`: the time that the training loop adds to the compiled step.
 
-The real loop hands the device its next step while the one before is still computed, so that work of the host is hidden as long as it
-takes less time than a step. The third is that work, the input's included; the second less the first is what of it shows.
+    python -m experiments.benchmark overhead
+
+It times three sides: the compiled step alone, the real loop, and the loop around a step that does nothing. The real loop gives the device
+its next step while the device still computes the step before. So the host's work costs no time as long as it is shorter than a step. The
+third side measures the host's work, including the input. The second side minus the first is the time that this work really adds.
 """
 
 import contextlib
@@ -29,7 +32,7 @@ from experiments.benchmark.table import Table
 COLUMNS = {"what": "<44", "ms/step": "10,.3f", "quartiles": ">17"}
 ALONE, REAL, IDLE = "compiled step alone", "real loop", "loop around a step that does nothing"
 ROOT = Path(__file__).parents[2]
-STEPS, STRETCHES = 10, 10  # steps between two lines of the log, each of which is a measurement; lines of a round
+STEPS, STRETCHES = 10, 10  # steps of a stretch, from one log line to the next, which is one measurement; stretches of a round
 
 
 def run(settings: Settings, out: Path) -> None:
@@ -51,18 +54,18 @@ def run(settings: Settings, out: Path) -> None:
         lower, upper = (1e3 * value for value in timing.quartiles)
         table.timed(timing, what=side, ms_step=1e3 * timing.median, quartiles=measure.span(lower, upper))
     added = timings[REAL].median - timings[ALONE].median
-    table.note(f"the real loop adds {1e3 * added:.3f} ms to the step alone, {added / timings[ALONE].median:.1%} of it")
+    table.note(f"the real loop adds {1e3 * added:.3f} ms to each step, {added / timings[ALONE].median:.1%} of the step's own time")
 
 
 def _config(folder: str, batch: int) -> ConfigDict:
-    epochs = (STRETCHES + 1) * STEPS * batch / 1257  # of the digits' training images; the first stretch compiles
+    epochs = (STRETCHES + 1) * STEPS * batch / 1257  # the digits have 1257 training images; the first stretch compiles
     changes = {"data.dir": folder, "train.batch_size": batch, "train.epochs": epochs, "train.log_every_steps": STEPS}
     changes |= {"eval.every_epochs": 1000, "train.checkpoint_every_epochs": 1000}
     return config_lib.load(f"{ROOT / 'configs/digits.py'}:members=1", [f"{name}={value}" for name, value in changes.items()])
 
 
 def _in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]:
-    """Seconds of a step in each stretch of a whole run but the first, by the run's own log."""
+    """Seconds of a step in each stretch of a whole run except the first, from the run's own log."""
     with tempfile.TemporaryDirectory() as workdir, contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # the log's lines
         if replacement is not None:
@@ -73,7 +76,7 @@ def _in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]
 
 
 class _Idle(turns.TrainProgram):
-    """In place of the train step: the same state again, with metrics that are there already."""
+    """Replaces the train step: returns the state unchanged, and metrics that exist already."""
 
     metrics: ClassVar = {name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")}
 
@@ -82,7 +85,10 @@ class _Idle(turns.TrainProgram):
 
 
 def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
-    """The run's own step on a ready batch, `STEPS` at a time without waiting in between, as the loop does: -> seconds of a step."""
+    """A function that times the run's own step on one prepared batch, in stretches: `stretches` -> seconds of a step in each.
+
+    As in the loop, the host waits only at the end of a stretch of `STEPS` steps.
+    """
     dataset = data.load(config.data)
     network = build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)

@@ -1,4 +1,8 @@
-"""What can be set of a measurement, and the sizes that `--quick` puts in its place."""
+"""The settings of a measurement, and the tiny sizes of `--quick`. The command (__main__.py) makes them for the parts:
+
+add_arguments(parser)
+settings = from_arguments(parser.parse_args())
+"""
 
 import argparse
 import dataclasses
@@ -10,17 +14,17 @@ NETWORKS = ("one_tower", "small")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The defaults are a full measurement's; `QUICK` is one that only shows that everything works."""
+    """The defaults are for a full measurement; `QUICK` only shows that everything works."""
 
     rounds: int = 5  # turns of each side
-    turn: float = 0.5  # seconds that a turn lasts at least
+    turn: float = 0.5  # the least seconds of a turn
     networks: tuple[str, ...] = NETWORKS
-    width: float = 1.0  # factor on the networks' units, on top of the variant's
-    batch: int | None = None  # None: what each part says
-    members: tuple[int, ...] | None = None  # None: what each part says
-    images: int = 2000  # in the datasets of `input`; `growth` multiplies it
-    limit: float = 120.0  # seconds beyond which the grouped convolutions of `members` are skipped
-    compile: bool = True  # whether PyTorch's side is also tried under torch.compile
+    width: float = 1.0  # multiplies the number of units of the variants
+    batch: int | None = None  # images of a step; None: each part has its own default
+    members: tuple[int, ...] | None = None  # None: each part has its own default
+    images: int = 2000  # images in the datasets of `input`; `growth` uses multiples of it
+    limit: float = 120.0  # seconds; `members` skips grouped convolutions that take longer
+    compile: bool = True  # also time PyTorch with torch.compile
 
     def __post_init__(self) -> None:
         for field in ("rounds", "width", "images", "limit", "batch"):
@@ -35,28 +39,28 @@ QUICK = Settings(rounds=2, turn=0.0, width=0.04, batch=8, members=(1, 2), images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `from_arguments` reads; None stands for "not given"."""
+    """Add the arguments that `from_arguments` reads; None means that an argument was not given."""
     full, quick = Settings(), QUICK
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"turns of each side (default {full.rounds})")
-    parser.add_argument("--turn", type=float, metavar="S", help=f"seconds that a turn lasts at least (default {full.turn:g})")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="only these (default: both)")
-    parser.add_argument("--width", type=float, metavar="F", help="multiply the networks' units, for a machine with less memory")
-    parser.add_argument("--batch", type=int, metavar="N", help="images a step (default: what the part says, mostly 128)")
-    parser.add_argument("--members", type=int, nargs="+", metavar="M", help="members of a run (default: what the part says, mostly 1 7 32)")
-    parser.add_argument("--images", type=int, metavar="N", help=f"in the datasets that `input` and `growth` make (default {full.images})")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"turns of each side (default: {full.rounds})")
+    parser.add_argument("--turn", type=float, metavar="S", help=f"the least seconds of a turn (default: {full.turn:g})")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="measure only these (default: both)")
+    parser.add_argument("--width", type=float, metavar="F", help="multiply the networks' number of units, for a machine with less memory")
+    parser.add_argument("--batch", type=int, metavar="N", help="images of a step (default: that of the part, mostly 128)")
+    parser.add_argument("--members", type=int, nargs="+", metavar="M", help="members of a run (default: those of the part, mostly 1 7 32)")
+    parser.add_argument("--images", type=int, metavar="N", help=f"images in the datasets of `input` and `growth` (default: {full.images})")
     parser.add_argument(
-        "--limit", type=float, metavar="S", help=f"skip grouped convolutions that take longer in all (default {full.limit:g} seconds)"
+        "--limit", type=float, metavar="S", help=f"skip grouped convolutions that take longer (default: {full.limit:g} seconds)"
     )
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="try torch.compile too (default: yes)")
-    sizes = f"{quick.rounds} rounds, width {quick.width}, batch {quick.batch}, eager PyTorch alone"
-    parser.add_argument("--quick", action="store_true", help=f"tiny sizes, to see it work: {sizes}")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="also time torch.compile (default: yes)")
+    sizes = f"{quick.rounds} rounds, width {quick.width}, batch {quick.batch}, only eager PyTorch"
+    parser.add_argument("--quick", action="store_true", help=f"tiny sizes, to check that everything works: {sizes}")
 
 
 def from_arguments(args: argparse.Namespace) -> Settings:
     """The settings of a command line.
 
     Raises:
-      UserError: a number that makes no sense.
+      UserError: a number is out of range.
     """
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}

@@ -1,4 +1,7 @@
-"""What a user waits for: from the command to the first training step, with nothing compiled before and with everything; imports; --help."""
+"""The part `startup`: the time from the command to the first training step, without and with compiled programs; imports; --help.
+
+python -m experiments.benchmark startup
+"""
 
 import os
 import shutil
@@ -19,7 +22,7 @@ COLD, WARM = "configs/digits.py to its first step, empty cache", "configs/digits
 
 
 def run(settings: Settings, out: Path) -> None:
-    table = Table("startup", "Start-up, each in a process of its own", COLUMNS, settings, out)
+    table = Table("startup", "Start-up; each row is measured in new processes", COLUMNS, settings, out)
     sides: dict[str, measure.Side] = {
         "python -c pass": lambda: _python("-c", "pass"),
         "import jax": lambda: _python("-c", "import jax"),
@@ -31,15 +34,16 @@ def run(settings: Settings, out: Path) -> None:
     _report(table, measure.alternately(sides, settings.rounds, turn=0))
     with tempfile.TemporaryDirectory() as folder:
         seconds: dict[str, list[float]] = {COLD: [], WARM: []}
-        _to_first_step(Path(folder), "discarded")  # prepares the digits, and brings the program's files into memory
+        _to_first_step(Path(folder), "discarded")  # not counted: prepares the digits, and loads the program's files into memory
         for number in range(1, settings.rounds + 1):
             for side, values in seconds.items():
                 measure.progress(f"{side}: round {number} of {settings.rounds}")
-                values.append(_to_first_step(Path(folder), f"round{number}"))  # the second of a round finds the first one's cache
+                values.append(_to_first_step(Path(folder), f"round{number}"))  # the second call of a round finds the first one's cache
         _report(table, {side: measure.Timing(tuple(values)) for side, values in seconds.items()})
     if measure.has_torch():
         table.note(
-            "PyTorch is hidden from the two runs: where it is installed tensorboardX imports it, which takes as long as `import torch`"
+            "PyTorch is hidden from the two runs of configs/digits.py: otherwise tensorboardX imports it, which takes as long as "
+            "`import torch`"
         )
 
 
@@ -53,9 +57,9 @@ def _python(*words: str) -> None:
 
 
 def _to_first_step(folder: Path, cache: str) -> float:
-    """Seconds from the command until the log has the first training step; the run is ended there.
+    """Seconds from the command until the log has the first training step; then the run is ended.
 
-    The peer isn't there for it: tensorboardX would import PyTorch, which a training has no use for.
+    PyTorch is hidden from the run: tensorboardX would import it, though a training doesn't need it.
     """
     workdir = folder / "run"
     shutil.rmtree(workdir, ignore_errors=True)

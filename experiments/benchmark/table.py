@@ -1,4 +1,10 @@
-"""A part's results: rows that are printed as they come, aligned, and kept as JSON."""
+"""The results of a part: rows that are printed in aligned columns as they are measured, and stored as JSON. Every part makes one:
+
+    table = Table("train", "Training step, batch 128", {"side": "<20", "images/s": "10,.1f"}, settings, out)
+    table.row(side="ours", images_s=1234.5)
+
+`publish` prints a stored table with `text`.
+"""
 
 import dataclasses
 import json
@@ -15,9 +21,12 @@ from experiments.benchmark.settings import Settings
 
 
 class Table:
-    """Prints a line for each row and writes DIR/PART.json after each, so that a measurement cut short leaves what it has.
+    """Prints each row and then writes DIR/PART.json, so that an interrupted measurement keeps its rows.
 
-    `columns` and the values of a row are those of `tables.heading_line` and `tables.row_line`.
+    `columns` and the values of a row have the form that `tables.heading_line` and `tables.row_line` need.
+
+    Raises:
+      UserError: PART.json can't be written.
     """
 
     def __init__(self, part: str, title: str, columns: dict[str, str], settings: Settings, out: Path) -> None:
@@ -32,22 +41,22 @@ class Table:
             "notes": [],
             "rows": [],
         }
-        self._write()  # a place that can't be written is better known before the work
+        self._write()  # fails now, and not after the first measurement, if the file can't be written
         self._print(f"\n{title}")
         self._print(heading_line(columns))
 
     def row(self, **values: Any) -> None:
-        """Add a row; values of no column go to the JSON alone. Headings are written with `_` for a space or a slash."""
+        """Add a row. A heading is written with `_` for a space or a slash; values without a column go only into the JSON file."""
         self._print(row_line(self._columns, values))
         self._record["rows"].append(values)
         self._write()
 
     def timed(self, timing: measure.Timing, **values: Any) -> None:
-        """Add a row with the seconds of each turn in the JSON."""
+        """Add a row; the JSON file also gets the seconds of each turn."""
         self.row(**values, seconds=list(timing.seconds))
 
     def note(self, text: str) -> None:
-        """A line below the rows, also kept."""
+        """Add a line below the rows; it is stored too."""
         self._print(f"  {text}")
         self._record["notes"].append(text)
         self._write()
@@ -67,7 +76,7 @@ class Table:
 
 
 def text(record: dict[str, Any]) -> str:
-    """The table of PART.json as it was printed, without its title."""
+    """The table of a PART.json as it was printed, without its title."""
     columns = record["columns"]
     rows = [row_line(columns, row) for row in record["rows"]]
     return "\n".join([heading_line(columns), *rows, *(f"  {note}" for note in record["notes"])])

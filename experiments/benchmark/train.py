@@ -1,7 +1,9 @@
-"""The whole training step on random images, against PyTorch's, and against the rate at which the machine multiplies matrices.
+"""The part `train`: times the whole training step on random images, PyTorch's step, and the machine's fastest matrix product.
 
-Ours gets uint8 images and runs the real step. Augmentation off means strengths of 0: its resampling is still computed. PyTorch gets float
-images ready made, in its own layout, and so does less.
+    python -m experiments.benchmark train
+
+Our side runs the real step on uint8 images. With augmentation off, its strengths are 0, but the resampling is still computed. PyTorch gets
+prepared float images in its own layout, so it has less work.
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 
 COLUMNS = {
-    "network": "<17",
+    "network": "<21",
     "side": "<32",
     "images x members/s": "18,.1f",
     "quartiles": ">17",
@@ -38,7 +40,7 @@ def run(settings: Settings, out: Path) -> None:
 
 
 def matrix_rate(table: Table, settings: Settings) -> float:
-    """Floating-point operations a second of a float32 matrix product, the best of two sizes in both libraries."""
+    """Floating-point operations a second of a float32 matrix product: the best of two sizes and of both libraries."""
     import jax
     import numpy as np
 
@@ -55,7 +57,7 @@ def matrix_rate(table: Table, settings: Settings) -> float:
             rate = timing.rate(2 * size**3)
             peak = max(peak, rate)
             table.timed(timing, network="matrix product", side=f"{side}, {size} x {size}", GFLOP_s=rate / 1e9)
-    table.note(f"peak, of which the other rows' shares are: {peak / 1e9:,.0f} GFLOP/s")
+    table.note(f"`of peak` is the share of {peak / 1e9:,.0f} GFLOP/s, the fastest matrix product above")
     return peak
 
 
@@ -91,7 +93,7 @@ def _compare(
 
 
 def peers(settings: Settings, variant: str, batch: int, members: int, lrn: bool) -> dict[str, Any]:
-    """PyTorch's training steps by name: the layouts that may be the best, eager and compiled."""
+    """PyTorch's training steps by name: the layouts that may be the fastest, eager and compiled."""
     if not measure.has_torch():
         return {}
     from experiments.peers import torch_train

@@ -1,13 +1,15 @@
-"""Programs -> finished runs. `sweep`, `ablate` and `reproduce` train with it.
+"""Trains the programs of an experiment. `sweep`, `ablate` and `reproduce` use it.
 
-points.py       settings, packed into as few programs as they need
+A program is one training run with its members. The way from settings to results:
+
+points.py       packs settings into as few programs as possible
 arguments.py    the command-line arguments of every command that trains
-cost.py         the check of every program, its work, and the time that it will take
-train.py        the plan in words, and what trains it
-launch.py       which programs are left to train, and where
-processes.py    programs in processes of this machine
-slurm.py        programs as a Slurm array job
-task.py         one program's training process
-progress.py     how far several runs are together
-results.py      what the runs have left on disk
+cost.py         checks every program, counts its work and estimates its time
+train.py        prints the plan, then trains it
+launch.py       decides which programs still have to be trained, and starts them
+processes.py    trains programs in processes on this machine
+slurm.py        trains programs as a Slurm array job
+task.py         the training process of one program
+progress.py     shows the progress of several runs together
+results.py      reads what the runs have written
 """

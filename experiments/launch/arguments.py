@@ -1,4 +1,9 @@
-"""The arguments of every command that trains programs: which of them, how many at once, and where, here or as a Slurm array job."""
+"""The command-line arguments that `sweep`, `ablate` and `reproduce` share: how many programs train at once, and where.
+
+parser = argparse.ArgumentParser(...)
+arguments.add(parser)
+slurm = arguments.slurm(parser.parse_args())    # None: train on this machine
+"""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,37 +15,43 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command's own."""
+    """Add the shared arguments to a command's parser."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--retry", action="store_true", help="also train anew what failed before")
-    parser.add_argument("--max-members", type=int, metavar="N", help="of one program, where memory is short")
+    parser.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    parser.add_argument("--max-members", type=int, metavar="N", help="members of one program at most, if memory is short")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where programs train (default: local)")
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
-        help="programs at once: here 1 by default, several share out the GPUs (a TPU takes one); in Slurm all",
+        help="programs that train at once (default: 1 on this machine, all with Slurm); several programs divide the machine's GPUs among "
+        "them; on a TPU only one program can train",
     )
-    group = parser.add_argument_group("for --launcher slurm, of each task")
+    group = parser.add_argument_group("with --launcher slurm, for each task")
     group.add_argument("--partition", default="", metavar="NAME")
     group.add_argument("--gpus", type=int, default=1, metavar="N", help="default: 1")
     group.add_argument(
-        "--time", default="24:00:00", metavar="TIME", help="as sbatch takes it (default: 24:00:00); longer trainings requeue"
+        "--time",
+        default="24:00:00",
+        metavar="TIME",
+        help="time limit, written as for sbatch (default: 24:00:00); a longer training is queued again and continues",
     )
     group.add_argument("--cpus", type=int, default=8, metavar="N", help="default: 8")
-    group.add_argument("--mem", type=float, default=0.0, metavar="GB", help="default: the cluster's")
+    group.add_argument("--mem", type=float, default=0.0, metavar="GB", help="memory (default: the cluster's default)")
     group.add_argument("--account", default="", metavar="NAME")
     group.add_argument("--qos", default="", metavar="NAME")
-    group.add_argument("--constraint", default="", metavar="FEATURES", help="of the nodes")
-    group.add_argument("--setup", action="append", default=[], metavar="LINE", help="a shell line before the training; may be repeated")
-    group.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any other option; may be repeated")
+    group.add_argument("--constraint", default="", metavar="FEATURES", help="features that a node must have")
+    group.add_argument(
+        "--setup", action="append", default=[], metavar="LINE", help="a shell line to run before the training; may be repeated"
+    )
+    group.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any other option of sbatch; may be repeated")
 
 
 def slurm(args: argparse.Namespace) -> "Slurm | None":
-    """What to ask Slurm for; None for runs on this machine.
+    """What to request from Slurm; None for runs on this machine.
 
     Raises:
-      UserError: a time or an option that can't be read, or one that would not be heeded.
+      UserError: a time or an option can't be read, or an option for Slurm was given without --launcher slurm.
     """
     from experiments.launch.slurm import Slurm, minutes
 
@@ -49,7 +60,7 @@ def slurm(args: argparse.Namespace) -> "Slurm | None":
         add(defaults)
         for name in ("partition", "gpus", "time", "cpus", "mem", "account", "qos", "constraint", "setup", "sbatch"):
             if getattr(args, name) != defaults.get_default(name):
-                raise UserError(f"--{name} is for --launcher slurm; leave it out, or add that")
+                raise UserError(f"--{name} is for --launcher slurm only; leave --{name} out, or add --launcher slurm")
         return None
     asked = Slurm(
         partition=args.partition,

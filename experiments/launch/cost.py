@@ -1,4 +1,10 @@
-"""What a program costs: its steps and floating-point operations, and from these the time that programs will take."""
+"""The cost of a program: its steps and floating-point operations, and from these the time that programs will take.
+
+`train` (train.py) and `sweep` call it before they start any training:
+
+    costs = {program.directory: cost for program, cost in zip(programs, check(programs))}
+    print(estimate(programs, costs, measure=True))    # about 12 min, at the pace of ...
+"""
 
 import json
 import os
@@ -15,22 +21,22 @@ from experiments.launch.points import Program
 from experiments.launch.progress import duration
 from experiments.launch.results import status
 
-SECONDS = 1.0  # for which a matrix product is timed
+SECONDS = 1.0  # a matrix product is timed for so long
 
 
 class Cost(NamedTuple):
     """The work of one program."""
 
     steps: int
-    flops: float  # of all steps and members; two a multiply-accumulate
-    dtype: str  # in which they are done
+    flops: float  # of all steps and members; a multiply-accumulate counts as two
+    dtype: str  # of the operations
 
 
 def check(programs: Sequence[Program]) -> list[Cost]:
-    """Build every program's config, network and plan against its dataset, as the training will, and count its work.
+    """Check every program's config against its dataset, with the same check as the training, and count its work.
 
     Raises:
-      UserError: what the training would refuse.
+      UserError: the training would fail with the same error.
     """
     from alexnet_jax import config as config_lib
     from alexnet_jax import data, run
@@ -57,10 +63,10 @@ def check(programs: Sequence[Program]) -> list[Cost]:
 
 
 def _without_lrn(program: Program) -> None:
-    """Refuse points that set LRN in a network that has none: they would all be the same.
+    """Refuse points that set LRN in a network without LRN: the setting would have no effect.
 
     Raises:
-      UserError: naming the first.
+      UserError: it names the first such point.
     """
     from experiments.launch.points import setting_name
 
@@ -68,30 +74,32 @@ def _without_lrn(program: Program) -> None:
         for key, text in point.settings.items():
             if setting_name(key) in ("lrn", "lrn_k", "lrn_alpha", "lrn_beta"):
                 raise UserError(
-                    f"{point.name}: {key}={text} has no effect, the network has no LRN (model.lrn is off); leave one of them out"
+                    f"{point.name}: {key}={text} has no effect, since model.lrn is off and the network has no LRN; leave one of the two out"
                 )
 
 
 class Estimate(NamedTuple):
-    """How long programs will take, one after another, and what that was taken from."""
+    """How long programs will take, one after another."""
 
     seconds: float
-    basis: str
-    lower_bound: bool
+    basis: str  # how it was estimated, in words
+    lower_bound: bool  # the programs take at least so long
 
     def __str__(self) -> str:
         return f"{'at least' if self.lower_bound else 'about'} {duration(self.seconds)}, {self.basis}"
 
 
 def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: bool, retry: bool = False) -> Estimate | None:
-    """The time of what is left to do of some programs: by the pace of runs of theirs that have ended, or else of a matrix product here.
+    """The time that the remaining work of some programs will take.
+
+    It comes from the pace of those programs that have already trained, or else from the pace of a matrix product on this machine.
 
     Args:
-      measure: whether the programs will run on this machine, so that its pace may be measured where no run has ended.
-      retry: whether those that failed will be done too.
+      measure: the programs will run on this machine, so its matrix products may be timed if no run has ended.
+      retry: the programs that failed will be trained again.
 
     Returns:
-      None where there is nothing to take it from.
+      None if there is nothing to estimate it from.
     """
     rest = sum(costs[p.directory].flops * left(p.directory, costs[p.directory].steps, retry) for p in programs)
     work = seconds = 0.0
@@ -117,15 +125,15 @@ def estimate(programs: Sequence[Program], costs: Mapping[Path, Cost], measure: b
     measured = _measured_here(fastest)
     if measured is None:
         return None
-    basis = f"{_engineering(rest)}FLOPs at {_rate(measured.flops)}, what {measured.product} reached just now on {measured.device}"
-    on_top = "compilation, evaluation and all that isn't a product come on top"
+    basis = f"{_engineering(rest)}FLOPs at {_rate(measured.flops)}, the pace of {measured.product} measured just now on {measured.device}"
+    on_top = "compilation, evaluation and operations other than matrix products take additional time"
     if measured.busy:
-        on_top += "; but the machine is busy with other work, without which it would be faster"
+        on_top += "; but other programs are using this machine now, and without them it would be faster"
     return Estimate(rest / measured.flops, f"{basis}; {on_top}", not measured.busy)
 
 
 def left(directory: Path, steps: int, retry: bool = False) -> float:
-    """The share of a run's steps that is to be done: none of a finished one, unless it shall go on for longer than it did."""
+    """The share of a run's steps that remains: 0 for a finished run, unless it is to be trained for more steps than it has done."""
     found = status(directory)
     if (found.state == "finished" and found.steps >= steps) or (found.state == "failed" and not retry):
         return 0.0
@@ -133,16 +141,16 @@ def left(directory: Path, steps: int, retry: bool = False) -> float:
 
 
 class Pace(NamedTuple):
-    """What the devices of this machine do."""
+    """How fast the devices of this machine compute."""
 
-    flops: float  # a second, of all devices together
-    product: str  # that was timed, in words
+    flops: float  # operations a second of all devices together
+    product: str  # the matrix product that was timed, in words
     device: str  # in words
-    busy: bool  # whether other processes keep half of the processor or more
+    busy: bool  # other processes use half of the processor or more
 
 
 def _measured_here(dtype: str) -> Pace | None:
-    """`matrix_rate` in a process of its own, which gives the devices back; None where they are not to be had."""
+    """`matrix_rate` in a separate process, which frees the devices when it ends; None if the devices aren't available."""
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # another process may be training on them
     done = subprocess.run(
         [sys.executable, "-m", "experiments.launch.cost", dtype], capture_output=True, text=True, check=False, env=environment
@@ -151,16 +159,16 @@ def _measured_here(dtype: str) -> Pace | None:
 
 
 def matrix_rate(dtype: str) -> Pace:
-    """The pace of a matrix product on one of this machine's devices, times their number."""
+    """The pace of a matrix product on one device of this machine, multiplied by the number of devices."""
     import jax
     import jax.numpy as jnp
 
     from alexnet_jax import parallel
 
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)  # of the last minute, before this process adds to it
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)  # of the last minute; read first, before this process adds to it
     parallel.start()
     cpu = jax.default_backend() == "cpu"
-    size = 2048 if cpu else 8192  # some milliseconds, so that starting it doesn't count
+    size = 2048 if cpu else 8192  # takes some milliseconds, so the time to start it is negligible
     product = jax.jit(lambda a: a @ a / size)
     x = jnp.ones((size, size), dtype)
     product(x).block_until_ready()

@@ -1,11 +1,10 @@
-"""Programs -> finished runs: which of them are to be trained, and where: on this machine (processes.py) or in Slurm (slurm.py).
+"""Trains programs until their runs are finished, on this machine (processes.py) or with Slurm (slurm.py).
 
-Every command that trains programs calls it, with what they cost (cost.py):
+Every command that trains programs calls it, with the costs of the programs (cost.py):
 
     errors = launch(programs, costs, jobs=2)    # {directory: None, or why the run did not finish}
 
-Finished runs are skipped, interrupted ones go on, failed ones are left alone unless `retry` says otherwise; one failure doesn't stop the
-rest.
+Finished runs are skipped. Interrupted runs continue. Failed runs are trained again only with `retry`. When a run fails, the others go on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,19 +32,19 @@ def launch(
     retry: bool = False,
     slurm: "Slurm | None" = None,
 ) -> dict[Path, str | None]:
-    """Run every program to its end, each as `python -m alexnet_jax.train` in a process of its own, and show the progress on stderr.
+    """Run every program to its end, each as `python -m alexnet_jax.train` in its own process, and show the progress on stderr.
 
     Args:
-      costs: by directory: the steps by which a run has ended, and its work, for the progress.
-      jobs: at most so many at once, each with its share of the machine's GPUs; by default one here, and all of them in Slurm.
-      retry: also those that failed before.
-      slurm: what to ask Slurm for; None: they run here.
+      costs: by directory, the number of steps of the run, and its work, which weights the progress.
+      jobs: programs that train at once, at most; each gets a share of the machine's GPUs. Default: 1 on this machine, all with Slurm.
+      retry: also train the programs that failed before.
+      slurm: what to request from Slurm; None: train on this machine.
 
     Returns:
-      By directory, in the order of the programs, the error of a run that failed or was stopped, None for the others.
+      By directory, in the order of the programs: the error of a run that failed or was stopped, None for the others.
 
     Raises:
-      UserError: a directory holds a run of another config, or another process is launching there.
+      UserError: a directory holds a run of another config, or another process is launching runs there.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every process has saved and stopped.
     """
     if jobs is not None and jobs < 1:
@@ -79,14 +78,14 @@ def launch(
 
 
 def _is_submitted(program: Program) -> bool:
-    """Whether a job in Slurm, which may be running, is there to train a program."""
+    """Whether Slurm has a job, running or waiting, that trains a program."""
     from experiments.launch.slurm import known_job
 
     return known_job(program.directory) is not None
 
 
 def _has_ended(program: Program, done: int, steps: int) -> bool:
-    """Whether a finished run is as long as its program; by the steps in its log, since config.json may already say more epochs.
+    """Whether a finished run has done all steps of its program. The log counts: config.json may already have the new number of epochs.
 
     Raises:
       UserError: it is a run of another config, or of more epochs.
@@ -102,8 +101,8 @@ def _has_ended(program: Program, done: int, steps: int) -> bool:
 
 
 def _ended_early(program: Program, costs: Mapping[Path, Cost]) -> str | None:
-    """The error of a program whose run ended without one, but before all of its steps: a job in Slurm knew of fewer epochs."""
+    """The error of a program whose run ended normally but too early: its Slurm job was submitted when the config had fewer epochs."""
     found, steps = status(program.directory), costs[program.directory].steps
     if found.state != "finished" or found.steps >= steps:
         return None
-    return f"ended after {found.steps:,} of {steps:,} steps, as its job, submitted before, was told; the same command goes on"
+    return f"ended after {found.steps:,} of {steps:,} steps, since its job was submitted with fewer epochs; repeat the command to continue"

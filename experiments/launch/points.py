@@ -1,7 +1,11 @@
-"""Points of an experiment, packed into as few training runs as they need.
+"""Packs the points of an experiment into as few training runs as possible. `sweep`, `ablate` and `reproduce` call it.
 
-A point is one experimental setting without its seed. Points that differ only in what `Hyper` holds are members of one program; points that
-differ in anything else, such as the activation, shape the program and become runs of their own.
+A point is one experimental setting without its seed. Points that differ only in hyperparameters (the fields of `Hyper`) are members of one
+program. Points that differ in anything else, such as the activation, need separate programs.
+
+    points = [Point("slow", {"learning_rate": "0.01"}), Point("fast", {"learning_rate": "0.02"})]
+    (program,) = pack("configs/digits.py", [], points, seeds=3, root=Path("sweeps/rates"))
+    program.members    # 6
 """
 
 import hashlib
@@ -13,15 +17,15 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError, did_you_mean
 
-LONGEST_NAME = 80  # characters of a directory's readable part
+LONGEST_NAME = 80  # characters of the readable part of a directory's name, at most
 
 
 class Point(NamedTuple):
     """One experimental setting without its seed.
 
-    Keys of `settings`: a `Hyper` field (learning_rate), a switch (lrn=on|off, augment=on|off), or a config field (model.activation); values
-    are text, as on the command line. A config field that gives every member its hyperparameter, such as optimizer.learning_rate, counts as
-    that `Hyper` field.
+    A key of `settings` is a `Hyper` field (learning_rate), a switch (lrn=on|off, augment=on|off), or a config field (model.activation).
+    Values are text, as on the command line. A config field that gives every member its hyperparameter, such as optimizer.learning_rate, is
+    treated as that `Hyper` field.
     """
 
     name: str
@@ -33,7 +37,7 @@ class Program(NamedTuple):
 
     directory: Path
     config: str  # FILE or FILE:ARG
-    overrides: tuple[str, ...]  # "section.field=value", the last of them ensemble.members
+    overrides: tuple[str, ...]  # "section.field=value"; the last one sets ensemble.members
     points: tuple[Point, ...]
     seeds: int
 
@@ -45,27 +49,27 @@ class Program(NamedTuple):
 def pack(
     config: str, overrides: Sequence[str], points: Sequence[Point], seeds: int, root: Path, max_members: int | None = None
 ) -> list[Program]:
-    """The programs that train every point with so many seeds, in directories below `root`.
+    """The programs that train every point with `seeds` seeds, in directories below `root`.
 
-    A directory's name comes from the settings alone, so that a repeated command finds its runs.
+    A directory's name depends on the settings alone, so a repeated command finds its runs again.
 
     Args:
-      max_members: of a program, for networks of which only so many fit into memory; a point's seeds stay together.
+      max_members: members of one program at most, if more don't fit into memory. All seeds of a point are in the same program.
 
     Raises:
-      UserError: an unknown setting, a value of another type or outside its range, settings that contradict each other.
+      UserError: a setting is unknown, its value has the wrong type or is out of range, or two settings contradict each other.
     """
     from alexnet_jax import config as config_lib
 
     if seeds < 1:
-        raise UserError(f"seeds={seeds}: each point needs at least one")
+        raise UserError(f"seeds={seeds}: each point needs at least one seed")
     if max_members is not None and max_members < seeds:
         raise UserError(
-            f"a point's {seeds} seeds are trained together, at most {max_members} members fit: raise that number, or lower seeds"
+            f"the {seeds} seeds of a point train in one program, but --max-members allows only {max_members}; raise it, or lower the seeds"
         )
     for override in overrides:
         if override.partition("=")[0] == "ensemble.members":
-            raise UserError(f"--config.{override}: the members come from the points; leave it out")
+            raise UserError(f"--config.{override}: the experiment sets the members itself, from its points and seeds; leave this out")
     fields = config_lib.flat(config_lib.load(config, overrides))
     groups: dict[tuple[str, ...], list[tuple[Point, dict[str, str]]]] = {}
     for point in points:
@@ -84,13 +88,13 @@ def pack(
 
 
 def canonical(settings: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:
-    """Settings under one name and in one spelling each: `{"optimizer.learning_rate": ".010"}` is `{"learning_rate": "0.01"}`.
+    """Settings with canonical names and values: `{"optimizer.learning_rate": ".010"}` becomes `{"learning_rate": "0.01"}`.
 
     Args:
-      fields: the config's, `{"section.field": value}`, which say what there is and of which type.
+      fields: the fields of the config, `{"section.field": value}`; they define the known names and their types.
 
     Raises:
-      UserError: an unknown setting, a value of another type or outside its range, settings that contradict each other.
+      UserError: a setting is unknown, its value has the wrong type or is out of range, or two settings contradict each other.
     """
     from alexnet_jax.hyper import SWITCHES
 
@@ -111,10 +115,10 @@ def canonical(settings: dict[str, str], fields: dict[str, Any]) -> dict[str, str
 
 
 def check_distinct(points: Sequence[Point], config: str, overrides: Sequence[str]) -> None:
-    """Refuse points that are the same setting under two names.
+    """Refuse two points with the same settings.
 
     Raises:
-      UserError: naming the two.
+      UserError: it names the two points.
     """
     from alexnet_jax import config as config_lib
 
@@ -123,12 +127,12 @@ def check_distinct(points: Sequence[Point], config: str, overrides: Sequence[str
     for point in points:
         settings = tuple(sorted(canonical(point.settings, fields).items()))
         if settings in seen:
-            raise UserError(f"the points {seen[settings]!r} and {point.name!r} are the same setting; drop one")
+            raise UserError(f"the points {seen[settings]!r} and {point.name!r} have the same settings; remove one of them")
         seen[settings] = point.name
 
 
 def setting_name(key: str) -> str:
-    """`optimizer.learning_rate` -> `learning_rate`, the `Hyper` field that it gives to every member; other keys as they are."""
+    """`optimizer.learning_rate` -> `learning_rate`, the `Hyper` field that it sets for every member; other keys are unchanged."""
     from alexnet_jax.hyper import FIELDS
 
     section, _, field = key.rpartition(".")
@@ -136,13 +140,13 @@ def setting_name(key: str) -> str:
 
 
 def number(value: float) -> str:
-    """A number in the shortest form that reads back as the same."""
+    """A number as text, in the shortest form that converts back to the same number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 
 
 def varying(rows: Sequence[dict[str, str]]) -> list[str]:
-    """The keys in which settings differ, in the order in which they come."""
+    """The keys whose values differ between rows, in the order of their first appearance."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return [key for key in keys if len({row.get(key) for row in rows}) > 1]
 
@@ -152,7 +156,7 @@ def _name(key: str, fields: dict[str, Any]) -> str:
     from alexnet_jax.hyper import FIELDS, SWITCHES
 
     if key in ("seed", "seeds", "ensemble.seed", "ensemble.members"):
-        raise UserError(f"{key} is no setting of a point: every point is trained with the same seeds, seeds=N")
+        raise UserError(f"{key} can't be a setting of a point: every point is trained with the same seeds; write seeds=N")
     known = [*(field for field in FIELDS if field != "seed"), *SWITCHES, *fields]
     if key not in known:
         raise UserError(f"unknown setting {key!r}{did_you_mean(key, known)}")
@@ -160,7 +164,7 @@ def _name(key: str, fields: dict[str, Any]) -> str:
 
 
 def _value(name: str, text: str, fields: dict[str, Any]) -> str:
-    """The canonical spelling of a setting's value."""
+    """The canonical text of a setting's value."""
     from alexnet_jax import config as config_lib
     from alexnet_jax.hyper import FIELDS, SWITCHES, check_range
 
@@ -179,7 +183,7 @@ def _items(settings: dict[str, str]) -> list[str]:
 
 
 def _directory_name(readable: list[str], exact: list[str]) -> str:
-    """The sections' fields and values in words, and a digest that tells apart what reads alike."""
+    """Fields and values in readable form, then a digest, since different settings may have the same readable form."""
     pairs = [item.partition("=") for item in readable]
     words = ",".join(f"{name.rpartition('.')[2]}={text}" for name, _, text in pairs) or "base"
     digest = hashlib.sha256(json.dumps(exact).encode()).hexdigest()[:6]

@@ -1,6 +1,6 @@
-"""Programs in processes of this machine, one after another or several at once, each with its share of the GPUs.
+"""Trains programs in processes on this machine, one after another or several at once. Each process gets a share of the GPUs.
 
-`launch` (launch.py) calls `run_here` where nobody asked for Slurm:
+`launch` (launch.py) calls `run_here` unless Slurm was requested:
 
     errors = run_here(programs, jobs=2, shown=Progress(weights))
 """
@@ -20,14 +20,14 @@ from experiments.launch.progress import Progress
 from experiments.launch.results import LOG
 from experiments.launch.task import GRACE, Task
 
-POLL = 0.3  # seconds between two looks at the processes
+POLL = 0.3  # seconds between two checks of the processes
 
 
 def run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Path, str | None]:
-    """Run programs in processes of this machine, at most `jobs` at once, and tell `shown` how far they are.
+    """Run programs in processes on this machine, at most `jobs` at once, and report their progress to `shown`.
 
     Returns:
-      By directory, the error of a run that failed or was stopped, None for the others.
+      By directory: the error of a run that failed or was stopped, None for the others.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every process has saved and stopped.
@@ -54,7 +54,7 @@ def run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Pa
                         errors[directory] = task.outcome()
                         shown.finished(directory, errors[directory])
                 time.sleep(POLL)
-        finally:  # also when a second Ctrl-C cuts the wait short: nothing may go on behind the user's back
+        finally:  # also after a second Ctrl-C, which ends the wait: no process may stay alive without the user knowing
             for task in running.values():
                 task.stop(signal.SIGTERM)
             for task in running.values():
@@ -65,16 +65,16 @@ def run_here(programs: Sequence[Program], jobs: int, shown: Progress) -> dict[Pa
 
 
 def _stop_all(tasks: Iterable[Task], shown: Progress) -> None:
-    """Tell every process once to save and stop."""
+    """Ask every process to save and stop; each is asked once."""
     told = [task for task in tasks if not task.stopping]
     for task in told:
         task.stop(signal.SIGTERM)
     if told:
-        shown.say(f"stopping: {len(told)} running save and stop; Ctrl-C again doesn't wait")
+        shown.say(f"stopping; running programs that save now: {len(told)}; press Ctrl-C again to end them without waiting")
 
 
 def _end(task: Task) -> None:
-    """Wait a little for a process that was told twice to stop, then end it."""
+    """Wait a few seconds for a process that was asked twice to stop, then kill it."""
     assert task.process is not None
     try:
         task.process.wait(GRACE / 10)
@@ -84,9 +84,9 @@ def _end(task: Task) -> None:
 
 
 def devices(jobs: int, environment: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """For each of several simultaneous processes, the environment variables that give it its share of the machine's NVIDIA GPUs.
+    """For each of several simultaneous processes, the environment variables that give it a share of the machine's NVIDIA GPUs.
 
-    One process alone has all devices. Where there are more processes than GPUs, several share one, and its memory.
+    A single process gets all devices. If there are more processes than GPUs, several processes share a GPU and its memory.
     """
     environment = os.environ if environment is None else environment
     if jobs == 1:
@@ -96,9 +96,9 @@ def devices(jobs: int, environment: Mapping[str, str] | None = None) -> list[dic
     if not gpus:
         return [{} for _ in range(jobs)]
     if jobs <= len(gpus):
-        share = len(gpus) // jobs  # as many for each, though some be left: a batch is divided evenly over a process's devices
+        share = len(gpus) // jobs  # the same number for each, even if some GPUs stay unused: a batch is divided evenly over them
         return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * share : (slot + 1) * share])} for slot in range(jobs)]
-    memory = 0.9 / -(-jobs // len(gpus))  # JAX takes three quarters of a GPU's memory at its start unless it is told how much
+    memory = 0.9 / -(-jobs // len(gpus))  # without this, each JAX process reserves three quarters of a GPU's memory when it starts
     return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)], "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{memory:.2f}"} for slot in range(jobs)]
 
 

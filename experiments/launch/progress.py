@@ -1,6 +1,6 @@
-"""How far several runs are together, and how long the rest will take.
+"""Shows the progress of several runs together, and the time left.
 
-What waits for runs (processes.py, slurm.py) tells it how far each is:
+processes.py and slurm.py, which wait for runs, report each run's progress to it:
 
     with Progress({program.directory: flops}) as shown:
         shown.update(program.directory, 0.5)
@@ -13,13 +13,14 @@ from pathlib import Path
 
 from alexnet_jax.progress import Bar
 
-EVERY = 60.0  # seconds between two plain lines
+EVERY = 60.0  # seconds between two lines of progress where stderr isn't a terminal
 
 
 class Progress:
-    """Shows the work done by programs of given weights; a context manager.
+    """A context manager that shows the work done by several programs; `weights` is the work of each, such as its FLOPs.
 
-    The time left assumes that the rest goes as fast as the work done since this object was made: compilation and evaluation included.
+    The time left assumes that the remaining work has the same pace as the work since this object was created, including compilation and
+    evaluation.
     """
 
     def __init__(self, weights: Mapping[Path, float], finished: Iterable[Path] = ()) -> None:
@@ -28,7 +29,7 @@ class Progress:
         self._done = dict.fromkeys(weights, 0.0)
         self._ended = set(finished)
         self._done |= dict.fromkeys(self._ended, 1.0)
-        self._first: dict[Path, float] = dict.fromkeys(self._ended, 1.0)  # where each stood when it was first seen
+        self._first: dict[Path, float] = dict.fromkeys(self._ended, 1.0)  # each program's first reported share
         self._started = time.monotonic()
         self._bar = Bar(1.0, every=EVERY)
 
@@ -40,14 +41,14 @@ class Progress:
         self._bar.close()
 
     def update(self, directory: Path, done: float) -> None:
-        """A program has done this share of its steps."""
-        # A finished run that trains longer shows the end of its old log until it has begun.
+        """Report the share of its steps that a program has done."""
+        # For a finished run that is trained further, the first report is 1.0, from its old log; later ones are smaller.
         self._first[directory] = min(self._first.get(directory, done), done)
         self._done[directory] = done
         self._show()
 
     def finished(self, directory: Path, error: str | None) -> None:
-        """A program's process has ended."""
+        """Report that a program's process has ended; `error` is None if its run is finished."""
         self._ended.add(directory)
         if error is None:
             self._done[directory] = 1.0
@@ -58,11 +59,11 @@ class Progress:
             self.say(self.line())
 
     def say(self, text: str) -> None:
-        """A line above the bar, or after the last one."""
+        """Print a line: above the bar on a terminal, elsewhere after the last line."""
         self._bar.say(text)
 
     def line(self) -> str:
-        """How far all are together."""
+        """The progress of all programs together, in words."""
         passed = time.monotonic() - self._started
         counted = f"{len(self._ended)} of {len(self._share)} programs ended, {self._work:.0%} of the work, {duration(passed)} passed"
         left = self._left(passed)
@@ -70,11 +71,11 @@ class Progress:
 
     @property
     def _work(self) -> float:
-        """The share of all the work that is done."""
+        """The share of all work that is done."""
         return sum(share * self._done[directory] for directory, share in self._share.items())
 
     def _left(self, passed: float) -> float | None:
-        """Seconds left at the pace so far; None while there is none. Programs that failed will do no more."""
+        """Seconds left at the pace so far; None while no work was done yet. Programs that failed do no more work."""
         gained = sum(share * (self._done[d] - self._first.get(d, 0.0)) for d, share in self._share.items())
         rest = sum(share * (1 - self._done[d]) for d, share in self._share.items() if d not in self._ended)
         return passed * rest / gained if gained > 0 and rest > 0 else None

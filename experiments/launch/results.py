@@ -1,4 +1,11 @@
-"""What the runs of an experiment have left on disk: how far each is, and each point's errors over its seeds."""
+"""Reads what the runs of an experiment have written: how far each run is, and the errors of each point over its seeds.
+
+launch/ asks for the status of runs; `sweep` and `ablate` collect the results:
+
+    status(program.directory).state    # "finished"
+    for result in collect(programs):
+        print(result.point.name, result.test_error.mean())
+"""
 
 import json
 from collections.abc import Iterable
@@ -12,29 +19,29 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.train.inbox import is_running
 from experiments.launch.points import Point, Program
 
-FAILURE = "failure.txt"  # in the directory of a run that failed: its error in one line
-LOG = "train.log"  # what the run's process printed
+FAILURE = "failure.txt"  # in the directory of a failed run: its error in one line
+LOG = "train.log"  # in a run's directory: what its process printed
 
 
 class Result(NamedTuple):
-    """The errors of one point, a number for each seed; errors are fractions. A diverged member errs on every image."""
+    """The errors of one point, one for each seed; errors are fractions. A diverged member has an error of 1."""
 
     point: Point
     seeds: list[int]
     validation_error: np.ndarray  # float64 (seeds,), top-1, of the last evaluation
     test_error: np.ndarray  # float64 (seeds,), top-1
     workdir: Path
-    members: list[int]  # their numbers in the run
-    diverged: tuple[int, ...] = ()  # those of `seeds` whose network says NaN
+    members: list[int]  # the numbers of its members in the run
+    diverged: tuple[int, ...] = ()  # those of `seeds` whose network diverged to NaN
 
 
 class Status(NamedTuple):
     """How far a run is."""
 
     state: str  # waiting | running | interrupted | failed | finished
-    step: int = 0  # of an interrupted one: where it goes on
-    steps: int = 0  # 0 before it has begun
-    error: str = ""  # of a failed one
+    step: int = 0  # the last one; of an interrupted run the step where it continues
+    steps: int = 0  # of the whole run; 0 before it has begun
+    error: str = ""  # of a failed run
 
 
 def collect(programs: Iterable[Program]) -> list[Result]:
@@ -43,12 +50,12 @@ def collect(programs: Iterable[Program]) -> list[Result]:
 
 
 def status(directory: Path) -> Status:
-    """How far the run in a directory is; it need not exist."""
+    """How far the run in a directory is; the directory need not exist."""
     past = history.load(directory, missing_ok=True)
     steps = past.start.get("steps", 0)
     if is_running(directory):
         return Status("running", past.step, steps)
-    if past.test:  # also where the process failed after it, as when its report could not be written
+    if past.test:  # also if the process failed after its test, for instance because its report could not be written
         return Status("finished", past.step, steps)
     if (directory / FAILURE).exists():
         return Status("failed", past.step, steps, (directory / FAILURE).read_text(encoding="utf-8").strip())
@@ -57,7 +64,7 @@ def status(directory: Path) -> Status:
 
 
 def same_split(programs: Iterable[Program]) -> str:
-    """The split that finished runs were both validated and tested on; empty where these differ, as they should."""
+    """The split that finished runs were both validated and tested on; empty if they used two splits, as they should."""
     for program in programs:
         past = history.load(program.directory, missing_ok=True)
         if past.test and past.evals and past.test["split"] == past.evals[-1]["split"]:
@@ -66,17 +73,17 @@ def same_split(programs: Iterable[Program]) -> str:
 
 
 def _results(program: Program) -> list[Result]:
-    """The points of a run that has finished.
+    """The results of the points of a finished run.
 
     Raises:
-      UserError: the run has other members than the program, or was never evaluated.
+      UserError: the run has another number of members than the program, or was never evaluated.
     """
     directory, seeds = program.directory, program.seeds
     past = history.load(directory)
     test, evaluated = past.test, past.evals
     if not evaluated or len(test["top1_error"]) != program.members:
         raise UserError(
-            f"{directory} holds a run of {len(test['top1_error'])} members, expected {program.members}; delete it to run it anew"
+            f"{directory} holds a run of {len(test['top1_error'])} members, expected {program.members}; delete it to train it again"
         )
     validation = np.array(evaluated[-1]["top1_error"], float)
     tested = np.array(test["top1_error"], float)

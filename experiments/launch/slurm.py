@@ -1,8 +1,12 @@
-"""Programs as one Slurm array job, a task for each, by submitit.
+"""Trains programs as one Slurm array job, with one task for each program. Uses submitit.
 
-A task that is about to run out of time, or is preempted, saves and goes back into the queue, from where it goes on: a training may take
-longer than --time. The process that submitted waits and shows the progress; Ctrl-C there leaves the jobs alone, and the same command
-watches them again.
+`launch` (launch.py) calls `run_on_slurm` with --launcher slurm:
+
+    errors = run_on_slurm(programs, Slurm(partition="gpu"), shown=Progress(weights), parallel=4)
+
+When the time limit of a task is near, or Slurm preempts the task, it saves, goes back into the queue and later continues. So a training may
+take longer than --time. The process that submitted the job waits and shows the progress. Ctrl-C ends this process but not the jobs; if you
+repeat the command, it finds them and waits again.
 """
 
 import json
@@ -26,12 +30,12 @@ if TYPE_CHECKING:
 
 FOLDER = "slurm"  # below the experiment's directory: sbatch scripts, pickles and the tasks' own output
 JOB = "job.json"  # in a run's directory: the job that trains it
-TIMEOUTS = 100  # how often a task whose time was up goes back into the queue
-POLL = 5.0  # seconds between two looks at the jobs
+TIMEOUTS = 100  # a task goes back into the queue at most so often because its time was up
+POLL = 5.0  # seconds between two checks of the jobs
 
 
 class Slurm(NamedTuple):
-    """What a task asks for; empty fields are left to the cluster."""
+    """What a task requests from Slurm; for an empty field the cluster's default holds."""
 
     partition: str = ""
     gpus: int = 1
@@ -45,10 +49,10 @@ class Slurm(NamedTuple):
     extra: tuple[str, ...] = ()  # further options of sbatch, NAME=VALUE
 
     def parameters(self, parallel: int) -> dict[str, Any]:
-        """As `update_parameters` of submitit's AutoExecutor takes them.
+        """The arguments of `update_parameters` of submitit's AutoExecutor.
 
         Raises:
-          UserError: an extra option that isn't NAME=VALUE.
+          UserError: an extra option isn't NAME=VALUE.
         """
         extra = {}
         for option in self.extra:
@@ -78,10 +82,10 @@ class Slurm(NamedTuple):
 
 
 def minutes(text: str) -> int:
-    """Slurm's notation of a time, in minutes: `90`, `90:00`, `12:00:00`, `2-0`, `1-12:30`, `1-12:30:00`.
+    """Minutes from a time in Slurm's notation: `90`, `90:00`, `12:00:00`, `2-0`, `1-12:30`, `1-12:30:00`.
 
     Raises:
-      UserError: it is none, or nothing.
+      UserError: the text isn't in this notation, or the time is zero.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
@@ -94,21 +98,21 @@ def minutes(text: str) -> int:
     else:
         seconds = first * 60 + second
     if not seconds:
-        raise UserError(f"--time {text}: a task needs some time")
+        raise UserError(f"--time {text}: the time of a task must be longer than zero")
     return -(-seconds // 60)
 
 
 def run_on_slurm(
     programs: Sequence[Program], slurm: Slurm, shown: Progress, parallel: int, cluster: str = "slurm"
 ) -> dict[Path, str | None]:
-    """Submit the programs that no job is training yet, and wait for all of them.
+    """Submit the programs that have no job yet, and wait for all programs.
 
     Args:
       parallel: tasks of the array that may run at once.
-      cluster: slurm | local, submitit's stand-in that runs tasks on this machine.
+      cluster: `slurm`, or `local`, with which submitit runs the tasks on this machine, for tests.
 
     Raises:
-      UserError: there is no Slurm here, or it refuses the job.
+      UserError: this machine has no Slurm, or Slurm refuses the job.
       KeyboardInterrupt: after Ctrl-C; the jobs go on.
     """
     known = {program.directory: job for program in programs if (job := known_job(program.directory))}
@@ -129,7 +133,7 @@ def run_on_slurm(
                     shown.finished(directory, errors[directory])
             if stop.requested:
                 left = " ".join(job.job_id for directory, job in jobs.items() if directory not in errors)
-                shown.say(f"the jobs go on; the same command watches them again. To end them: scancel {left}")
+                shown.say(f"the jobs go on; repeat the command to wait for them again. To end them: scancel {left}")
                 raise KeyboardInterrupt
             if len(errors) < len(jobs):
                 time.sleep(POLL if cluster == "slurm" else POLL / 20)
@@ -142,7 +146,7 @@ def _submit(programs: Sequence[Program], slurm: Slurm, parallel: int, cluster: s
     if not programs:
         return {}
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise UserError("there is no Slurm here: sbatch and srun are not in PATH; log in to the cluster, or use --launcher local")
+        raise UserError("this machine has no Slurm: sbatch and srun are not in PATH; log in to the cluster, or use --launcher local")
     folder = programs[0].directory.parent.resolve() / FOLDER
     executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
     executor.update_parameters(**slurm.parameters(parallel))
@@ -159,7 +163,7 @@ def _submit(programs: Sequence[Program], slurm: Slurm, parallel: int, cluster: s
 
 
 def known_job(directory: Path) -> "submitit.Job | None":
-    """The job that was submitted for a run before, and isn't done."""
+    """The job that was submitted for a run before and hasn't ended; None if there is none."""
     import submitit
 
     try:
@@ -172,7 +176,7 @@ def known_job(directory: Path) -> "submitit.Job | None":
 
 
 def _outcome(job: "submitit.Job") -> str | None:
-    """What the task gave back, or how its job ended without giving anything back."""
+    """What the task returned; if it returned nothing, how its job ended."""
     import submitit
 
     try:

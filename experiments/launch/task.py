@@ -1,4 +1,13 @@
-"""One program's training process: started, stopped, and its error kept. Used in this process and, pickled, in a Slurm job."""
+"""The training process of one program: starts it, stops it, and stores its error.
+
+processes.py uses it in this process; slurm.py pickles it, and the Slurm job calls it:
+
+    task = Task(program)
+    task.start()
+    while not task.poll():
+        time.sleep(0.2)
+    error = task.outcome()    # None if the run is finished
+"""
 
 import os
 import re
@@ -14,13 +23,13 @@ from alexnet_jax.runlog import writing
 from experiments.launch.points import Program
 from experiments.launch.results import FAILURE, LOG
 
-STOPPED = "stopped; the same command goes on from there"
-WARNING = 60.0  # seconds that a task in Slurm whose training was stopped waits for Slurm's warning
-GRACE = 60.0  # seconds that a process gets to save; Slurm's warning comes 90 s before the end
-# Slurm sends its warning, which is submitit's to answer, to every process of the job; unheeded it would end the training. A shell ignores
-# it for what it becomes, since a function between fork and exec is unsafe beside JAX's threads.
-_HEEDLESS = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
-_STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a process that a signal ended
+STOPPED = "stopped; repeat the command to continue"
+WARNING = 60.0  # seconds that a Slurm task whose training was stopped waits for Slurm's warning signal
+GRACE = 60.0  # seconds that a process has to save; Slurm's warning comes 90 s before the end
+# Slurm sends its warning signal, SIGUSR2, to every process of the job. submitit handles it; the training doesn't, and it would end. So a
+# shell first ignores the signal and then becomes the training. A Python function between fork and exec would be unsafe with JAX's threads.
+_IGNORE_WARNING = ("sh", "-c", "trap '' USR2; exec \"$@\"", "sh")
+_STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes after these signals
 
 
 def command(program: Program) -> list[str]:
@@ -30,7 +39,7 @@ def command(program: Program) -> list[str]:
 
 
 class Task:
-    """A program and, once started, its process."""
+    """A program and, after `start`, its process."""
 
     def __init__(self, program: Program, environment: dict[str, str] | None = None) -> None:
         self.program, self._environment = program, environment or {}
@@ -39,10 +48,10 @@ class Task:
         self.stopping = False
 
     def start(self) -> None:
-        """Start the process; what it prints is appended to the log in its directory.
+        """Start the process. Its output is appended to the log in its directory.
 
-        In a session of its own: a Ctrl-C in the terminal reaches the launcher alone, which passes it on once. (A second one would make
-        the run leave without saving.)
+        The process has its own session, so Ctrl-C in the terminal reaches the launcher only, which sends the process one signal. A second
+        signal would make the run exit without saving.
         """
         directory = self.program.directory
         with writing(directory / LOG):
@@ -51,9 +60,9 @@ class Task:
             log = open(directory / LOG, "ab")  # noqa: SIM115
         with log:
             self._log_start = log.tell()
-            self._events = Follower(directory, skip=True)  # without what earlier processes left
+            self._events = Follower(directory, skip=True)  # skips the events of earlier processes
             self.process = subprocess.Popen(
-                [*_HEEDLESS, *self.argv],
+                [*_IGNORE_WARNING, *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -73,7 +82,7 @@ class Task:
             self.process.send_signal(number)
 
     def outcome(self) -> str | None:
-        """None for a run that finished, else in one line why it did not. A failure, which is no stop, is kept in the directory."""
+        """None for a finished run, otherwise the reason in one line. The error of a failed run is also written into its directory."""
         assert self.process is not None
         code, directory = self.process.wait(), self.program.directory
         if code == 0:
@@ -87,19 +96,19 @@ class Task:
         return error
 
     def __call__(self) -> str | None:
-        """Run to the end: what a Slurm job does."""
+        """Run the program to its end. A Slurm job calls this."""
         self.start()
         while not self.poll():  # no wait(): during that, the signal handler that calls `checkpoint` could not see the process end
             time.sleep(0.2)
         outcome = self.outcome()
         if outcome == STOPPED and "SLURM_JOB_ID" in os.environ:
-            time.sleep(WARNING)  # preempted: the training has heeded Slurm's SIGTERM, the warning that queues the task again may follow
+            time.sleep(WARNING)  # preempted: Slurm's SIGTERM stopped the training; the signal that queues the task again may follow
         return outcome
 
     def checkpoint(self) -> Any:
-        """What submitit calls shortly before the time is up, or when the job is preempted: save, stop, and queue again.
+        """Save, stop and queue again. submitit calls this shortly before the time limit, and when Slurm preempts the job.
 
-        SIGINT, since Slurm itself may have sent the process its first SIGTERM, and a second one doesn't wait for the save.
+        It sends SIGINT: Slurm itself may have sent a SIGTERM already, and after a second SIGTERM the process would not wait for the save.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -113,10 +122,10 @@ class Task:
 
 
 def _last_error(log: str, code: int) -> str:
-    """The line of a process's output that says best why it failed."""
+    """The line of a process's output that most likely says why it failed."""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+        return f"killed by {name}" + ("; the system does this when memory runs out" if name == "SIGKILL" else "")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if re.match(r"error: |[\w.]+(Error|Exception|Interrupt)\b", line)]
-    return (errors or lines or [f"exit code {code}, without a word"])[-1]
+    return (errors or lines or [f"exit code {code}, without any output"])[-1]

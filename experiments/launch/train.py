@@ -1,6 +1,6 @@
-"""Train an experiment's programs, as every command of experiments/ does: print the plan, and unless it is a dry run train what is left.
+"""Prints the plan of an experiment, then trains the programs that aren't finished. A dry run stops after the plan.
 
-The studies of `ablate` and `reproduce` call `train`; `sweep`, which has a record and a table of its own, takes the plan from here:
+`ablate` and `reproduce` call `train`. `sweep` has its own record and table, and uses only the plan from here:
 
     plan_only_here()
     if train(programs, out, args):    # False for a dry run
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from experiments.launch.cost import Cost
     from experiments.launch.points import Program
 
-NAMED = 4  # the printed plan names so many of a program's points
+NAMED = 4  # points that the printed plan names for each program
 
 
 def plan_only_here() -> None:
-    """Keep this process off the accelerators: they are for the processes that train."""
+    """Keep this process away from the accelerators: the processes that train need them."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
 
 
 def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = ()) -> bool:
-    """Print the plan, and unless it is a dry run train what has not finished; False for a dry run.
+    """Print the plan and train the programs that aren't finished. A dry run only prints the plan and returns False.
 
     Raises:
       UserError: a run failed or was stopped.
@@ -50,13 +50,13 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     errors = launch(programs, costs, args.jobs, args.retry, slurm)
     failed = {directory: error for directory, error in errors.items() if error is not None}
     for directory, error in failed.items():
-        again = "the same command goes on, with --retry also where a run failed"
+        again = "repeat the command to continue; add --retry to train failed runs again"
         raise UserError(f"{len(failed)} of {len(errors)} runs did not finish; {directory.name}: {error} (see {directory / LOG}); {again}")
     return True
 
 
 def describe(root: Path, programs: Sequence["Program"], costs: Mapping[Path, "Cost"]) -> str:
-    """The plan in words, with where each program stands."""
+    """The plan in words, with the state of each program."""
     cells = [("program", "points", "members", "steps", "state")]
     for program in programs:
         steps = costs[program.directory].steps
@@ -82,17 +82,17 @@ def _count(number: int, noun: str) -> str:
 
 
 def _state(directory: Path, steps: int) -> str:
-    """Where a run stands that shall do so many steps."""
+    """The state, in words, of a run that has to do `steps` steps."""
     from experiments.launch.results import FAILURE, status
 
     found = status(directory)
     if found.state == "finished" and found.steps < steps:
-        return f"finished {found.steps:,} steps, goes on"
+        return f"finished {found.steps:,} steps, continues"
     match found.state:
         case "waiting":
             return "to be trained"
         case "interrupted":
-            return f"goes on at step {found.step:,}"
+            return f"continues at step {found.step:,}"
         case "failed":
             return f"failed ({FAILURE}): {found.error}"
         case state:

@@ -1,6 +1,8 @@
-"""PyTorch, as a second opinion for `parity` and as the peer of `benchmark`; needs the extra `peers`.
+"""The same networks in PyTorch. `parity` checks alexnet_jax against them, `benchmark` compares its speed with theirs.
+
+This needs the optional packages: pip install -e ".[peers]"
 
 torch_alexnet.py    AlexNet's variants
 torch_input.py      the DataLoader
-torch_train.py      training, evaluation, augmentation and matrix products, to be timed
+torch_train.py      training, evaluation, augmentation and matrix products, for timing
 """

@@ -1,6 +1,10 @@
-"""AlexNet's variants in PyTorch, written from the papers and the model files, not from alexnet_jax: a second opinion to hold it to.
+"""AlexNet's variants in PyTorch. They are written from the papers and the model files, not from alexnet_jax, so they can check it.
 
-Shapes are PyTorch's: images (batch, channels, height, width), already mean-subtracted and scaled, as the first layer sees them.
+`parity` compares logits and gradients with it; torch_train.py trains it:
+
+    logits = AlexNet(VARIANTS["caffenet"], classes=1000)(images)    # images (batch, 3, 227, 227)
+
+Images have PyTorch's shape (batch, channels, height, width); their mean is already subtracted and they are already divided by the scale.
 """
 
 from dataclasses import dataclass, replace
@@ -13,23 +17,23 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Variant:
-    """A network of the literature."""
+    """The architecture of a published network, or of `small`."""
 
     pixels: int = 227
     filters: tuple[int, ...] = (96, 256, 384, 384, 256)
     dense: int = 4096
     kernel: int = 11
     stride: int = 4
-    pad: tuple[int, int] = (0, 0)  # before, after
+    pad: tuple[int, int] = (0, 0)  # of the image: pixels before, pixels after, in each direction
     groups: int = 1
-    norm: str = "after pool"  # "before pool", "none"
+    norm: str = "after pool"  # or "before pool", "none"
     k: float = 2.0
     alpha: float = 1e-4
-    alpha_over_size: bool = False  # as Caffe and PyTorch have it
-    scale: float | tuple[float, ...] = 1.0  # pixels are divided by it, alpha is multiplied by its square
+    alpha_over_size: bool = False  # divide alpha by the window's size, as Caffe and PyTorch do
+    scale: float | tuple[float, ...] = 1.0  # pixels are divided by it; alpha is multiplied by its square
 
     def narrow(self, factor: float) -> "Variant":
-        """The same network with fewer units."""
+        """The same network with the number of filters and units multiplied by `factor`."""
         return replace(self, filters=tuple(round(n * factor) for n in self.filters), dense=round(self.dense * factor))
 
 
@@ -45,7 +49,7 @@ VARIANTS = {
 
 
 class AlexNet(nn.Module):
-    """A variant; dropout, where it is given, follows fc6 and fc7."""
+    """The network of a variant, with dropout after fc6 and fc7."""
 
     def __init__(self, variant: Variant, classes: int, channels: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
@@ -95,7 +99,10 @@ class AlexNet(nn.Module):
 
 
 def lrn(x: Tensor, k: float, alpha: float, beta: float, size: int, alpha_over_size: bool) -> Tensor:
-    """Local response normalisation over the channels of (batch, channels, height, width): PyTorch's, or the paper's formula."""
+    """Local response normalisation over the channels of (batch, channels, height, width).
+
+    With `alpha_over_size` it is PyTorch's function, otherwise the formula of the paper's section 3.3.
+    """
     if alpha_over_size:
         return F.local_response_norm(x, size, alpha, beta, k)
     squares = F.pad(x * x, (0, 0, 0, 0, size // 2, (size - 1) // 2))

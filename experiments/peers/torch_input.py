@@ -1,4 +1,9 @@
-"""PyTorch's DataLoader as the peer of the input pipeline."""
+"""PyTorch's DataLoader, which `benchmark input` compares with our input pipeline.
+
+stored = store(records, path, "raw")
+with loading(stored, batch=128, workers=2) as batches:
+    images, labels = next(batches)    # uint8 (128, height, width, channels), int64 (128,)
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,28 +20,28 @@ from alexnet_jax.prepare.records import JPEG_QUALITY
 
 
 class Stored(NamedTuple):
-    """Images one after another in a file."""
+    """Images that are stored one after another in a file."""
 
     path: Path
-    ends: list[int]  # of each image, in bytes
-    shape: tuple[int, int, int]
+    ends: list[int]  # where each image ends in the file, in bytes
+    shape: tuple[int, int, int]  # of an image: height, width, channels
     encoding: str  # raw or jpeg
     labels: list[int]
 
 
 class Images(Dataset):
-    """Stored images, mapped into memory: what is not decoding costs next to nothing."""
+    """Stored images as a PyTorch dataset. The file is mapped into memory, so apart from decoding a read costs almost nothing."""
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        self._bytes: Any = None  # mapped in each worker for itself
+        self._bytes: Any = None  # each worker maps the file itself
 
     def __len__(self) -> int:
         return len(self._stored.ends)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         if self._bytes is None:
-            self._bytes = np.memmap(self._stored.path, np.uint8, "c")  # copy on write: PyTorch warns of what is read-only
+            self._bytes = np.memmap(self._stored.path, np.uint8, "c")  # copy on write, since PyTorch warns about read-only arrays
         start = self._stored.ends[index - 1] if index else 0
         data = self._bytes[start : self._stored.ends[index]]
         image = simplejpeg.decode_jpeg(data, "RGB") if self._stored.encoding == "jpeg" else data.reshape(self._stored.shape)
@@ -44,7 +49,7 @@ class Images(Dataset):
 
 
 def store(records: Records, path: Path, encoding: str) -> Stored:
-    """Copy a prepared split's images one after another into a file, encoded as they were."""
+    """Copy the images of a prepared split one after another into a file, in the same encoding (raw or jpeg)."""
     ends, labels = [0], []
     with open(path, "wb") as file:
         for index in range(len(records)):
@@ -57,9 +62,9 @@ def store(records: Records, path: Path, encoding: str) -> Stored:
 
 @contextlib.contextmanager
 def loading(stored: Stored, batch: int, workers: int) -> Iterator[Iterator[Any]]:
-    """The batches of a DataLoader; its workers end with the context.
+    """The endless batches of a DataLoader; its workers end with the context.
 
-    The sampler draws without end, so that no end of an epoch, where the workers would run dry, is paid for.
+    The sampler draws images without end. At the end of an epoch the workers would have no work for a moment, which would cost time.
     """
     images = Images(stored)
     sampler = RandomSampler(images, replacement=True, num_samples=1 << 40)

@@ -1,6 +1,12 @@
-"""PyTorch as the peer of benchmarks, as a good user of it would write them: the networks of torch_alexnet.py in training and evaluation.
+"""PyTorch's training, evaluation, augmentation and matrix products, written as an experienced PyTorch user would write them.
 
-Its own local response normalisation throughout, with constants that make it equal: its alpha is divided by the window's size.
+The parts of `benchmark` time it against alexnet_jax:
+
+    step = Training("one_tower", batch=128, width=1.0, channels=3, classes=1000)
+    step()    # one training step; returns when it is done
+
+The networks are those of torch_alexnet.py, with PyTorch's own LRN layer. That layer divides alpha by the window's size, so alpha is
+multiplied by it here; then both compute the same function.
 """
 
 import functools
@@ -20,19 +26,19 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def start(threads: int) -> None:
-    """Set PyTorch up: its threads, and on GPUs TensorFloat-32, which JAX uses there by default too."""
+    """Set PyTorch's number of threads, its seed, and on GPUs TensorFloat-32, which JAX uses there by default too."""
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
 
 
 def describe() -> str:
-    """Where PyTorch computes."""
+    """The name of PyTorch's device."""
     return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
 
 
 def synchronise() -> None:
-    """Wait for what a GPU was given to do."""
+    """Wait until the GPU has finished its work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
@@ -43,7 +49,7 @@ def compiles() -> bool:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=DEVICE))
     except Exception as error:  # whatever its compiler raises
-        print(f"torch.compile doesn't work here and is left out: {str(error).splitlines()[0]}")
+        print(f"torch.compile doesn't work on this machine, so it isn't measured: {str(error).splitlines()[0]}")
         return False
     return True
 
@@ -51,20 +57,20 @@ def compiles() -> bool:
 def network(
     variant: str, width: float, classes: int, channels: int, lrn: bool = True, dropout: float = 0.5, layout: str = "channels_last"
 ) -> AlexNet:
-    """A variant with PyTorch's own LRN."""
+    """The network of a variant with PyTorch's own LRN layer."""
     chosen = VARIANTS[variant].narrow(width)
     chosen = replace(chosen, alpha=5 * chosen.alpha, alpha_over_size=True) if lrn else replace(chosen, norm="none")
     return AlexNet(chosen, classes, channels, dropout).to(DEVICE, memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
 
 
 def random_images(variant: str, batch: int, channels: int, layout: str) -> Tensor:
-    """Uniformly random pixels as a variant's first layer sees them, without their mean and scaled."""
+    """Uniformly random pixels, with the mean subtracted and divided by the variant's scale: (batch, channels, pixels, pixels)."""
     pixels, scale = VARIANTS[variant].pixels, torch.as_tensor(VARIANTS[variant].scale).reshape(1, -1, 1, 1)
     return ((255 * torch.rand(batch, channels, pixels, pixels) - 127.5) / scale).to(DEVICE, memory_format=LAYOUTS[layout])
 
 
 class Training:
-    """A training step of some networks, one after the other, on one ready batch of float images; a call returns when it is done."""
+    """A training step of `members` networks, one after the other, on one prepared batch of float images; a call returns when it is done."""
 
     def __init__(
         self,
@@ -94,7 +100,7 @@ class Training:
 
 
 class Evaluation:
-    """The forward pass of a network on one ready batch of float images, to log-probabilities on the host."""
+    """The forward pass of a network on one prepared batch of float images; a call returns log-probabilities on the host."""
 
     def __init__(self, variant: str, batch: int, width: float, channels: int, classes: int, *, layout: str, compiled: bool) -> None:
         self._images = random_images(variant, batch, channels, layout)
@@ -107,7 +113,7 @@ class Evaluation:
 
 
 def matrix_product(a: np.ndarray, b: np.ndarray) -> Callable[[], None]:
-    """The product of two matrices, to be called."""
+    """A function that multiplies two matrices."""
     x, y = torch.from_numpy(a).to(DEVICE), torch.from_numpy(b).to(DEVICE)
 
     def product():
@@ -118,7 +124,12 @@ def matrix_product(a: np.ndarray, b: np.ndarray) -> Callable[[], None]:
 
 
 def normalisation(x: np.ndarray, gradient: np.ndarray, dtype: str, layout: str, compiled: bool) -> Callable[[], None]:
-    """Forward and backward of `nn.LocalResponseNorm` on images (batch, height, width, channels) with a given gradient of its result."""
+    """A function that computes `nn.LocalResponseNorm` and its gradient.
+
+    Args:
+      x: images (batch, height, width, channels).
+      gradient: of the layer's result; the same shape.
+    """
 
     def put(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array).permute(0, 3, 1, 2).to(DEVICE, getattr(torch, dtype))
@@ -141,7 +152,7 @@ def normalisation(x: np.ndarray, gradient: np.ndarray, dtype: str, layout: str, 
 
 @functools.cache
 def _normalises(dtype: str) -> bool:
-    """Whether PyTorch has LRN in a type: on CPUs none in bfloat16, so that one's user goes through float32."""
+    """Whether PyTorch has LRN for a dtype. On CPUs it has none for bfloat16, so there the peer converts to float32 and back."""
     try:
         F.local_response_norm(torch.zeros(1, 8, 2, 2, dtype=getattr(torch, dtype), device=DEVICE), 5)
     except NotImplementedError:
@@ -150,7 +161,7 @@ def _normalises(dtype: str) -> bool:
 
 
 def stream(x: np.ndarray, gradient: np.ndarray, dtype: str) -> Callable[[], None]:
-    """Read two arrays and write two: the least that a layer with its gradient can do."""
+    """A function that reads two arrays and writes two: the least memory traffic of a layer with its gradient."""
     inputs, outputs = [[torch.from_numpy(a).to(DEVICE, getattr(torch, dtype)) for a in (x, gradient)] for _ in range(2)]
 
     def scale():
@@ -165,9 +176,9 @@ def stream(x: np.ndarray, gradient: np.ndarray, dtype: str) -> Callable[[], None
 
 
 def augment(images: Tensor, size: int, strengths: dict[str, float], std: float) -> Tensor:
-    """uint8 images (batch, channels, height, width) -> float views: the operations of alexnet_jax/augment.py on a whole batch at once.
+    """uint8 images (batch, channels, height, width) -> float views, with the operations of alexnet_jax/augment.py on the whole batch.
 
-    Crop, flip, rotation and shift by one bilinear sampling, mean subtraction (127.5), whitening, PCA colour along the channels.
+    One bilinear sampling does crop, flip, rotation and shift; then mean subtraction (127.5), whitening, and PCA colour along the channels.
     """
     batch, channels, height, _ = images.shape
     device, margin = images.device, height - size
@@ -181,8 +192,8 @@ def augment(images: Tensor, size: int, strengths: dict[str, float], std: float) 
 
     angle = torch.deg2rad((2 * draw() - 1) * strengths["rotation"])
     mirror = torch.where(draw() < strengths["flip"], -1.0, 1.0)
-    cos, sin, zoom = torch.cos(angle), torch.sin(angle), size / height  # coordinates run from -1 to 1 over either image
-    odd = margin % 2  # the centre crop of an odd margin begins half a pixel before the middle
+    cos, sin, zoom = torch.cos(angle), torch.sin(angle), size / height  # coordinates go from -1 to 1 in both images
+    odd = margin % 2  # with an odd margin the centre crop is half a pixel before the middle
     rows = [
         torch.stack([zoom * cos * mirror, -zoom * sin, (2 * offset() - odd) / height], -1),
         torch.stack([zoom * sin * mirror, zoom * cos, (2 * offset() - odd) / height], -1),
@@ -196,7 +207,7 @@ def augment(images: Tensor, size: int, strengths: dict[str, float], std: float) 
 
 
 def batch_augmentation(images: np.ndarray, size: int, strengths: dict[str, float], std: float) -> Callable[[], Tensor]:
-    """`augment` of one batch (batch, height, width, channels), to be called."""
+    """A function that applies `augment` to one batch (batch, height, width, channels)."""
     ready = torch.from_numpy(images).permute(0, 3, 1, 2).to(DEVICE)
 
     def views() -> Tensor:
@@ -208,7 +219,10 @@ def batch_augmentation(images: np.ndarray, size: int, strengths: dict[str, float
 
 
 def torchvision_augmentation(images: np.ndarray, size: int, strengths: dict[str, float], std: float) -> Callable[[], Tensor] | None:
-    """The same operations by torchvision.transforms.v2, image by image; None where it isn't there, or was built for another PyTorch."""
+    """A function that does the same with torchvision.transforms.v2, image by image.
+
+    None if torchvision isn't installed, or was built for another version of PyTorch.
+    """
     try:
         from torchvision.transforms import InterpolationMode, v2
     except (ImportError, RuntimeError):
@@ -238,5 +252,5 @@ def torchvision_augmentation(images: np.ndarray, size: int, strengths: dict[str,
 
 
 def device_peak() -> int | None:
-    """The most bytes that a GPU has held; None on CPUs."""
+    """The peak memory of the GPU in bytes; None on CPUs."""
     return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None

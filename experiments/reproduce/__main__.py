@@ -1,19 +1,19 @@
-"""The paper's and the study post's claims on a dataset at hand: what was published beside what is measured.
+"""The command that measures a claim of the paper or of the study post on a dataset that you have, beside the published numbers.
 
     python -m experiments.reproduce lrn                                     on scikit-learn's digits, in minutes on two CPU cores
     python -m experiments.reproduce figure1 --dataset fashion_mnist
     python -m experiments.reproduce ensemble --dataset imagenet --scale full
 
-Trains what is missing, reuses the finished runs below --out, prints the published numbers, the measured ones and in what the protocols
-differ, and writes all of it beside the runs.
+The command reuses the finished runs below --out and trains the missing ones. It prints the published numbers, the measured numbers and the
+differences between the two protocols, and writes them to a file beside the runs.
 
-    figure1        ReLU against tanh: epochs to a training error        (figure1.py, the others in claims.py)
-    table1         top-1 and top-5 errors of one network, one view and ten
-    ensemble       errors of 1 to 7 networks: the paper's table 2
+    figure1        ReLU and tanh: epochs until a training error is reached (figure1.py; the other targets are in claims.py)
+    table1         top-1 and top-5 error of one network, with one view and with ten views of each image
+    ensemble       errors of ensembles of 1 to 7 networks: the paper's table 2
     figure3        the filters of the first layer
-    figure4        test images with their likeliest classes and their nearest neighbours
-    lrn            local response normalisation on, at the wrong scale, off
-    augmentation   each augmentation, on all training images and on few
+    figure4        test images with their most probable classes and their nearest neighbours
+    lrn            local response normalisation on, on at the wrong scale, and off
+    augmentation   each augmentation, with all training images and with few
 """
 
 import argparse
@@ -24,16 +24,19 @@ from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.launch import arguments
 from experiments.launch.train import plan_only_here
 
-# A target and how many seeds it takes unless --seeds says otherwise.
+# Target -> the number of seeds without --seeds.
 TARGETS = {"figure1": 3, "table1": 1, "ensemble": 7, "figure3": 1, "figure4": 1, "lrn": 5, "augmentation": 5}
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("python -m experiments.reproduce", description="Published claims, measured on a dataset at hand.")
+    p = argparse.ArgumentParser("python -m experiments.reproduce", description="Measure a published claim on a dataset that you have.")
     p.add_argument("target", metavar="TARGET", help=", ".join(TARGETS))
-    p.add_argument("--dataset", default="digits", metavar="NAME", help="a prepared one (default: digits, which need no download)")
+    p.add_argument("--dataset", default="digits", metavar="NAME", help="a prepared dataset (default: digits, which need no download)")
     p.add_argument(
-        "--scale", choices=("quick", "full"), default="quick", help="the dataset's config as it is: full; fewer epochs: quick (default)"
+        "--scale",
+        choices=("quick", "full"),
+        default="quick",
+        help="full: the dataset's config unchanged; quick (default): fewer epochs, for some datasets fewer images or narrower networks",
     )
     p.add_argument("--seeds", type=int, metavar="N", help=f"default: {', '.join(f'{name} {count}' for name, count in TARGETS.items())}")
     p.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")

@@ -1,4 +1,10 @@
-"""The targets of `experiments.reproduce` but figure 1: from a `Setting` to the lines of a result, None after a dry run."""
+"""The targets of `experiments.reproduce`, except figure 1.
+
+Each target is a function that the command (__main__.py) calls with a `Setting`. It trains what is missing and returns the lines of the
+result, or None after a dry run:
+
+    lines = claims.table1(setting.make("digits", "quick", 1, out, overrides, args))
+"""
 
 import json
 import shutil
@@ -21,11 +27,11 @@ from experiments.ablate.study import make_study
 from experiments.launch.train import train
 from experiments.reproduce.setting import Setting, changed, differences
 
-FEW = 10  # `augmentation` is measured on at most a tenth of the training images too, and on at most FEW_IMAGES
+FEW = 10  # `augmentation` is measured also with few images: one of FEW training images, and at most FEW_IMAGES
 FEW_IMAGES = 2000
-RATE_PARTS = (0.1, 0.3, 1)  # of the config's learning rate, at which the levels of `lrn` are tried
+RATE_PARTS = (0.1, 0.3, 1)  # the levels of `lrn` are trained at these multiples of the config's learning rate
 ERRORS = ("top1_error", "top5_error")
-# What a config says in epochs: times as many for a part of the images, that as many steps are done.
+# Config fields in epochs. With fewer images they are multiplied, so that the number of steps stays the same.
 IN_EPOCHS = (
     "train.epochs",
     "train.checkpoint_every_epochs",
@@ -50,8 +56,8 @@ def table1(setting: Setting) -> list[str] | None:
         rows.append(["measured, gain of ten views", *(f"{gain:.2f}" for gain in gains)])
     validation = published.ENSEMBLES[1]
     comparable = (
-        "what compares is the gain of ten views. The errors do on ImageNet alone, with ILSVRC-2012's validation images, for which the "
-        f"paper has {validation.top1} / {validation.top5} % (its table 2): the numbers above are of 2010's test images"
+        "only the gain of ten views is comparable. The errors are comparable only on ImageNet: for the validation images of ILSVRC-2012 "
+        f"the paper reports {validation.top1} / {validation.top5} % (its table 2); the published numbers above are for 2010's test images"
     )
     return [
         *aligned(rows, gap=3).splitlines(),
@@ -78,12 +84,12 @@ def ensemble(setting: Setting) -> list[str] | None:
     figures.save(figure, setting.root / "ensemble" / "ensemble")
     return [
         *aligned(rows, gap=3).splitlines(),
-        f"published: {published.ENSEMBLES[7].source}; (cut) of one network's error",
-        f"measured: {view}, probabilities averaged; fewer than all {len(curve)} networks: the mean over subsets",
+        f"published: {published.ENSEMBLES[7].source}; (cut): the error's reduction relative to one network",
+        f"measured: {view}, the networks' probabilities are averaged; for fewer than {len(curve)} networks the mean over subsets",
         *differences(
             setting,
-            "what compares is the relative cut; the errors do on ImageNet alone",
-            "the paper's seven are five networks and two pre-trained on more data: seven equal ones compare with its five",
+            "only the relative cut is comparable; the errors are comparable only on ImageNet",
+            "two of the paper's seven networks are pre-trained on more data, so compare seven equal networks with the paper's five",
             *_about_views(setting),
         ),
     ]
@@ -92,35 +98,36 @@ def ensemble(setting: Setting) -> list[str] | None:
 def figure3(setting: Setting) -> list[str] | None:
     """The filters of the first layer."""
     copies = _report_figures(setting, "figure3", {"filters": "figure3"})
-    seen = "published: 96 filters of 11 x 11 x 3, gratings and edges on one GPU, blobs of colour on the other (the paper, figure 3)"
+    seen = "published: 96 filters of 11 x 11 x 3: gratings and edges on one GPU, blobs of colour on the other (the paper, figure 3)"
     return copies and [seen, *copies, *differences(setting)]
 
 
 def figure4(setting: Setting) -> list[str] | None:
-    """Eight test images with their five likeliest classes, and test images with their neighbours in the last hidden layer."""
+    """Eight test images with their five most probable classes, and test images with their nearest neighbours in the last hidden layer."""
     copies = _report_figures(setting, "figure4", {"predictions": "figure4-left", "neighbours": "figure4-right"})
     seen = (
-        "published: eight ILSVRC-2010 test images; five, and the six training images of the nearest last hidden layer (the paper, figure 4)"
+        "published: eight ILSVRC-2010 test images with their classes; five test images, each with the six training images that are nearest "
+        "in the last hidden layer (the paper, figure 4)"
     )
     return copies and [seen, *copies, *differences(setting)]
 
 
 def lrn(setting: Setting) -> list[str] | None:
-    """Local response normalisation: on, at the wrong scale, off; each at its best rate, since without it the same rate may not learn."""
+    """Local response normalisation: on, on at the wrong scale, off. Each at its best rate: without LRN, the config's may be too high."""
     rates = [f"{setting.loaded.optimizer.learning_rate * part:g}" for part in RATE_PARTS]
     found = _ablate(setting, "lrn", "lrn", rates)
     return [f"published: {published.CLAIMS['lrn']}", *_verdicts(found), *differences(setting)] if found else None
 
 
 def augmentation(setting: Setting) -> list[str] | None:
-    """Augmentations, on all training images and when samples are few."""
+    """Augmentations, with all training images and with few."""
     config, images = setting.loaded, setting.images
     few = min(FEW_IMAGES, -(-images // FEW))
     longer = images / few
     name, _, cut = config.data.train_split.partition("[")
     if cut and not cut.startswith(":"):
         raise UserError(
-            f"data.train_split={config.data.train_split}: the first {few} images are taken of it, so it must begin at the first"
+            f"data.train_split={config.data.train_split}: the target needs its first {few} images, so it must begin at the first"
         )
     split = f"data.train_split={name}[:{few}]"
     fields = config_lib.flat(config)
@@ -136,10 +143,10 @@ def augmentation(setting: Setting) -> list[str] | None:
         lines += [f"with {count:,} training images", *_verdicts(found)] if found else []
     if setting.args.dry_run:
         return None
-    return [*lines, *differences(setting, f"the {few:,} images are trained on for as many steps as the {images:,}")]
+    return [*lines, *differences(setting, f"the number of training steps is the same with {few:,} images as with {images:,}")]
 
 
-# Their parts
+# Helpers of the targets
 
 
 def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -149,7 +156,7 @@ def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()
 
 
 def _verdicts(found: dict[str, Any]) -> list[str]:
-    """What an ablation of one factor says of each level."""
+    """The verdict on each level, from an ablation of one factor."""
     (factor,) = found["factors"]
     reference, *levels = factor["levels"]
     name = f"{reference['level']} ({100 * reference['mean_test_error']:.2f} % test error)"
@@ -157,41 +164,49 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
 
 
 def _times(value: Any, factor: float) -> str:
-    """A number, or each of a tuple, times a factor, as on the command line."""
+    """A number, or each number of a tuple, multiplied by a factor; as text for the command line."""
     if isinstance(value, tuple):
         return str(tuple(float(_times(item, factor)) for item in value))
     return f"{value * factor:.6g}"
 
 
 def _views(setting: Setting) -> list[str]:
-    """The views in which networks can be tested: ten only if they have learnt mirror images."""
+    """The views with which networks can be tested. Ten views include mirror images, so only networks trained with flips can use them."""
     return ["centre crop", "ten views"] if setting.loaded.augment.flip > 0 else ["centre crop"]
 
 
 def _about_views(setting: Setting) -> list[str]:
-    """What is to be known of the ten views here."""
+    """Notes about the ten views for this setting."""
     config = setting.loaded
     if not config.augment.flip:
-        return ["views: the centre crop alone; half of the ten are mirror images, which this network has never seen (augment.flip=0)"]
+        return ["views: the centre crop only; half of the ten are mirror images, which this network has never seen (augment.flip=0)"]
     if min(setting.dataset.image_shape[:2]) == config.model.input_size:
-        return ["views: the stored images have no margin, so the ten are the image and its mirror image, five times each"]
+        return ["views: the stored images are as large as the input, so the ten are the image and its mirror image, five times each"]
     return []
 
 
 def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
-    """What `alexnet_jax.evaluate` says of the baseline, in a process of its own, which has the accelerators; kept with the run."""
+    """The result of `alexnet_jax.evaluate` for the baseline; stored with the run. It runs in its own process, on the accelerators."""
     directory, split = setting.baseline.directory, setting.loaded.data.test_split
     path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if kept.get("steps") == [history.saved_step(directory)]:
         return kept
-    options = ["--ten-crop"] if view == "ten views" else []  # the run went on since, or was not evaluated yet
+    # The run was not evaluated yet, or has been trained further since.
+    options = ["--ten-crop"] if view == "ten views" else []
     _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> list[str] | None:
-    """Figures of the baseline's report, copied beside the other results: the report's name -> ours; a line each."""
+    """Copy figures of the baseline's report beside the other results, and return a line for each file; None after a dry run.
+
+    Args:
+      names: name in the report -> name of the copy.
+
+    Raises:
+      UserError: the report has no such figure, or a run failed.
+    """
     directory = setting.baseline.directory
     if not train([setting.baseline], setting.root, setting.args):
         return None
@@ -210,10 +225,10 @@ def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> lis
 
 
 def _python(module: str, *options: str) -> None:
-    """Run a command of this project in a process of its own.
+    """Run a command of this project in its own process.
 
     Raises:
-      UserError: with its last words, where it failed.
+      UserError: the command failed; the message has the last line of its output.
     """
     done = subprocess.run([sys.executable, "-m", module, *options], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -222,7 +237,7 @@ def _python(module: str, *options: str) -> None:
 
 
 def _cut(before: float, after: float) -> str:
-    """The cut of an error, in brackets; nothing where it is the same."""
+    """The relative cut of an error, in brackets; empty if the error is the same."""
     return f" ({1 - after / before:.1%})" if before and before != after else ""
 
 

@@ -1,4 +1,9 @@
-"""The paper's figure 1: how many epochs ReLU and tanh take to a training error, each at the best of some learning rates."""
+"""The paper's figure 1: the epochs that ReLU and tanh need to reach a training error, each at the best of several learning rates.
+
+The command (__main__.py) calls it for the target `figure1`:
+
+    lines = figure1(setting.make("digits", "quick", 3, out, overrides, args))    # text for the terminal; None after a dry run
+"""
 
 import numpy as np
 
@@ -13,20 +18,27 @@ from experiments.launch.points import Point, Program
 from experiments.launch.train import train
 from experiments.reproduce.setting import Setting, changed, differences
 
-RATES = ("0.0003", "0.001", "0.003", "0.01", "0.03", "0.1")  # without LRN ReLUs stall at rates that are right with it
-THRESHOLDS = (published.FIGURE1[0], 0.10, 0.05)  # of training error; rates are chosen by the first
-LOGGED = 4  # times an epoch: means over fewer batches would cross a threshold by chance
-# "No regularization of any kind was employed", and no LRN, to compare the activations alone. Nobody lowers the rate. The user's word wins.
+RATES = ("0.0003", "0.001", "0.003", "0.01", "0.03", "0.1")  # many: without LRN, ReLU networks don't learn at rates that work with LRN
+THRESHOLDS = (published.FIGURE1[0], 0.10, 0.05)  # training errors; the first one decides which rate is the best
+LOGGED = 4  # log lines an epoch; with more, a mean over few batches could cross a threshold by chance
+# The paper: "No regularization of any kind was employed". Also no LRN, to compare the activations only, and a constant learning rate.
+# Overrides of the user come later and win.
 UNREGULARISED = ("model.lrn=False", "model.dropout=0", "optimizer.weight_decay=0", "plateau.mode=manual")
 
 Curve = tuple[np.ndarray, np.ndarray]  # epochs (events,), training errors (events, seeds)
 
 
 def figure1(setting: Setting) -> list[str] | None:
-    """Its lines for the terminal, and the figure; None after a dry run."""
+    """Measure the claim and save its figure; returns lines for the terminal, None after a dry run.
+
+    Raises:
+      UserError: an override changes what figure 1 sets itself, or a run failed.
+    """
     for override in setting.args.overrides:
         if override.startswith(("augment.", "model.activation=", "optimizer.learning_rate=")):
-            raise UserError(f"figure1 sets {override.partition('=')[0]} itself: no augmentation, ReLU and tanh, each at several rates")
+            raise UserError(
+                f"figure1 sets {override.partition('=')[0]} itself (no augmentation; ReLU and tanh, each at several rates); leave it out"
+            )
     every = max(1, round(validate(setting.loaded, setting.dataset).timeline.steps_per_epoch / LOGGED))
     tried = {
         activation: [
@@ -56,10 +68,10 @@ def figure1(setting: Setting) -> list[str] | None:
     return [
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
         f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
-        "  * the best rate",
+        "  * the best learning rate of the activation",
         *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
-            f"note: the best rate of {activation} is at the end of those tried: a better one may lie beyond"
+            f"note: the best rate of {activation} is the smallest or largest one tried; another may be better"
             for activation, name in best.items()
             if name in (tried[activation][0].name, tried[activation][-1].name)
         ),
@@ -67,7 +79,7 @@ def figure1(setting: Setting) -> list[str] | None:
             setting,
             "layers: five convolutions and three dense ones; the paper's figure: a four-layer network on CIFAR-10",
             f"rates: the best of {', '.join(RATES)}, chosen on the same runs; the paper's: chosen independently for each network",
-            f"training error: the mean of {config.train.log_every_steps} steps, and over {setting.seeds} seeds",
+            f"training error: the mean of {config.train.log_every_steps} steps and of {setting.seeds} seeds",
             f"no augmentation; dropout {config.model.dropout:g}, weight decay {config.optimizer.weight_decay:g}, LRN "
             f"{'on' if config.model.lrn else 'off'}; the paper's: no regularisation of any kind",
         ),
@@ -75,9 +87,9 @@ def figure1(setting: Setting) -> list[str] | None:
 
 
 def training_errors(program: Program) -> dict[str, Curve]:
-    """The training curve of every point of a run, by the point's name. A diverged member's errors are NaN: its answers mean nothing.
+    """The training curve of every point of a run, by the point's name. A diverged member's errors are NaN.
 
-    An event is the mean over the steps since the one before it, so that is where it counts: in the middle of them.
+    A log line has the mean error of the steps since the line before it. So the curve places it at the middle of these steps.
     """
     past = history.load(program.directory)
     steps, errors, losses = (np.array([event[name] for event in past.trains], float) for name in ("step", "error", "loss"))
@@ -88,9 +100,9 @@ def training_errors(program: Program) -> dict[str, Curve]:
 
 
 def epochs_to(threshold: float, curve: Curve) -> float:
-    """Epochs until the mean over seeds is down at the threshold, by a straight line between two events; infinite if it never is."""
+    """Epochs until the mean over seeds reaches the threshold, interpolated linearly between two log lines; infinite if it never does."""
     epochs, mean = curve[0], curve[1].mean(1)
-    below = np.flatnonzero(mean <= threshold)  # which NaN is not
+    below = np.flatnonzero(mean <= threshold)  # NaN <= threshold is False
     if not below.size:
         return float("inf")
     i = int(below[0])
@@ -98,7 +110,7 @@ def epochs_to(threshold: float, curve: Curve) -> float:
 
 
 def _last(curve: Curve) -> float:
-    """The last error: it ranks rates at which the threshold is never reached."""
+    """The last training error. It ranks learning rates at which the threshold is never reached."""
     last = float(curve[1][-1].mean())
     return last if np.isfinite(last) else float("inf")
 
@@ -112,11 +124,11 @@ def _ratio(tanh: float, relu: float) -> str:
 
 
 def _in_words(tanh: float, relu: float) -> str:
-    """The comparison of the best rates' epochs."""
+    """The comparison of the epochs at the two best rates, in words."""
     if not np.isfinite(tanh) and not np.isfinite(relu):
-        return "neither got there: more epochs, --config.train.epochs=N, may tell"
+        return "neither ReLU nor tanh reached this error; try more epochs with --config.train.epochs=N"
     if not np.isfinite(tanh) or not np.isfinite(relu):
-        return f"only {'ReLU' if np.isfinite(relu) else 'tanh'} got there"
+        return f"only {'ReLU' if np.isfinite(relu) else 'tanh'} reached this error"
     if relu < tanh:
         return f"in {tanh / relu:.1f} times fewer epochs with ReLU"
     return f"NOT REPRODUCED: in {relu / tanh:.1f} times more epochs with ReLU"

@@ -1,4 +1,10 @@
-"""On what a published claim is tested: a dataset, a config changed for a scale, and in what that differs from the paper's protocol."""
+"""The setting in which a published claim is measured: a dataset, its config at a scale, and how the protocol differs from the paper's.
+
+The command (__main__.py) makes it, and the targets (figure1.py, claims.py) get it:
+
+    setting = make("digits", "quick", seeds=3, out=Path("runs/reproduce"), overrides=[], args=args)
+    setting.baseline.directory    # the run of the config itself
+"""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
     from alexnet_jax.data import Dataset
 
-# What --scale quick changes of a dataset's config: fewer images and epochs, narrower networks. Others get QUICK_ELSEWHERE.
+# Overrides of --scale quick for a dataset's config: fewer images and epochs, narrower networks. Other datasets get QUICK_ELSEWHERE.
 QUICK = {
     "digits": ("train.epochs=12",),
     "fashion_mnist": ("data.train_split=train[:10000]", "model.width=0.125", "train.epochs=6"),
@@ -26,13 +32,13 @@ QUICK_ELSEWHERE = ("train.epochs=5",)
 
 
 class Setting(NamedTuple):
-    """On what a claim is tested, and how that is trained."""
+    """The config on which a claim is measured, and how it is trained."""
 
     config: str  # a config file
     overrides: tuple[str, ...]
     seeds: int
     root: Path  # the baseline's runs go into root/runs, results into root/TARGET
-    args: argparse.Namespace  # arguments.py's
+    args: argparse.Namespace  # with the arguments of launch/arguments.py
 
     @property
     def loaded(self) -> "ConfigDict":
@@ -46,12 +52,12 @@ class Setting(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Training images."""
+        """The number of training images."""
         return len(self.dataset.source(self.loaded.data.train_split))
 
     @property
     def baseline(self) -> Program:
-        """The config as it is, with all seeds in one run."""
+        """The program of the unchanged config, with all seeds in one run."""
         (program,) = points.pack(
             self.config, self.overrides, [Point(study.BASE, {})], self.seeds, self.root / "runs", self.args.max_members
         )
@@ -59,10 +65,10 @@ class Setting(NamedTuple):
 
 
 def make(dataset: str, scale: str, seeds: int, out: Path, overrides: Sequence[str], args: argparse.Namespace) -> Setting:
-    """The setting of a dataset at a scale, `quick` or `full`; `overrides` come last.
+    """The setting for a dataset at a scale, `quick` or `full`. The user's `overrides` win over those of the scale.
 
     Raises:
-      UserError: a dataset that has neither a config nor was prepared, or overrides that don't fit its config.
+      UserError: the dataset has no config file and was not prepared, or an override doesn't fit the config.
     """
     config, own = _config_of(dataset, overrides)
     quick = QUICK.get(dataset, QUICK_ELSEWHERE) if scale == "quick" else ()
@@ -72,14 +78,14 @@ def make(dataset: str, scale: str, seeds: int, out: Path, overrides: Sequence[st
 
 
 def changed(overrides: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
-    """Overrides with later ones in the place of those of the same field."""
+    """Overrides in which later ones replace earlier ones of the same field."""
     return tuple({override.partition("=")[0]: override for override in (*overrides, *later)}.values())
 
 
 def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """The config file of a dataset, and what has to be changed in it.
+    """The config file for a dataset, and the overrides that the dataset needs.
 
-    A prepared dataset without a config of its own gets ImageNet's, or Fashion-MNIST's where its images are too small for that.
+    A prepared dataset without its own config file uses ImageNet's, or Fashion-MNIST's if its images are too small for ImageNet's.
     """
     path = Path("configs") / f"{dataset}.py"
     if path.exists():
@@ -101,14 +107,16 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
 
 
 def differences(setting: Setting, *notes: str) -> list[str]:
-    """In what the protocol differs from the paper's, in words; `notes` are the target's own."""
+    """The differences between this protocol and the paper's, in words; `notes` are those of the target."""
     config, dataset = setting.loaded, setting.dataset
     height, _, channels = dataset.image_shape
     towers = "one tower" if config.model.groups == 1 else f"{config.model.groups} towers"
-    images = f"{len(dataset.classes)} classes, {height} pixels, {'colour' if channels == 3 else 'grey'}, {setting.images:,} to train on"
+    colour = "colour" if channels == 3 else "grey"
+    images = f"{len(dataset.classes)} classes, {height} pixels high, {colour}, {setting.images:,} training images"
+    size, width, batch = config.model.input_size, config.model.width, config.train.batch_size
     lines = [
-        f"images: {dataset.name}, {images}; the paper's: 1000 classes, 256 pixels, colour, 1.2 million",
-        f"training: at most {config.train.epochs:g} epochs in batches of {config.train.batch_size}; the paper's: about 90, of 128",
-        f"network: {config.model.input_size} pixels, {config.model.width:g} times as wide, {towers}; the paper's: 224 pixels, two towers",
+        f"images: {dataset.name}, {images}; the paper's: 1000 classes, 256 pixels high, colour, 1.2 million training images",
+        f"training: at most {config.train.epochs:g} epochs, batches of {batch}; the paper's: about 90 epochs, batches of 128",
+        f"network: input of {size} x {size} pixels, width {width:g}, {towers}; the paper's: 224 x 224 pixels, width 1, two towers",
     ]
     return ["", "how the protocols differ:", *(f"  - {line}" for line in (*lines, *notes))]

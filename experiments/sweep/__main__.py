@@ -1,11 +1,11 @@
-"""A sweep: many settings, each with several seeds, trained in as few programs as possible, and one table of their errors.
+"""The command that trains many settings, each with several seeds, in as few programs as possible, and ranks them in one table.
 
     python -m experiments.sweep --config configs/digits.py --grid "learning_rate=.01,.02; lrn=on,off; seeds=3" --out sweeps/rates
     python -m experiments.sweep --config configs/digits.py --points my_points.py --out sweeps/mine --dry-run
     python -m experiments.sweep --out sweeps/rates --table
 
-Settings that `Hyper` holds, such as rates, strengths and LRN's constants, become members of one program; others make runs of their own. The
-same command again skips what has finished and goes on with what was interrupted.
+Settings that differ only in hyperparameters, such as learning rates, augmentation strengths and LRN's constants, are members of one
+program. Other settings need separate programs. A repeated command skips finished runs and continues interrupted ones.
 """
 
 import argparse
@@ -29,23 +29,23 @@ Points can also come from a function in a file, or in the config file itself:
         add("gentle", learning_rate=0.001, **{"model.activation": "tanh", "lrn": False})
 
 Any field of the config can be changed for all points: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists them.
-Ctrl-C: what is training saves and stops, and the same command goes on. Jobs in Slurm are left alone.
+After Ctrl-C, running trainings save and stop; repeat the command to continue. Slurm jobs are not stopped.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "python -m experiments.sweep",
-        description="Train many settings with several seeds each, in few programs, and compare their errors.",
+        description="Train many settings with several seeds each, in as few programs as possible, and compare their errors.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--config", metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
-    p.add_argument("--grid", metavar="AXES", help="'name=value,value; name=value,...; seeds=N': every combination")
-    p.add_argument("--points", type=Path, metavar="FILE", help="a Python file with sweep(add), which adds one point after the other")
-    p.add_argument("--seeds", type=int, metavar="N", help="of every point (default: as the grid or the file says, else 1)")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's directory, made if it isn't there")
-    p.add_argument("--table", action="store_true", help="print and write the table of what has finished, and stop")
+    p.add_argument("--grid", metavar="AXES", help="'name=value,value; name=value,...; seeds=N': train every combination")
+    p.add_argument("--points", type=Path, metavar="FILE", help="a Python file with a function sweep(add), which adds the points")
+    p.add_argument("--seeds", type=int, metavar="N", help="seeds of every point (default: the number in the grid or the file, otherwise 1)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's directory; created if it doesn't exist")
+    p.add_argument("--table", action="store_true", help="print and write the table of the finished runs, and stop")
     arguments.add(p)
     return p
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     slurm = arguments.slurm(args)
-    plan_only_here()  # not before: --help, a wrong argument and --table need no JAX
+    plan_only_here()  # called here, since it imports JAX, and --help, a wrong argument and --table don't need JAX
     from experiments.launch.cost import check, estimate
     from experiments.launch.launch import launch
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     costs = {program.directory: cost for program, cost in zip(programs, check(programs), strict=True)}
     print(describe(args.out, programs, costs))
     expected = estimate(programs, costs, measure=slurm is None, retry=args.retry)
-    unknown = "unknown, since no run of this sweep has ended yet, and what will train it can't be timed from here"
+    unknown = "unknown: no run of this sweep has ended yet, and the speed of the devices that will train it can't be measured here"
     print(f"\nestimated time, one program after the other: {expected or unknown}", flush=True)
     if args.dry_run:
         return 0
@@ -85,20 +85,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_sweep(args: argparse.Namespace) -> "SweepRecord":
-    """The sweep that the command line describes, every point checked.
+    """The sweep that the command line describes. Every point is checked.
 
     Raises:
-      UserError: anything that is missing, unknown or contradicts itself.
+      UserError: something is missing or unknown, or two arguments contradict each other.
     """
     from experiments.launch import points
     from experiments.sweep import grid, record
 
     if not args.config:
-        raise UserError("--config is missing: the config file that the points change, such as --config configs/digits.py")
+        raise UserError("--config is missing; give the config file that the points change, such as --config configs/digits.py")
     if args.grid and args.points:
-        raise UserError("--grid and --points both say what to train; leave one out")
+        raise UserError("--grid and --points both define the points; leave one out")
     source = Path(args.config.partition(":")[0])
-    config_lib.load(args.config)  # first, since a mistake in the file is told best by what reads it
+    config_lib.load(args.config)  # first, since its error about a mistake in the config file is the clearest
     wanted = grid.parse_grid(args.grid) if args.grid else grid.from_file(args.points or source)
     if wanted is None:
         if args.points:
@@ -114,10 +114,10 @@ def read_sweep(args: argparse.Namespace) -> "SweepRecord":
 
 
 def _check_overrides(overrides: list[str], wanted: list) -> None:
-    """Refuse a field that is given twice, or given for all points and then by each of them.
+    """Refuse a field that is given twice, or given for all points although every point sets it.
 
     Raises:
-      UserError: naming it.
+      UserError: it names the field.
     """
     from experiments.launch.points import setting_name
 
@@ -127,15 +127,15 @@ def _check_overrides(overrides: list[str], wanted: list) -> None:
             raise UserError(f"--config.{name} is given twice; give it once")
         if all(setting_name(name) in map(setting_name, point.settings) for point in wanted):
             raise UserError(
-                f"--config.{overrides[i]} would have no effect: every point sets {setting_name(name)}; leave it out of one of them"
+                f"--config.{overrides[i]} would have no effect, since every point sets {setting_name(name)}; leave one of the two out"
             )
 
 
 def _refuse_with_table(args: argparse.Namespace) -> None:
-    """`--table` takes the sweep from its directory alone.
+    """`--table` reads the sweep from its directory and ignores the arguments that define one, so it refuses them.
 
     Raises:
-      UserError: it was given something that it would not heed.
+      UserError: such an argument was given.
     """
     for name in ("config", "grid", "points", "seeds"):
         if getattr(args, name) is not None:
@@ -157,7 +157,7 @@ def _tell_failures(errors: dict[Path, str | None]) -> int:
     for directory, error in failed.items():
         print(f"not finished: {directory.name}: {error} (see {directory / LOG})")
     if failed:
-        print("the same command goes on with what was stopped; --retry also trains anew what failed")
+        print("repeat the command to continue stopped runs; add --retry to train failed runs again")
     return 1 if failed else 0
 
 

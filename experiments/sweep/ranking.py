@@ -1,6 +1,6 @@
-"""The points of a sweep, ranked by validation error: as text, CSV, a figure, and a page that stands alone.
+"""Ranks the points of a sweep by validation error, and writes them as text, CSV, a figure and a self-contained HTML page.
 
-`experiments.sweep` shows and writes it, also of a sweep that has only begun:
+`experiments.sweep` calls it, also while parts of the sweep are unfinished:
 
     found = rows(programs)
     print(text(found), headline(found), caption(programs), sep="\n")
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CSV, PAGE, FIGURE = "results.csv", "results.html", "figures/results"
-DRAWN = 40  # the figure has at most so many points, the best
+DRAWN = 40  # the figure shows this many points at most: the best ones
 
 
 class Row(NamedTuple):
-    """A point with its results, which it has once its run has finished."""
+    """A point with its result."""
 
     point: Point
-    result: Result | None
-    note: str  # what else there is to say
+    result: Result | None  # None until its run has finished
+    note: str  # diverged seeds, or the state of an unfinished run; may be empty
     workdir: Path
 
     @property
     def ranks(self) -> bool:
-        """Whether there is an error to rank it by: of one seed at least that did not diverge."""
+        """Whether the point can be ranked: at least one of its seeds finished and did not diverge."""
         return self.result is not None and len(self.result.diverged) < len(self.result.seeds)
 
     def spread(self, split: str) -> tuple[float, float, int]:
-        """Mean, sample standard deviation (NaN for one) and count of the top-1 errors of the seeds that did not diverge."""
+        """Mean, sample standard deviation (NaN for a single seed) and number of the top-1 errors of the seeds that did not diverge."""
         if self.result is None:
             return np.nan, np.nan, 0
         errors = self.errors(split)
@@ -55,11 +55,11 @@ class Row(NamedTuple):
         return (self.result.validation_error if split == "validation" else self.result.test_error)[kept]
 
 
-ORDER = "Sorted by whether a network diverged, then by validation error"
+ORDER = "Points without a diverged network come first; within each group, points are sorted by validation error"
 
 
 def rows(programs: Sequence[Program]) -> list[Row]:
-    """A row for each point: by validation error those whose seeds all stayed finite, then those of which some diverged, then the rest."""
+    """A row for each point: first points without diverged seeds, then points with some, each group by validation error, then the rest."""
     found = [Row(result.point, result, _diverged(result), result.workdir) for result in collect(programs)]
     found.sort(key=lambda row: (not row.ranks, bool(row.note), row.spread("validation")[0]))
     done = {(row.workdir, row.point.name) for row in found}
@@ -74,28 +74,28 @@ def text(table: Sequence[Row]) -> str:
 
 
 def caption(programs: Sequence[Program]) -> str:
-    """How to read the table."""
-    spread = "± is the standard deviation over seeds, diverged ones left out."
+    """A text that explains how to read the table."""
+    spread = "Errors are means over the seeds that did not diverge; ± is the standard deviation over these seeds."
     split = same_split(programs)
     if split:
-        return f"{ORDER}. Here the test images are the same split, {split}: the test error says nothing more. {spread}"
+        return f"{ORDER}. Validation and test used the same images here, {split}, so the test error adds no information. {spread}"
     return (
-        f"{ORDER}, which is the one to choose by; the test error then says what the chosen point is worth, "
-        f"and would no longer do so had it been used to choose. {spread}"
+        f"{ORDER}. Choose a point by its validation error. Its test error then estimates its error on new images; "
+        f"if you choose by the test error, it no longer does. {spread}"
     )
 
 
 def headline(table: Sequence[Row]) -> str:
-    """The point of the lowest validation error, in a sentence."""
+    """A sentence about the point with the lowest validation error."""
     if not table or not table[0].ranks:
         return "No point has finished yet."
     best = table[0]
     seeds = best.spread("validation")[2]
     over = "one seed" if seeds == 1 else f"{seeds} seeds"
     rest = sum(row.result is None for row in table)
-    so_far = f", of the {len(table) - rest} of {len(table)} points that have finished" if rest else ""
+    so_far = f" among the {len(table) - rest} of {len(table)} points that have finished" if rest else ""
     better = any(row.result and row.spread("validation")[0] < best.spread("validation")[0] for row in table)
-    finite = ", where no network diverged" if better else ""
+    finite = ", not counting points with a diverged network" if better else ""
     return (
         f"Lowest validation error{so_far}{finite}: {best.point.name}, {_percent(best, 'validation')} over {over}; "
         f"its test error is {_percent(best, 'test')}."
@@ -103,7 +103,7 @@ def headline(table: Sequence[Row]) -> str:
 
 
 def csv_text(table: Sequence[Row]) -> str:
-    """The table as CSV; errors are fractions, and those of single seeds stand in one cell, separated by spaces."""
+    """The table as CSV; errors are fractions. The errors of the single seeds are in one cell, separated by spaces."""
     keys = list(dict.fromkeys(key for row in table for key in row.point.settings))
     figures = ["validation_error_mean", "validation_error_std", "test_error_mean", "test_error_std"]
     out = io.StringIO()
@@ -130,7 +130,11 @@ def csv_text(table: Sequence[Row]) -> str:
 
 
 def write(root: Path, programs: Sequence[Program]) -> list[Path]:
-    """Write results.csv, results.html and figures/results.png and .svg below `root`; returns their paths."""
+    """Write results.csv, results.html and figures/results.png and .svg below `root`; returns their paths.
+
+    Raises:
+      UserError: a file can't be written.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from alexnet_jax.report.page import Drawing, inline_svg
@@ -160,7 +164,7 @@ def write(root: Path, programs: Sequence[Program]) -> list[Path]:
 
 
 def figure(table: Sequence[Row]) -> "Figure":
-    """Each point's validation and test error, mean with one standard deviation either way and a dot for each seed; the best at the top."""
+    """Each point's validation and test error: the mean, a bar of ± one standard deviation, a dot for each seed; the best point on top."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -199,14 +203,14 @@ def figure(table: Sequence[Row]) -> "Figure":
     labels = axes.get_yticklabels()
     for label in labels:
         shorten(label, 0.45 * WIDTH)
-    # Set again, or drawing puts the whole names back.
+    # Set the shortened names again; otherwise matplotlib restores the full names when it draws.
     axes.set_yticks(range(len(shown)), [label.get_text() for label in labels], parse_math=False)
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
     return drawn
 
 
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Heading and cells as people read them: a column for each setting that differs, after the names where points were given some."""
+    """Headings and cells for readers: the points' names, if they have own names, then a column for each setting that differs."""
     settings = [row.point.settings for row in table]
     keys = varying(settings)
     in_words = dict(zip([row.point.name for row in table], labels(settings), strict=True)) if table else {}
@@ -220,7 +224,7 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _sort_keys(row: Row, header: Sequence[str]) -> list[str]:
-    """What the page sorts each cell by: the number in full where there is one, else the empty text for the cell's own."""
+    """The value by which the page sorts each cell: an error with all its digits; empty for other cells, which sort by their text."""
     exact = {f"{split} error": f"{row.spread(split)[0]:.8g}" if row.ranks else "" for split in ("validation", "test")}
     return [exact.get(name, "") for name in header]
 

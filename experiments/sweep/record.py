@@ -1,7 +1,7 @@
-"""The record of a sweep: its config and its programs, as JSON in the sweep's directory.
+"""The record of a sweep: its config and its programs, stored as sweep.json in the sweep's directory.
 
-So a directory holds one sweep: a repeated command finds its runs there, another sweep is refused, and `--table` needs neither the config
-file nor the points. `experiments.sweep` writes and reads it:
+With it, a repeated command finds its runs, a different sweep in the same directory is refused, and `--table` needs neither the config file
+nor the points. `experiments.sweep` writes and reads it:
 
     sweep = make(config, overrides, programs)
     check_directory(root, sweep)
@@ -23,14 +23,14 @@ FILE = "sweep.json"
 
 
 class SweepRecord(NamedTuple):
-    """A sweep in its directory."""
+    """The content of sweep.json."""
 
-    base: dict[str, Any]  # the config that all points share: its fields, but for ensemble.members
+    base: dict[str, Any]  # the fields of the config that all points share, without ensemble.members
     programs: list[Program]
 
 
 def make(config: str, overrides: Sequence[str], programs: list[Program]) -> SweepRecord:
-    """The record of programs that were packed with a config and its overrides."""
+    """The record of programs that `points.pack` made from a config and its overrides."""
     from alexnet_jax import config as config_lib
 
     fields = config_lib.flat(config_lib.load(config, overrides))
@@ -39,15 +39,15 @@ def make(config: str, overrides: Sequence[str], programs: list[Program]) -> Swee
 
 
 def load(root: Path) -> SweepRecord:
-    """Read a sweep's record back.
+    """Read the record of a sweep.
 
     Raises:
-      UserError: the directory holds no sweep.
+      UserError: the directory holds no sweep, or sweep.json is damaged.
     """
     try:
         record = json.loads((root / FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{root} holds no sweep: it has no {FILE}; pass the --out of a sweep that was started") from None
+        raise UserError(f"{root} holds no sweep: it has no {FILE}; give the --out of a sweep that was started") from None
     except ValueError as error:
         raise UserError(f"{root / FILE} is damaged ({error})") from None
     programs = [
@@ -85,10 +85,10 @@ def save(root: Path, sweep: SweepRecord) -> None:
 
 
 def check_directory(root: Path, sweep: SweepRecord) -> None:
-    """Hold a sweep against what its directory holds.
+    """Check that a directory is empty or holds this sweep.
 
     Raises:
-      UserError: another sweep, or anything else.
+      UserError: the directory holds another sweep, or other files.
     """
     from alexnet_jax.run import RESUMABLE
 
@@ -104,4 +104,6 @@ def check_directory(root: Path, sweep: SweepRecord) -> None:
     before, after = ([(p.directory.name, p.points, p.seeds) for p in each.programs] for each in (found, sweep))
     if before != after:
         there, here = size_in_words(found.programs), size_in_words(sweep.programs)
-        raise UserError(f"{root} holds another sweep: {there}, now it is {here}, or others; use another --out")
+        if there == here:
+            here += " with other settings"
+        raise UserError(f"{root} holds another sweep: {there}, now it is {here}; use another --out")

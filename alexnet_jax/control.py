@@ -90,8 +90,6 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
       UserError: the run or the member doesn't exist, or a value is outside its range.
     """
     past = history.load(workdir)
-    if past.test and not is_running(workdir):
-        raise UserError(f"{workdir} has finished: there is no step left at which it could execute a command")
     members = past.start.get("members", 0)
     fields: dict[str, Any] = {}
     if getattr(args, "member", None) is not None:
@@ -105,6 +103,8 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
         fields["factor"] = args.factor
     if args.command == "set":
         fields |= _assignment(args.assignment)
+    if past.test and not is_running(workdir):
+        raise UserError(f"{workdir} has finished: there is no step left at which it could execute a command")
     return fields
 
 

@@ -85,7 +85,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             if predictions:
                 run.save_predictions(workdir, loop.step, metrics.answers(predictions))
                 test = {"split": config.data.test_split, **metrics.summarise(predictions)}
-            loop.turn_away()
+            if reason != "stopped":
+                loop.turn_away()
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test
 
@@ -240,7 +241,10 @@ class Loop:
 
     def turn_away(self) -> None:
         """Answer the commands that came too late: none of them waits for a prolongation."""
-        for command in self.inbox.poll(now=True):
+        late = self.inbox.poll(now=True)
+        if late:
+            self.save_at_last()
+        for command in late:
             who = {name: command.get(name) for name in ("id", "by", "sent", "command")}
             self.log.event("control", self.step, **who, outcome="refused: the run had made its last step")
 

@@ -129,7 +129,7 @@ class Rates:
                 return f"learning rate of {named} is now {', '.join(f'{rate:.3g}' for rate in now)}", events
             case "set":
                 members, named = self._addressed(command.get("member"))
-                name, value = command["name"], float(command["value"])
+                name, value = str(command["name"]), float(command["value"])
                 hyper_lib.check_settable(name)
                 hyper_lib.check_range(name, value)
                 done = f"{name} of {named} is now {value:g}"

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.prepare.folders import sort_classes
 from alexnet_jax.prepare.pixel_stats import PixelStats
 
 # Splits up to this size stay decoded in memory after the first pass: at 28x28 pixels, a record takes about 20 us to read, memory 1 us.
@@ -43,6 +44,14 @@ class Dataset:
     split_sizes: dict[str, int]
     stats: PixelStats  # of the training split
     builder: Any = dataclasses.field(repr=False, compare=False)
+    class_words: tuple[str, ...] = ()  # what WordNet ids mean, where the classes are such
+    resize: str = "shorter-side"  # how prepare brought the images to their size: `how` and `interpolation` of prepare's Resize
+    interpolation: str = "bicubic"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What people are shown for each class, as `class_labels` says."""
+        return class_labels({"classes": self.classes, "class_words": self.class_words})
 
     def source(self, split: str) -> "Examples":
         """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
@@ -62,7 +71,9 @@ class Dataset:
         return Examples(self, split, count)
 
     def describe(self) -> dict[str, Any]:
-        """The description of the dataset that a run stores, as values for JSON."""
+        """The description of the dataset that a run stores, as values for JSON. Fields that were added later are left out at their default,
+        so that earlier runs still match.
+        """
         stats = {field: np.asarray(value).tolist() for field, value in self.stats._asdict().items()}
         return {
             "name": self.name,
@@ -70,6 +81,9 @@ class Dataset:
             "image_shape": list(self.image_shape),
             "split_sizes": self.split_sizes,
             "stats": stats,
+            **({"class_words": list(self.class_words)} if self.class_words else {}),
+            **({"resize": self.resize} if self.resize != Dataset.resize else {}),
+            **({"interpolation": self.interpolation} if self.interpolation != Dataset.interpolation else {}),
         }
 
 
@@ -93,13 +107,17 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     try:
         builder = tfds.builder_from_directory(directory)
         metadata, features = builder.info.metadata, builder.info.features
+        classes = tuple(features["label"].names)
+        _warn_of_order(section.name, classes)
         return Dataset(
             name=section.name,
-            classes=tuple(features["label"].names),
+            classes=classes,
             image_shape=features["image"].shape,
             split_sizes={name: split.num_examples for name, split in builder.info.splits.items()},
             stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
+            class_words=tuple(metadata.get("class_words", ())),
+            **{field: metadata[field] for field in ("resize", "interpolation") if metadata.get(field, "none") != "none"},
         )
     except Exception as error:  # for a truncated file, TFDS passes on protobuf's own exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -108,12 +126,32 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
         ) from None
 
 
+def class_labels(record: dict[str, Any]) -> tuple[str, ...]:
+    """What people are shown for each class of a dataset that `describe` described: its name, and its words where it has any.
+
+    n02119789: kit fox, Vulpes macrotis
+    """
+    words = record.get("class_words") or [""] * len(record["classes"])
+    return tuple(f"{name}: {word}" if word else name for name, word in zip(record["classes"], words, strict=True))
+
+
+def _warn_of_order(name: str, classes: tuple[str, ...]) -> None:
+    """Datasets that were prepared before names that are numbers sorted as numbers."""
+    if all(name.isdecimal() for name in classes) and classes == tuple(sorted(classes)) != (numbers := tuple(sort_classes(classes))):
+        at = next(i for i, (one, other) in enumerate(zip(classes, numbers, strict=True)) if one != other)
+        print(
+            f"warning: the classes of dataset {name} are numbers in the order of text, so that label {at} is class {classes[at]}; networks "
+            "whose classes have no names are compared by position: prepare the dataset again to have them in the order of numbers",
+            file=sys.stderr,
+        )
+
+
 def stats_from_json(fields: dict[str, Any]) -> PixelStats:
     return PixelStats(*(np.asarray(fields[name], np.float32) for name in PixelStats._fields))
 
 
 class Records:
-    """Random access to a split: index -> (image uint8 (H, W, C), label). The image may be read-only.
+    """Random access to a split: index -> (image uint8 (H, W, C), label).
 
     This class decodes the images itself: TFDS takes three times as long for a small record, and needs OpenCV for a large one.
 
@@ -129,23 +167,50 @@ class Records:
         self._shape = image.shape
         self._encoding = image.encoding_format if isinstance(image, tfds.features.Image) else "raw"
         self._parse = tf_example_pb2.Example.FromString
-        self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._order = _mixed_order(builder.info, split)
+        whole = split.partition("[")[0] if self._order is not None else split
+        self._source = builder.as_data_source(whole, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source if self._order is None else self._order)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        feature = self._parse(self._source[index]).features.feature
-        image = _decode_image(feature["image"].bytes_list.value[0], self._encoding, self._shape)
-        return image, feature["label"].int64_list.value[0]
+        image = np.empty(self._shape, np.uint8)
+        return image, self.read_into(index, image)
+
+    def read_into(self, index: int, image: np.ndarray) -> int:
+        """Decode an image into its place in a batch, uint8 (H, W, C); returns its label."""
+        record = self._source[index if self._order is None else int(self._order[index])]
+        feature = self._parse(record).features.feature
+        _decode_into(image, feature["image"].bytes_list.value[0], self._encoding)
+        return feature["label"].int64_list.value[0]
 
 
-def _decode_image(data: bytes, encoding: str, shape: tuple[int, int, int]) -> np.ndarray:
+def _mixed_order(info: Any, split: str) -> np.ndarray | None:
+    """In which a split, or a slice of one, is read that is stored class by class: otherwise `train[:2000]` would hold two classes."""
+    import tensorflow_datasets as tfds
+
+    name = split.partition("[")[0]
+    if name not in (info.metadata or {}).get("by_class", ()):
+        return None
+    order = _shuffled(info.splits[name].num_examples, (0,))
+    return np.concatenate([order[part.from_ : part.to] for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)])
+
+
+def _shuffled(size: int, seed: tuple[int, ...]) -> np.ndarray:  # ORDER describes this shuffle
+    # NumPy guarantees Philox's raw numbers in every version; it does not guarantee the results of `Generator.permutation`.
+    return np.argsort(np.random.Philox(np.random.SeedSequence(seed)).random_raw(size), kind="stable")
+
+
+def _decode_into(image: np.ndarray, data: bytes, encoding: str) -> None:
     if encoding == "jpeg":
-        return simplejpeg.decode_jpeg(data, "RGB" if shape[-1] == 3 else "GRAY").reshape(shape)
+        found = simplejpeg.decode_jpeg(data, "RGB" if image.shape[-1] == 3 else "GRAY", buffer=image)
+        if found.shape[:2] != image.shape[:2]:
+            raise ValueError(f"a JPEG of {found.shape[:2]} pixels")
+        return
     if encoding == "png":  # not load_image: it silences warnings for the whole process, which isn't thread-safe
         data = Image.open(io.BytesIO(data)).tobytes()
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    image[...] = np.frombuffer(data, np.uint8).reshape(image.shape)
 
 
 class Examples:
@@ -171,16 +236,16 @@ class Examples:
         if self._cached is None:
             images, labels = np.empty((len(indices), *self._shape), np.uint8), np.empty(len(indices), np.int32)
             for place, index in enumerate(indices):
-                images[place], labels[place] = self._read(int(index))
+                labels[place] = self._read(int(index), images[place])
             return {"image": images, "label": labels}
         for index in indices[~self._cached[indices]]:
-            self._images[index], self._labels[index] = self._read(int(index))
+            self._labels[index] = self._read(int(index), self._images[index])
             self._cached[index] = True  # set last, since other threads read it
         return {"image": self._images[indices], "label": self._labels[indices]}
 
-    def _read(self, index: int) -> tuple[np.ndarray, int]:
+    def _read(self, index: int, image: np.ndarray) -> int:
         try:
-            return self._records[index]
+            return self._records.read_into(index, image)
         except Exception as error:  # array_record, protobuf and the image decoders each raise their own exceptions
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self._where}: example {index} can't be read ({reason}); prepare the dataset again") from error
@@ -205,9 +270,8 @@ def train_batches(
     size = len(source)
 
     @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:  # ORDER describes this shuffle
-        # NumPy guarantees Philox's raw numbers in every version; it does not guarantee the results of `Generator.permutation`.
-        return np.argsort(np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(size), kind="stable")
+    def order(epoch: int) -> np.ndarray:
+        return _shuffled(size, (seed, epoch))
 
     def batch(places: np.ndarray) -> dict[str, np.ndarray]:
         indices = [order(place // size)[place % size] for place in places.tolist()]

@@ -16,9 +16,10 @@ import threading
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 LISTED = 20  # an error lists at most this many known names; `...` stands for the others
+OURS = ("alexnet_jax", "experiments", "configs")
 FEW = 8  # up to this many names are listed even if one of them is similar: the user may have meant another one
 
 
@@ -30,19 +31,28 @@ class UserError(Exception):
 
 
 def require_installed() -> None:
-    """Exit with one line if the project, or a package that it needs, is not installed in this Python."""
-    needed = name = "alexnet_jax"
+    """Exit with one line if this Python doesn't have the project, and let a package that turns out to be missing be one line too."""
     try:
-        for requirement in metadata.requires(name) or ():
-            if "extra ==" not in requirement:
-                needed = re.split(r"[^\w.-]", requirement)[0]
-                metadata.distribution(needed)
+        metadata.distribution("alexnet_jax")
     except metadata.PackageNotFoundError:
-        root = Path(__file__).resolve().parent.parent
-        sys.exit(
-            f"error: {needed}{'' if needed == name else f', which {name} needs,'} is not installed in {sys.executable}; "
-            f"in {root} run `pip install -e .`, or `source .venv/bin/activate` if `make train` has made it"
-        )
+        sys.exit(f"error: alexnet_jax is not installed in {sys.executable}; {_how_to_install()}")
+    sys.excepthook = _name_what_is_missing
+
+
+def _name_what_is_missing(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print one line for a package that isn't installed, and the traceback of any other error."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not package or package in OURS:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(
+        f"error: the package {package}, which alexnet_jax needs, is not installed in {sys.executable}; {_how_to_install()}", file=sys.stderr
+    )
+
+
+def _how_to_install() -> str:
+    root = Path(__file__).resolve().parent.parent
+    return f"in {root} run `pip install -e .`, or `source .venv/bin/activate` if `make train` has made it"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

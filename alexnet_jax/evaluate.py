@@ -2,9 +2,11 @@
 
     python -m alexnet_jax.evaluate --run runs/digits
     python -m alexnet_jax.evaluate --run runs/five runs/two --split test --ten-crop
+    python -m alexnet_jax.evaluate --run runs/places --classes categories.txt
 
 The networks see every example of the split exactly once, for any batch size: the last batch is padded and masked. Several runs form one
-ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does. The report calls `predict_run`:
+ensemble. Ensembles and ten-crop average probabilities, after the softmax, as the paper does. The classes of a run and of its dataset are
+matched by name, whatever their order. The report calls `predict_run`:
 
     predictions, protocol = predict_run("runs/digits", "test")
 """
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax import classes
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
@@ -26,24 +29,36 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_size: int | None = None) -> tuple[Predictions, dict]:
+def predict_run(
+    workdir: str | Path,
+    split: str,
+    ten_crop: bool = False,
+    batch_size: int | None = None,
+    classes_file: Path | None = None,
+    same_order: bool = False,
+) -> tuple[Predictions, dict]:
     """The predictions of all members of a run on a split of its dataset, and the protocol.
 
+    Classes are matched by name, and the predictions are for the dataset's classes, in its order. If the run has no class names,
+    `classes_file` gives them, or `same_order` says that they are the dataset's one for one.
+
     The protocol says how the predictions were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels
-    from images of `stored_size` pixels, and `averaging`: what is averaged over members and views.
+    from images of `stored_size` pixels, `averaging`: what is averaged over members and views, and how `classes` were matched.
 
     Raises:
-      UserError: the run can't be loaded, its dataset has changed, or the devices can't share `batch_size` evenly.
+      UserError: the run can't be loaded, its classes are not those of the dataset, its dataset has changed, or the devices can't share
+        `batch_size` evenly.
     """
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
     loaded = run.load(workdir)
     dataset = data.load(loaded.config.data)
-    if not run.same_classes(loaded.classes, dataset.classes):
-        raise UserError(
-            f"{workdir} was trained on other classes ({len(loaded.classes)}) than the dataset {dataset.name} has ({len(dataset.classes)})"
-        )
+    if classes_file:
+        if loaded.classes != classes.unnamed(len(loaded.classes)):
+            raise UserError(f"--classes {classes_file}: {workdir} has names for its classes, as {loaded.classes[0]!r}; leave it out")
+        loaded = loaded._replace(classes=classes.read(classes_file, len(loaded.classes)))
+    loaded = run.in_order(loaded, dataset.name, dataset.classes, same_order)
     stored = tuple(run.read_config(workdir)["dataset"]["image_shape"])
     if dataset.image_shape != stored:
         raise UserError(
@@ -70,7 +85,10 @@ def predict_run(workdir: str | Path, split: str, ten_crop: bool = False, batch_s
         "views": views,
         "input_size": loaded.network.model.arch.input_size,
         "stored_size": dataset.image_shape[0],
+        "resize": dataset.resize,
+        "interpolation": dataset.interpolation,
         "averaging": "softmax",
+        "classes": "in the same order" if same_order else "by name",
     }
 
 
@@ -118,6 +136,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several form one ensemble")
     parser.add_argument("--split", default="test", help="a split of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
+    naming = parser.add_mutually_exclusive_group()
+    naming.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON"
+    )
+    naming.add_argument("--same-order", action="store_true", help="take the network's classes for the dataset's, one for one")
     parser.add_argument(
         "--batch-size", type=int, help="examples in a batch (default: the config's eval.batch_size, a tenth of it for ten crops)"
     )
@@ -129,7 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     from alexnet_jax import parallel
 
     parallel.start()
-    parts = [(workdir, *predict_run(workdir, args.split, args.ten_crop, args.batch_size)) for workdir in args.run]
+    asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order)
+    parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]
     print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
-from alexnet_jax.prepare.images import load_image, resize_and_crop
-from alexnet_jax.prepare.sources import EXTENSIONS
+from alexnet_jax.prepare.folders import EXTENSIONS, find_pictures
+from alexnet_jax.prepare.images import Resize, load_resized, shown
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
@@ -61,10 +60,11 @@ class Predictor:
     def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
         import jax
 
-        from alexnet_jax import parallel, run, turns
+        from alexnet_jax import data, parallel, run, turns
         from alexnet_jax.model.forward import make_log_probs
 
-        loaded, (*stored, self.channels) = run.load(workdir), run.read_config(workdir)["dataset"]["image_shape"]
+        loaded, dataset = run.load(workdir), run.read_config(workdir)["dataset"]
+        *stored, self.channels = dataset["image_shape"]
         model, self.members = loaded.network.model, loaded.network.member_names
         params, hyper = loaded.state.params, loaded.state.hyper
         if member is not None:
@@ -75,14 +75,17 @@ class Predictor:
             parallel.check_batch_size(batch_size, "--batch-size")
         largest = batch_size or max(1, loaded.config.eval.batch_size // (10 if ten_crop else 1))
         self.batch_size = parallel.even(min(largest, images))
-        self.size, self.classes, self.diverged = min(stored), loaded.classes, set[str]()
+        how = dataset.get("resize", data.Dataset.resize), dataset.get("interpolation", data.Dataset.interpolation)
+        self.resize, self.classes, self.diverged = Resize(min(stored), *how), data.class_labels(dataset), set[str]()
         self.protocol = {
             "run": str(workdir),
             "step": int(loaded.state.step),
             "members": self.members,
             "views": 10 if ten_crop else 1,
             "input_size": model.arch.input_size,
-            "stored_size": self.size,
+            "stored_size": self.resize.size,
+            "resize": self.resize.how,
+            "interpolation": self.resize.interpolation,
             "averaging": "softmax",
         }
         in_turn = turns.plan(len(self.members), loaded.config.train.members_per_program)
@@ -95,10 +98,7 @@ class Predictor:
         Raises:
           UserError: the file can't be read, or is not a picture.
         """
-        image = load_image(file)
-        if self.channels == 1:
-            image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-        return resize_and_crop(image, self.size)
+        return load_resized(file, self.resize, self.channels)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """The mean probabilities of the members, float32 (n, classes), for prepared pictures, at most a batch of them.
@@ -143,20 +143,25 @@ def _find_member(member: str, names: list[str], workdir: Path) -> int:
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and the image files in the folders among them, sorted in each folder; hidden files are left out.
+    """The files among `paths`, and the pictures below the folders among them, sorted in each. Other files there are counted on stderr.
 
     Raises:
       UserError: a folder holds no image, or there are no paths.
     """
     files = []
     for path in paths:
-        found = [path]  # a file with any extension: its contents decide
-        if os.path.isdir(path):  # unlike Path.is_dir, it returns False without permission
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and os.path.isfile(p))
-            found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        if not found:
-            raise UserError(f"the folder {path} holds no image ({' '.join(EXTENSIONS)})")
-        files += found
+        if not os.path.isdir(path):  # unlike Path.is_dir, it returns False without permission
+            files.append(path)  # a file with any extension: its contents decide
+            continue
+        found = find_pictures(path)
+        for reason, left_out in itertools.groupby(sorted(found.left_out), key=lambda one: one.reason):
+            names = [one.what for one in left_out]
+            print(
+                f"left out of {shown(path)}: {len(names):,} {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}", file=sys.stderr
+            )
+        if not found.images:
+            raise UserError(f"the folder {shown(path)} holds no image")
+        files += map(Path, found.images)
     if not files:
         raise UserError("no images; give files or folders")
     return files

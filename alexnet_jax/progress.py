@@ -95,11 +95,12 @@ class ImageBar(Bar):
       total: how many images there are.
       name: what they are; the line begins with it.
       every: as in `Bar`.
+      done: of them, before.
     """
 
-    def __init__(self, total: int, name: str = "", every: float = math.inf) -> None:
+    def __init__(self, total: int, name: str = "", every: float = math.inf, done: int = 0) -> None:
         super().__init__(total, "|{bar}| {desc} [{elapsed}<{remaining}]", every)
-        self._name, self._images, self._done, self._started = f"{name}: " if name else "", total, 0, self._said
+        self._name, self._images, self._done, self._before, self._started = f"{name}: " if name else "", total, done, done, self._said
 
     def __enter__(self) -> "ImageBar":
         return self
@@ -108,5 +109,5 @@ class ImageBar(Bar):
         """Count that many more images as done."""
         self._done += images
         share, seconds = self._done / max(self._images, 1), time.monotonic() - self._started
-        speed = f", {self._done / seconds:,.0f} images/s" if seconds > 0 else ""
+        speed = f", {(self._done - self._before) / seconds:,.0f} images/s" if self._done > self._before and seconds > 0 else ""
         self.to(self._done, f"{self._name}{self._done:,} of {self._images:,} images ({share:.0%}){speed}")

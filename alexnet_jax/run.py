@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, history, parallel
+from alexnet_jax import checkpoint, classes, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
@@ -191,22 +191,50 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
     return answers
 
 
-def unnamed(classes: int) -> tuple[str, ...]:
-    """Names for the classes of weights that came without class names: `class 0`, `class 1`, ..."""
-    return tuple(f"class {number}" for number in range(classes))
+def in_order(loaded: Run, dataset: str, names: tuple[str, ...], same_order: bool = False) -> Run:
+    """The run with its last layer in the order of a dataset's classes, so that it answers in this order.
+
+    With `same_order`, classes that have other names or none are taken for the dataset's one for one.
+
+    Raises:
+      UserError: the run has other classes, or has no names for them.
+    """
+    found = classes.places(loaded.classes, names)
+    if found is None and not (same_order and len(loaded.classes) == len(names)):
+        raise UserError(f"{loaded.workdir} {_unlike(loaded.classes, dataset, names)}")
+    if found is None or np.array_equal(found, np.arange(len(names))):
+        return loaded._replace(classes=names)
+    if same_order:
+        raise UserError(f"--same-order: {loaded.workdir} has the classes of the dataset {dataset} in another order; leave it out")
+    params = _reordered(loaded.state.params, found)
+    return loaded._replace(classes=names, state=loaded.state.replace(params=params))  # type: ignore[attr-defined]
 
 
-def same_classes(run: tuple[str, ...], dataset: tuple[str, ...]) -> bool:
-    """Whether a run's classes are those of a dataset. Unnamed classes match every dataset with the same number of classes."""
-    return run in (dataset, unnamed(len(dataset)))
+def _unlike(ours: tuple[str, ...], dataset: str, names: tuple[str, ...]) -> str:
+    """The end of an error that begins with the run: why its classes are not those of the dataset, and what to do."""
+    if len(ours) != len(names):
+        return f"knows {len(ours)} classes, the dataset {dataset} has {len(names)}"
+    order = f"--same-order if they are the dataset's one for one ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+    if ours == classes.unnamed(len(ours)):
+        return (
+            f"has no names for its {len(ours)} classes; write them into a file in the network's order and evaluate it with --classes FILE "
+            f"(or import it with it), or evaluate with {order}"
+        )
+    only, not_ours = sorted(set(ours) - set(names)) or ours, sorted(set(names) - set(ours)) or names
+    return f"knows other classes than the dataset {dataset}, {only[0]!r} and not {not_ours[0]!r}; evaluate with {order}"
 
 
-def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tuple[str, ...]) -> tuple[TrainState, list[str]]:
-    """The state with which a run starts.
+def _reordered(params: dict[str, Any], places: np.ndarray) -> dict[str, Any]:
+    """The parameters with only the last layer changed: its k-th output is what was its output `places[k]`."""
+    return {**params, "fc8": {leaf: values[..., places] for leaf, values in params["fc8"].items()}}
+
+
+def start_state(workdir: Path, network: Network, config: ConfigDict, names: tuple[str, ...]) -> tuple[TrainState, list[str]]:
+    """The state with which a run starts on a dataset whose classes have these names.
 
     The parameters of a new run are drawn from its seeds, or taken from the run that `train.init_from` names: member m takes those of its
-    member m, or all members take those of its only member. For other classes, the last layer is drawn. A run that has a checkpoint resumes
-    from that, so it gets only the shapes.
+    member m, or all members take those of its only member. The last layer is put in the order of the dataset's classes; for other classes,
+    it is drawn. A run that has a checkpoint resumes from that, so it gets only the shapes.
 
     Returns:
       The state, with numpy leaves or their shapes, and notes for the user: the last layer is new, or the network computes something else
@@ -230,10 +258,15 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, classes: tu
         raise UserError(
             f"train.init_from={source} has {found} members, this run has {members}; choose a run with {members} members or with one"
         )
-    params = dict(loaded.state.params)
-    if not same_classes(loaded.classes, classes):
+    params, places = dict(loaded.state.params), classes.places(loaded.classes, names)
+    if places is not None:
+        params = _reordered(params, places)
+    else:
         params["fc8"] = state.params["fc8"]
-        notes.append(f"fc8 is new: {source} has other classes ({len(loaded.classes)}) than this dataset ({len(classes)})")
+        if loaded.classes == classes.unnamed(len(loaded.classes)):
+            notes.append(f"fc8 is new: {source} has no names for its classes; import it again with --classes FILE to keep its fc8")
+        else:
+            notes.append(f"fc8 is new: {source} has other classes ({len(loaded.classes)}) than this dataset ({len(names)})")
     for (path, theirs), ours in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(state.params), strict=True):
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)

@@ -2,7 +2,7 @@
 
 The study post is IT Repository, "Advanced Techniques for CNN: (4) AlexNet", in Korean, 2020.
 
-    python -m alexnet_jax.prepare folder --source ILSVRC2012 --name imagenet
+    python -m alexnet_jax.prepare imagenet --source ILSVRC2012 --name imagenet
     python -m alexnet_jax.train --config configs/imagenet.py --workdir runs/imagenet              one network
     python -m alexnet_jax.train --config configs/imagenet.py:members=7 --workdir runs/ensemble    the ensemble of seven
 
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data.name = "imagenet"  # a dataset that alexnet_jax.prepare has made
     config.data.dir = "data"  # the directory of the prepared datasets
-    config.data.prepare = "python -m alexnet_jax.prepare folder --source DIR --name imagenet"  # shown if the dataset is missing
+    config.data.prepare = "python -m alexnet_jax.prepare imagenet --source DIR --name imagenet"  # shown if the dataset is missing
     config.data.train_split = "train"
     config.data.validation_split = "validation"  # the plateau rule uses its accuracy
     config.data.test_split = "validation"  # ImageNet's test labels are not public

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import time
 
@@ -165,3 +166,29 @@ def test_a_variants_own_mean_takes_the_place_of_the_datasets(digits_dir, digits)
     stats = data.load(section.data, section.model.pixel_mean).stats
     assert stats.mean.tolist() == [33]
     assert stats.std == digits.stats.std
+
+
+def test_classes_are_shown_with_their_words():
+    assert data.class_labels({"classes": ["n1", "n2"], "class_words": ["crane", ""]}) == ("n1: crane", "n2")
+    assert data.class_labels({"classes": ["0", "1"]}) == ("0", "1")
+
+
+def test_what_could_not_be_chosen_before_is_not_part_of_the_description(digits):
+    """Or runs that began before could not go on."""
+    assert set(digits.describe()) == {"name", "classes", "image_shape", "split_sizes", "stats"}
+    assert dataclasses.replace(digits, resize="warp").describe()["resize"] == "warp"
+
+
+@pytest.mark.parametrize(
+    ("classes", "warning"),
+    [
+        (("0", "1", "10", "2"), "the classes of dataset x are numbers in the order of text, so that label 2 is class 10"),
+        (("0", "1", "2", "10"), ""),
+        (("10", "2", "a"), ""),
+        (("0", "1", "2"), ""),
+    ],
+)
+def test_numbers_in_the_order_of_text_are_warned_of(classes, warning, capsys):
+    data._warn_of_order("x", classes)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {warning}") if warning else said == ""

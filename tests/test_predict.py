@@ -17,7 +17,7 @@ from alexnet_jax import data, evaluate, history, metrics, predict, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import forward
 from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.train.loop import train
 
 COUNT = 21  # pictures: no batch of 4 devices divides them
@@ -139,7 +139,7 @@ def test_every_format(workdir, answers, tmp_path):
     for name, (image, options) in lossless.items():
         image.save(tmp_path / name, **options)
     plain.save(tmp_path / "grey.JPEG", quality=95)
-    predictor, expected = Predictor(workdir, 1), resize_and_crop(grey[..., None], 28)
+    predictor, expected = Predictor(workdir, 1), Resize(28)(grey[..., None])
     for name in lossless:
         np.testing.assert_array_equal(predictor.prepare(tmp_path / name), expected, err_msg=name)
     assert np.abs(predictor.prepare(tmp_path / "grey.JPEG").astype(int) - expected).max() < 16
@@ -154,18 +154,23 @@ def test_colour_becomes_luminance_or_stays(workdir, tmp_path):
     luminance = np.rint(colour @ [0.299, 0.587, 0.114]).astype(np.uint8)[..., None]
     grey = predictor.prepare(tmp_path / "colour.png")
     assert grey.shape == (28, 28, 1)
-    assert np.abs(grey.astype(int) - resize_and_crop(luminance, 28)).max() <= 1
+    assert np.abs(grey.astype(int) - Resize(28)(luminance)).max() <= 1
     predictor.channels = 3  # as of a run on colours
-    np.testing.assert_array_equal(predictor.prepare(tmp_path / "colour.png"), resize_and_crop(colour, 28))
+    np.testing.assert_array_equal(predictor.prepare(tmp_path / "colour.png"), Resize(28)(colour))
 
 
-def test_find_images(tmp_path):
-    for name in ("b/2.PNG", "b/c/1.jpeg", "a/3.webp", "a/notes.txt", "a/._3.webp", ".thumbnails/3.png", "4.gif"):
+def test_find_images(tmp_path, capsys):
+    for name in ("b/2.PNG", "b/c/1.jpeg", "a/3.webp", "a/notes.txt", "a/x.HEIC", "a/._3.webp", ".thumbnails/3.png", "4.gif", "5.jfif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    Image.new("L", (2, 2)).save(tmp_path / "b/scan", "tiff")
     (tmp_path / "folder.png").mkdir()
-    inside = [tmp_path / name for name in ("4.gif", "a/3.webp", "b/2.PNG", "b/c/1.jpeg")]
+    inside = [tmp_path / name for name in ("4.gif", "5.jfif", "a/3.webp", "b/2.PNG", "b/c/1.jpeg", "b/scan")]
     assert find_images([tmp_path]) == inside
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out of {tmp_path}: 1 HEIC (convert to JPEG): {tmp_path}/a/x.HEIC",
+        f"left out of {tmp_path}: 1 not an image: {tmp_path}/a/notes.txt",
+    ]
     assert find_images([tmp_path / "a/notes.txt", tmp_path, Path("none.png")]) == [tmp_path / "a/notes.txt", *inside, Path("none.png")]
     with pytest.raises(UserError, match=r"folder\.png holds no image"):
         find_images([tmp_path, tmp_path / "folder.png"])
@@ -185,7 +190,7 @@ def test_what_is_no_picture_is_named_and_left_out(answers, pictures, tmp_path, c
     assert [answer["file"] for answer in found] == [str(good)] * 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(files)
-    for file, line, reason in zip(files, lines, ["not an image", "broken", "not an image", "1,000 pixels", "No such file"], strict=True):
+    for file, line, reason in zip(files, lines, ["not an image", "broken", "not an image", "2,000 pixels", "No such file"], strict=True):
         assert line.startswith("skipped: ")
         assert str(file) in line
         assert reason in line
@@ -232,6 +237,8 @@ def test_json_on_stdout_is_nothing_but_json(workdir, pictures, capsys):
         "views": 1,
         "input_size": 28,
         "stored_size": 28,
+        "resize": "shorter-side",
+        "interpolation": "bicubic",
         "averaging": "softmax",
     }
 

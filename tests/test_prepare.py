@@ -20,7 +20,7 @@ from alexnet_jax import data
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import records
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_resized
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,12 +97,12 @@ def test_two_processes_prepare_one_dataset(tmp_path, monkeypatch, capsys):
     """Both are threads here; the lock is on the open file, so they meet as two processes would."""
     first_is_writing = threading.Event()
 
-    def write(self, records, original=records._Shards.write):
+    def write(self, records, original=records.Shards.write):
         first_is_writing.set()
         original(self, records)
         time.sleep(0.01)
 
-    monkeypatch.setattr(records._Shards, "write", write)
+    monkeypatch.setattr(records.Shards, "write", write)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(prepare.prepare_digits, tmp_path)
         first_is_writing.wait()
@@ -153,8 +153,55 @@ def test_idx_resized_with_class_names(idx, tmp_path):
     assert info.features["label"].names == ["Trouser", "Pullover", "Dress"]
     assert "shorter side to 6" in info.metadata["protocol"]
     t10k = np.frombuffer(gzip.decompress((idx / "t10k-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8).reshape(12, 10, 8, 1)
-    expected = np.stack([resize_and_crop(image, 6) for image in t10k])
+    expected = np.stack([Resize(6)(image) for image in t10k])
     assert pairs(*read(directory, "test")) == pairs(expected, np.repeat([0, 1, 2], 4))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "test"),
+    [
+        ("{}-images.idx3-ubyte", "{}-labels.idx1-ubyte", "t10k"),
+        ("emnist-letters-{}-images-idx3-ubyte", "emnist-letters-{}-labels-idx1-ubyte", "test"),
+        ("{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz", "t10k"),  # which the browser has unpacked
+        ("{0}-images-idx3-ubyte/{0}-images-idx3-ubyte", "{0}-labels-idx1-ubyte/{0}-labels-idx1-ubyte", "t10k"),
+    ],
+)
+def test_idx_under_the_names_that_people_have(images, labels, test, idx, tmp_path, capsys):
+    source, whole = tmp_path / "theirs", prepare.prepare_idx(idx, "toy", tmp_path, validation=12)
+    for split, theirs in (("train", "train"), ("t10k", test)):
+        for ours, name in ((f"{split}-images-idx3-ubyte", images), (f"{split}-labels-idx1-ubyte", labels)):
+            path = next(idx.glob(f"{ours}*"))
+            target = source / name.format(theirs)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    directory = prepare.prepare_idx(source, "theirs", tmp_path, validation=12)
+    said = capsys.readouterr().err
+    for split in ("train", "validation", "test"):
+        (found, y), (expected, y_expected) = read(directory, split), read(whole, split)
+        np.testing.assert_array_equal(y, y_expected)
+        np.testing.assert_array_equal(found, expected.transpose(0, 2, 1, 3) if "emnist" in images else expected)
+    assert ("EMNIST's pictures are stored transposed; they are set upright" in said) == ("emnist" in images)
+    metadata = tfds.builder_from_directory(directory).info.metadata
+    assert metadata["protocol"].startswith("transposed" if "emnist" in images else "pixels as they are")
+
+
+def test_several_idx_sets_in_one_folder(idx, tmp_path):
+    for path in list(idx.iterdir()):
+        for prefix in ("emnist-digits", "emnist-letters"):
+            (idx / f"{prefix}-{path.name}").write_bytes(path.read_bytes())
+        path.unlink()
+    with pytest.raises(UserError, match=r"holds 2 sets of IDX files, 'emnist-digits', 'emnist-letters'; name one in --name"):
+        prepare.prepare_idx(idx, "toy", tmp_path)
+    prepare.prepare_idx(idx, "emnist_letters", tmp_path, validation=12)
+    write_idx(idx / "emnist-letters-train-labels.idx1-ubyte", np.repeat(np.uint8([3, 2, 1]), (45, 30, 15)))
+    with pytest.raises(UserError, match=r"train-labels-idx1-ubyte and .*train-labels.idx1-ubyte hold different values; remove one"):
+        prepare.prepare_idx(idx, "emnist_letters", tmp_path, validation=12, overwrite=True)
+
+
+def test_a_class_with_one_example_is_named(idx, tmp_path):
+    write_idx(idx / "train-labels-idx1-ubyte", np.repeat(np.uint8([1, 2, 3]), (45, 44, 1)))
+    with pytest.raises(UserError, match=r"1 classes have one train example only \('3'\), and one must stay"):
+        prepare.prepare_idx(idx, "toy", tmp_path, validation=12)
 
 
 def test_idx_mistakes(idx, tmp_path):
@@ -176,10 +223,9 @@ def test_idx_mistakes(idx, tmp_path):
     with pytest.raises(UserError, match=r"there is no .*train-images-idx3-ubyte.*--source must hold the four files"):
         attempt()
     packed = images.with_name(images.name + ".gz")
-    for broken in (gzip.compress(whole_images)[:-100], whole_images):
-        packed.write_bytes(broken)
-        with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is not a whole gzip file .*download it again"):
-            attempt()
+    packed.write_bytes(gzip.compress(whole_images)[:-100])
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is not a whole gzip file .*download it again"):
+        attempt()
     packed.write_bytes(gzip.compress(whole_images))
     write_idx(labels, np.ones(89, np.uint8))
     with pytest.raises(UserError, match="90 train images but 89 labels"):
@@ -231,9 +277,7 @@ def test_a_class_folder_that_cannot_be_read(folder, monkeypatch, tmp_path):
 
 def expected_images(folder: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     files = [path for path in sorted((folder / split).glob("*/[0-9]*"))]
-    return np.stack([resize_and_crop(load_image(path), size) for path in files]), np.array(
-        [path.parent.name == "dog" for path in files]
-    ) * 1
+    return np.stack([load_resized(path, Resize(size)) for path in files]), np.array([path.parent.name == "dog" for path in files]) * 1
 
 
 def test_folder(folder, tmp_path):
@@ -264,11 +308,15 @@ def test_corrupt_image(folder, tmp_path, capsys):
     arguments = ["folder", "--source", str(folder), "--name", "pets", "--data-dir", str(tmp_path), "--size", "8", "--workers", "1"]
     prepare.main([*arguments, "--skip-corrupt"])
     directory = prepare.dataset_dir(tmp_path, "pets")
-    listed = (directory / "corrupt.txt").read_text().splitlines()
-    assert [line.split(" is ")[0] for line in listed] == [f"{folder}/train/cat/3.JPEG", f"{folder}/val/dog/1.JPEG"]
+    listed = (directory / "left_out.txt").read_text().splitlines()
+    assert [line.split(" is ")[0] for line in listed] == [
+        f"not an image\t{folder}/train/cat/readme.txt",
+        f"broken image\t{folder}/train/cat/3.JPEG",
+        f"broken image\t{folder}/val/dog/1.JPEG",
+    ]
     printed = capsys.readouterr().out
     assert "train 33, validation 5, test 3; 2 classes; 8x8x3, " in printed
-    assert f"2 broken images left out, see {directory}/corrupt.txt" in printed
+    assert f"left out: 2 broken image, 1 not an image; see {directory}/left_out.txt" in printed
 
 
 def test_folder_mistakes(folder, tmp_path):
@@ -285,15 +333,134 @@ def test_folder_mistakes(folder, tmp_path):
         attempt()
     (folder / "val" / "bird").rmdir()
     (folder / "val" / "cat").mkdir()
-    with pytest.raises(UserError, match=r"val/cat holds no image .*; fill it, or delete the class from every split"):
+    with pytest.raises(UserError, match=r"val/cat holds no image; fill it, or delete the class from every split"):
         attempt()
-    (folder / "val").rename(folder / "validation")
-    with pytest.raises(UserError, match=r"there is no folder .*/val; "):
-        attempt()
-    (folder / "val").mkdir()
+    (folder / "val" / "cat").rmdir()
+    (folder / "val" / "dog").rename(folder / "dog")
     with pytest.raises(UserError, match="val holds no class folders"):
         attempt()
+    (folder / "valid").mkdir()
+    with pytest.raises(UserError, match=r"there are .*/val and .*/valid; remove all but one"):
+        attempt()
+    (folder / "valid").rmdir()
+    with pytest.raises(UserError, match=r"there is .*/val, so no need for --validation"):
+        attempt(validation=5)
+    (folder / "val").rmdir()
+    (folder / "test").rename(folder / "val")
+    for file in (folder / "train/dog").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"train/dog holds no image"):
+        attempt()
+    save(folder / "train/dog/0.png", np.zeros((8, 8, 3), np.uint8))
+    (folder / "val").rename(folder / "test")
+    with pytest.raises(UserError, match=r"1 classes have one train example only \('dog'\), and one must stay; add examples"):
+        attempt()
     assert not (tmp_path / "pets").exists()
+
+
+def test_pictures_of_any_name_at_any_depth(folder, tmp_path, capsys):
+    """And what is none is counted by reason, on one line each in a list."""
+    cat, pixels = folder / "train/cat", np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8)
+    for name, kind in (("a.jfif", "jpeg"), ("b.avif", "avif"), ("c", "webp"), ("second shoot/1/d.data", "bmp"), (".hidden/e.png", "png")):
+        save(cat / name, pixels, format=kind)
+    save(cat / "__MACOSX/f.png", pixels)
+    for name in ("IMG_1.HEIC", "IMG_2.heif"):
+        (cat / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (cat / os.fsdecode(b"\xff\n.txt")).write_text("no image")
+    (cat / "again").symlink_to(cat)
+    (folder / "labels.csv").touch()
+    arguments = ["folder", "--source", str(folder), "--name", "pets", "--data-dir", str(tmp_path), "--size", "8", "--workers", "1"]
+    prepare.main(arguments)
+    captured = capsys.readouterr()
+    assert "train 38, validation 6, test 3; " in captured.out
+    assert "left out: 2 HEIC (convert to JPEG), 1 beside train, val and test, 2 not an image; see " in captured.out
+    assert "again leads back to a folder above it" in captured.err
+    directory = prepare.dataset_dir(tmp_path, "pets")
+    assert (directory / "left_out.txt").read_text().count("\n") == 5
+    assert f"not an image\t{cat}/\\udcff\\n.txt\n" in (directory / "left_out.txt").read_text()
+
+
+def test_a_broken_picture_of_any_name_is_listed(folder, tmp_path):
+    (folder / "train/cat" / os.fsdecode("\u574f".encode("gbk") + b".jpg")).touch()
+    (folder / "train/cat" / "two\nlines.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "train/cat/phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    directory = prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1, skip_corrupt=True)
+    listed = (directory / "left_out.txt").read_text()
+    assert listed.count("broken image\t") == 3
+    assert "/\\udcbb\\udcb5.jpg is not an image" in listed
+    assert "/two\\nlines.png is " in listed
+    assert "phone.jpg is HEIC, which can't be decoded here; convert it to JPEG" in listed
+
+
+def test_validation_is_held_out_of_a_folder(folder, tmp_path):
+    (folder / "val").rename(tmp_path / "val")
+    whole = pairs(*expected_images(folder, "train", 8))
+    for validation, held in ((None, [2, 1]), (10, [7, 3]), (0.5, [12, 5])):
+        directory = prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1, validation=validation, overwrite=True)
+        out = read(directory, "validation")
+        assert np.bincount(out[1]).tolist() == held
+        train = read(directory, "train")
+        assert pairs(np.concatenate([train[0], out[0]]), np.concatenate([train[1], out[1]])) == whole
+        assert f"; {sum(held)} of them, stratified, are" in tfds.builder_from_directory(directory).info.description
+    again = prepare.prepare_folder(folder, "again", tmp_path, size=8, workers=1, validation=0.5)
+    np.testing.assert_array_equal(read(again, "validation")[0], out[0])
+    (tmp_path / "val").rename(folder / "validation")
+    directory = prepare.prepare_folder(folder, "named", tmp_path, size=8, workers=1)
+    assert len(read(directory, "validation")[0]) == 6
+
+
+@pytest.mark.parametrize("amount", ["0", "1.5", "-1", "ten", "0.0", "nan"])
+def test_an_amount_that_is_none(amount, capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["folder", "--source", "x", "--name", "x", f"--validation={amount}"])
+    assert "neither a whole number above 0 nor a fraction" in capsys.readouterr().err
+
+
+def tiny_folder(source: Path, *classes: str, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """A grey picture of its class's brightness for each class: 0, 10, 20, ..."""
+    for split in splits:
+        for i, name in enumerate(classes):
+            save(source / split / name / "0.png", np.full((4, 4, 3), 10 * i, np.uint8))
+    return source
+
+
+def test_classes_that_are_numbers_sort_as_numbers(tmp_path):
+    source = tiny_folder(tmp_path / "numbers", *map(str, range(12)))
+    directory = prepare.prepare_folder(source, "numbers", tmp_path, size=4, workers=1)
+    assert tfds.builder_from_directory(directory).info.features["label"].names == [str(i) for i in range(12)]
+    images, labels = read(directory, "validation")
+    assert (images[:, 0, 0, 0] // 10).tolist() == labels.tolist()
+    mixed = prepare.prepare_folder(tiny_folder(tmp_path / "mixed", "2", "10", "b"), "mixed", tmp_path, size=4, workers=1)
+    assert tfds.builder_from_directory(mixed).info.features["label"].names == ["10", "2", "b"]
+
+
+def test_classes_are_the_same_in_either_form_of_unicode(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    source = tiny_folder(tmp_path / "src", decomposed, "tea ", splits=("train",))
+    tiny_folder(source, composed, "tea", splits=("val",))
+    directory = prepare.prepare_folder(source, "drinks", tmp_path, size=4, workers=1)
+    assert tfds.builder_from_directory(directory).info.features["label"].names == [composed, "tea"]
+    tiny_folder(source, composed, splits=("train",))
+    with pytest.raises(UserError, match=f"two folders for class {composed}, which differ in spaces or in Unicode's form; join them"):
+        prepare.prepare_folder(source, "two", tmp_path, size=4)
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\nb", "a\u2028b".encode(), b"a\rb", b"\xc2\x85", b" "])
+def test_a_class_that_cannot_be_named_is_refused_first(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "write", lambda *_: pytest.fail("it began"))
+    source = tiny_folder(tmp_path / "src", "a", os.fsdecode(name))
+    with pytest.raises(UserError, match=r"src/train: the class folder '.*' needs a name in UTF-8 on one line; rename it"):
+        prepare.prepare_folder(source, "x", tmp_path, size=4)
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_a_test_folder_without_labels_is_left_out(inside, tmp_path, capsys):
+    source = tiny_folder(tmp_path / "src", "a", "b")
+    save(source / "test" / inside / "0.png", np.zeros((4, 4, 3), np.uint8))
+    prepare.main(["folder", "--source", str(source), "--name", "x", "--data-dir", str(tmp_path), "--size", "4", "--workers", "1"])
+    printed = capsys.readouterr().out
+    assert "train 2, validation 2; 2 classes" in printed
+    assert "left out: 1 test folder without labels; see " in printed
 
 
 # TFDS
@@ -333,8 +500,26 @@ def test_tfds(tmp_path):
     assert info.metadata["source"] == "TFDS toy/2.0.0"
     (train, y_train), (held, y_held) = read(directory, "train"), read(directory, "validation")
     assert np.bincount(y_held).tolist() == [3, 3]
-    expected = np.stack([resize_and_crop(np.asarray(toy_image(i)), 9) for i in range(20)])
+    expected = np.stack([Resize(9)(np.asarray(toy_image(i))) for i in range(20)])
     assert pairs(np.concatenate([train, held]), np.concatenate([y_train, y_held])) == pairs(expected, np.arange(20) % 2)
+
+
+def test_tfds_leaves_broken_images_out(tmp_path, capsys):
+    class Broken(Toy, skip_registration=True):
+        def _generate_examples(self, count):
+            for i, example in super()._generate_examples(count):
+                if i == 3:
+                    example["picture"] = io.BytesIO(example["picture"].read()[:60])
+                yield i, example
+
+    Broken(data_dir=tmp_path / "tfds").download_and_prepare(file_format="array_record")
+    arguments = ["tfds", "--name", "broken", "--source", str(tmp_path / "tfds"), "--data-dir", str(tmp_path / "data"), "--size", "9"]
+    with pytest.raises(UserError, match=r"example \d+ of train in .* is a broken image.* pass --skip-corrupt"):
+        prepare.main([*arguments, "--validation", "0.25"])
+    prepare.main([*arguments, "--validation", "0.25", "--skip-corrupt", "--workers", "1"])
+    printed = capsys.readouterr().out
+    assert "left out: 1 broken image; see " in printed
+    assert "train 14, validation 5" in printed or "train 15, validation 4" in printed
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
@@ -418,7 +603,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupt(self, chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records._Shards, "write", interrupt)
+    monkeypatch.setattr(records.Shards, "write", interrupt)
     with pytest.raises(SystemExit) as exit:
         run_cli(functools.partial(prepare.main, ["digits", "--data-dir", str(tmp_path)]))
     assert exit.value.code == 130

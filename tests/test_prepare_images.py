@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import ImageError, load_image, resize_and_crop
+from alexnet_jax.prepare.images import ImageError, Resize, load_image, load_resized
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8)
 
@@ -69,7 +70,15 @@ def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(store(COLOURS)))
-    np.testing.assert_array_equal(load_image(encode(stored, "png", exif=exif)), COLOURS)
+    for kind, options in (("png", {}), ("tiff", {}), ("tiff", {"compression": "tiff_lzw"}), ("webp", {"lossless": True})):
+        np.testing.assert_array_equal(load_image(encode(stored, kind, exif=exif, **options)), COLOURS)
+    blocks = Image.fromarray(np.repeat(np.repeat(np.asarray(stored), 64, 0), 64, 1))
+    expected = np.repeat(np.repeat(COLOURS, 64, 0), 64, 1)
+    small = load_resized(encode(blocks, "jpeg", quality=95, subsampling=0, exif=exif), Resize(16, "warp"))  # decoded at a quarter
+    assert np.abs(small.astype(int) - Resize(16, "warp")(expected)).mean() < 1
+    # AVIF last: Pillow takes the orientation out of the Exif that it was given.
+    for kind, options in (("jpeg", {"quality": 95, "subsampling": 0}), ("avif", {"quality": 95, "subsampling": "4:4:4"})):
+        assert np.abs(load_image(encode(blocks, kind, exif=exif, **options)).astype(int) - expected).mean() < 1
 
 
 def test_exif_of_a_jpeg_and_broken_exif():
@@ -147,44 +156,122 @@ def test_broken_files_are_named(tmp_path):
         assert not isinstance(caught.value, ImageError)  # --skip-corrupt must not swallow a disk that fails
 
 
-@pytest.mark.parametrize("limit", [400, 100])  # Pillow warns from the limit on and raises at twice the limit
-def test_decompression_bomb(limit, monkeypatch):
-    data = encode(Image.new("RGB", (25, 20)), "png")
-    assert load_image(data).shape == (20, 25, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ImageError, match=f"more than {limit} pixels"):
-        load_image(data)
+def test_decompression_bomb(monkeypatch):
+    """Pillow warns from the limit on, where photographs are by now, and raises at twice the limit."""
+    assert 2 * Image.MAX_IMAGE_PIXELS == 178_956_970
+    for kind in ("png", "jpeg"):
+        data = encode(Image.new("RGB", (25, 20)), kind)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+        assert load_image(data).shape == (20, 25, 3)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+        with pytest.raises(ImageError, match="more than 400 pixels"):
+            load_image(data)
 
 
 @pytest.mark.parametrize(("height", "width"), [(80, 60), (60, 80), (20, 32), (60, 60)])
-def test_resize_and_crop_is_resize_then_centre_crop(height, width):
+def test_resize_is_resize_then_centre_crop(height, width):
     rng = np.random.default_rng(0)
     image = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC))
     size, scale = 30, 30 / min(height, width)
     full = np.asarray(Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC))
     top, left = (full.shape[0] - size) // 2, (full.shape[1] - size) // 2
-    cropped = resize_and_crop(image, size)
+    cropped = Resize(size)(image)
     assert cropped.shape == (size, size, 3)
     assert cropped.dtype == np.uint8
     assert np.abs(cropped.astype(int) - full[top : top + size, left : left + size]).max() <= 1
 
 
-def test_resize_and_crop_is_antialiased_and_keeps_grey():
+def test_resize_is_antialiased_and_keeps_grey():
     checkerboard = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
-    small = resize_and_crop(checkerboard, 16)
+    small = Resize(16)(checkerboard)
     assert small.shape == (16, 16, 1)
     assert np.abs(small.astype(int) - 127).max() <= 3  # plain sampling would give 0 or 255
-    assert resize_and_crop(checkerboard, 64) is checkerboard
+    assert Resize(64)(checkerboard) is checkerboard
 
 
-def test_resize_and_crop_takes_the_centre():
+def test_resize_takes_the_centre():
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 200
-    np.testing.assert_array_equal(resize_and_crop(image, 20), np.full((20, 20, 3), 200))
-    np.testing.assert_array_equal(resize_and_crop(image.transpose(1, 0, 2), 20), np.full((20, 20, 3), 200))
+    np.testing.assert_array_equal(Resize(20)(image), np.full((20, 20, 3), 200))
+    np.testing.assert_array_equal(Resize(20)(image.transpose(1, 0, 2)), np.full((20, 20, 3), 200))
 
 
 def test_the_result_of_a_path_object_and_a_string_is_one(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.fromarray(COLOURS), "png"))
     np.testing.assert_array_equal(load_image(str(path)), load_image(Path(path)))
+
+
+# metadata
+
+
+def with_chunks(data: bytes, *chunks: tuple[bytes, bytes], damage: bool = False) -> bytes:
+    """A PNG with more chunks before its pixels."""
+    blocks = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ damage) for kind, body in chunks]
+    at = data.index(b"IDAT") - 4
+    return data[:at] + b"".join(blocks) + data[at:]
+
+
+def test_metadata_of_a_png_does_not_hide_its_pixels():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba = np.dstack([COLOURS, np.full(COLOURS.shape[:2], 255, np.uint8)])
+    plain, turned = encode(Image.fromarray(rgba), "png"), encode(Image.fromarray(np.rot90(COLOURS).copy()), "png", exif=exif)
+    text = zlib.compress(b"x" * 5_000_000)
+    large = [(b"zTXt", b"Raw\0\0" + text), (b"iTXt", b"XML\0\1\0\0\0" + text), (b"iCCP", b"icc\0\0" + text)]
+    for data in (plain, turned):
+        for chunk in large:
+            np.testing.assert_array_equal(load_image(with_chunks(data, chunk)), COLOURS)
+        np.testing.assert_array_equal(load_image(with_chunks(data, *large, *[(b"tEXt", b"k\0" + b"y" * 2_000_000)] * 40)), COLOURS)
+        np.testing.assert_array_equal(load_image(with_chunks(data, (b"tEXt", b"k\0v"), damage=True)), COLOURS)
+    with pytest.raises(ImageError, match="broken"):
+        load_image(with_chunks(plain, large[0])[:-30])
+
+
+# large JPEGs
+
+
+def photograph(name: str, width: int, height: int) -> bytes:
+    from sklearn.datasets import load_sample_image
+
+    return encode(Image.fromarray(load_sample_image(name)).resize((width, height), Image.Resampling.LANCZOS), "jpeg", quality=92)
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+@pytest.mark.parametrize(("width", "height"), [(640, 427), (375, 501), (2050, 1367)])
+@pytest.mark.parametrize("how", ["shorter-side", "warp"])
+def test_a_reduced_jpeg_is_within_a_grey_level(name, width, height, how, monkeypatch):
+    data, asked = photograph(name, width, height), []
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **options: asked.append(options["min_factor"]) or decode(*args, **options))
+    for size in (24, 48, 90, 256):
+        resize = Resize(size, how)
+        small, full = load_resized(data, resize), resize(load_image(data))
+        assert np.abs(small.astype(int) - full).mean() < 1
+        assert asked[-2:] == [max([f for f in (1, 2, 4, 8) if min(width, height) / f >= 2 * size], default=1), 1]
+        grey = load_resized(data, resize, channels=1)
+        assert grey.shape == (size, size, 1)
+
+
+def test_a_photograph_of_a_telephone():
+    """108 megapixels: more than Pillow's limit, less than twice it."""
+    data = encode(Image.new("RGB", (12000, 9000), (200, 30, 30)), "jpeg")
+    small = load_resized(data, Resize(64))
+    assert np.abs(small.astype(int) - [200, 30, 30]).max() <= 2
+
+
+def test_a_jpeg_with_stray_bytes_is_read():
+    """libjpeg warns of them; ImageNet has such files."""
+    whole = encode(Image.effect_noise((64, 64), 90), "jpeg")
+    end = whole.rindex(b"\xff\xd9")
+    np.testing.assert_array_equal(load_image(whole[:end] + b"\0\0\0" + whole[end:]), load_image(whole))
+
+
+def test_warp_keeps_the_whole_picture():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 200
+    warped = Resize(30, "warp", "nearest")(image)
+    np.testing.assert_array_equal(warped, np.repeat(np.uint8([0, 200, 0]), 10)[None, :, None].repeat(30, 0).repeat(3, 2))
+    assert "warped to 30x30 by nearest" in Resize(30, "warp", "nearest").protocol()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert len({Resize(16, interpolation=name)(noise).tobytes() for name in ("bicubic", "bilinear", "lanczos", "box", "nearest")}) == 5

@@ -201,7 +201,7 @@ def test_corrupt_images_are_an_error_or_listed(tmp_path):
     assert datasets(target.parent) == []
     records.write(toy_plan(load=functools.partial(fail, 0)), target, skip_corrupt=True)
     assert [label for _, label in read(target, "train")] == [1] * 30
-    assert (target / "corrupt.txt").read_text() == "cat.jpg is broken\n" * 35  # 30 of train, 5 of validation
+    assert (target / "left_out.txt").read_text() == "broken image\tcat.jpg is broken\n" * 35  # 30 of train, 5 of validation
 
 
 def test_a_killed_worker_is_reported():
@@ -220,13 +220,13 @@ from alexnet_jax.prepare import records
 def load(i):
     return np.full((4, 4, 1), i, np.uint8), 0
 
-def write(self, chunk, original=records._Shards.write):
+def write(self, chunk, original=records.Shards.write):
     original(self, chunk)
     print("wrote", flush=True)
     time.sleep(60)
 
 if __name__ == "__main__":
-    records._Shards.write = write
+    records.Shards.write = write
     records.write(records.RawDataset(["all"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
 """
 

@@ -1,7 +1,6 @@
 """Weights from and for elsewhere: what is read computes the same, what goes round comes back to the bit, wrong files are refused."""
 
 import json
-import pickle
 import re
 import shutil
 import struct
@@ -13,16 +12,17 @@ import jax.export
 import numpy as np
 import pytest
 import sklearn.datasets
+from safetensors import safe_open
 
+from alexnet_jax import classes, data, evaluate, run
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, evaluate, predict, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
-from alexnet_jax.prepare.images import load_image, resize_and_crop
+from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
@@ -47,13 +47,13 @@ def narrow(monkeypatch):
 @pytest.fixture
 def stored():
     """Two photographs as `prepare` stores them: uint8 (2, 256, 256, 3)."""
-    return np.stack([resize_and_crop(load_image(photo), 256) for photo in PHOTOS])
+    return np.stack([Resize(256)(load_image(photo)) for photo in PHOTOS])
 
 
-def random_tensors(variant, names, classes=10, seed=0):
+def random_tensors(variant, names, count=10, seed=0):
     """Random tensors in the layout of PyTorch and Caffe, under a format's names."""
     rng = np.random.default_rng(seed)
-    net = model.AlexNet(model.architecture(model.model_config(variant)), classes)
+    net = model.AlexNet(model.architecture(model.model_config(variant)), count)
     image = np.zeros((1, net.arch.input_size, net.arch.input_size, 3), np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), image, Hyper())["params"]
     tensors = {}
@@ -88,8 +88,8 @@ def blob(array, old):
     return values + content(7, content(1, b"".join(varint(size) for size in array.shape)))
 
 
-def caffemodel(tensors, order, old):
-    """A file's bytes: layers with blobs, and among them the pooling and normalising ones in the order of a variant."""
+def caffemodel(tensors, order, old, last="fc8"):
+    """A file's bytes: layers with blobs, and among them the pooling and normalising ones in the order of a variant; the last called so."""
     kinds = {
         "conv": (4, b"Convolution"),
         "pool": (17, b"Pooling"),
@@ -101,12 +101,13 @@ def caffemodel(tensors, order, old):
     net = content(1, b"a network")
     for name in ["conv1", "relu1", *first, *LAYERS[1:]]:
         old_kind, new_kind = kinds[name.rstrip("12345678")]
+        called = (last if name == "fc8" else name).encode()
         blobs = [tensors[key] for key in (f"{name}.blobs[0]", f"{name}.blobs[1]") if key in tensors]
         if old:
-            layer = content(4, name.encode()) + number(5, old_kind) + b"".join(content(6, blob(array, old)) for array in blobs)
+            layer = content(4, called) + number(5, old_kind) + b"".join(content(6, blob(array, old)) for array in blobs)
             net += content(2, content(2, b"data") + layer)  # with a field that the reader doesn't know
         else:
-            layer = content(1, name.encode()) + content(2, new_kind) + b"".join(content(7, blob(array, old)) for array in blobs)
+            layer = content(1, called) + content(2, new_kind) + b"".join(content(7, blob(array, old)) for array in blobs)
             net += content(100, layer)
     return net
 
@@ -117,8 +118,8 @@ def caffe_file(tmp_path):
         tensors = random_tensors(variant, CAFFE_NAMES) | changes.pop("tensors", {})
         for name in changes.pop("without", ()):
             del tensors[name]
-        order = {"caffenet": "after_pool", "caffe": "before_pool"}[variant]
-        (tmp_path / "net.caffemodel").write_bytes(caffemodel(tensors, order, old))
+        order, last = {"caffenet": "after_pool", "caffe": "before_pool"}[variant], changes.pop("last", "fc8")
+        (tmp_path / "net.caffemodel").write_bytes(caffemodel(tensors, order, old, last))
         return tmp_path / "net.caffemodel", tensors
 
     return make
@@ -237,8 +238,15 @@ def test_bvlc_alexnet_is_no_seed_network(caffe_file, tmp_path):
         ),
         ({"tensors": {"fc8.blobs[0]": np.zeros((10, 255))}}, r"fc8.blobs[0] has shape (10, 255), this network's has (10, 256)"),
         ({"tensors": {"fc7.blobs[1]": np.zeros(0)}}, r"fc7.blobs[1] has shape (0,), this network's has (256,)"),
-        ({"without": ["fc8.blobs[0]", "fc8.blobs[1]"]}, "has no tensor fc8.blobs[0] of shape (1000, 256); it holds conv1.blobs[0]"),
-        ({"without": ["conv5.blobs[1]"]}, "has no tensor conv5.blobs[1] of shape (16,)"),
+        (
+            {"without": ["fc8.blobs[0]", "fc8.blobs[1]"]},
+            "another network: it has no fc8.blobs[0] of shape (1000, 256); it has no fc8.blobs[1] of shape (1000,)",
+        ),
+        (
+            {"last": "score", "tensors": {"fc7.blobs[0]": np.zeros((9, 256))}},
+            "another network: fc7.blobs[0] has shape (9, 256), this network's has (256, 256)",
+        ),
+        ({"without": ["conv5.blobs[1]"]}, "another network: it has no conv5.blobs[1] of shape (16,)"),
     ],
 )
 @pytest.mark.parametrize("old", [True, False], ids=["old form", "new form"])
@@ -246,6 +254,26 @@ def test_another_caffemodel(changes, message, old, caffe_file, tmp_path):
     file, _ = caffe_file("caffenet", old, **changes)
     assert message in refusal(["import", "--from", "caffe", file, "--workdir", tmp_path / "x"])
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["old form", "new form"])
+@pytest.mark.parametrize("name", ["fc8_flickr", "score"])
+def test_caffe_fine_tuned(name, old, caffe_file, tmp_path, capsys):
+    """Its last dense layer is the last one, whatever it is called; with 1000 classes too these aren't ImageNet's."""
+    rng = np.random.default_rng(1)
+    head = {"fc8.blobs[0]": rng.normal(size=(1000, 256)), "fc8.blobs[1]": rng.normal(size=1000)}
+    file, tensors = caffe_file("caffenet", old, last=name, tensors=head)
+    loaded = imported("caffe", file, tmp_path)
+    assert f"the last layer is {name}: it is fc8 here" in capsys.readouterr().out
+    assert np.array_equal(loaded.state.params["fc8"]["kernel"][0], tensors["fc8.blobs[0]"].T.astype(np.float32))
+    assert loaded.classes == classes.unnamed(1000)
+
+
+def test_caffes_classes_are_imagenets_in_their_order(caffe_file, tmp_path, capsys):
+    head = {"fc8.blobs[0]": np.zeros((1000, 256)), "fc8.blobs[1]": np.zeros(1000)}
+    loaded = imported("caffe", caffe_file("caffe", tensors=head)[0], tmp_path)
+    assert (loaded.classes[0], loaded.classes[65], loaded.classes[-1]) == ("n01440764", "n01751748", "n15075141")
+    assert "1000 classes, taken for ImageNet's in the order of their WordNet ids" in capsys.readouterr().out
 
 
 def test_no_caffemodel(caffe_file, tmp_path):
@@ -264,116 +292,6 @@ def test_no_caffemodel(caffe_file, tmp_path):
     assert message.endswith("conv1.blobs[0] holds 5 float32 numbers, its shape (6,) takes 6")
 
 
-# --- torchvision ---
-
-
-@pytest.fixture
-def pth(tmp_path):
-    torch = pytest.importorskip("torch")
-
-    def make(content=None, **changes):
-        tensors = random_tensors("owt", TORCHVISION_NAMES) | changes.pop("tensors", {})
-        state = {name: torch.from_numpy(array) for name, array in tensors.items()}
-        torch.save(content(state) if content else state, tmp_path / "net.pth")
-        return tmp_path / "net.pth", tensors
-
-    return make
-
-
-def test_torchvision_there_and_back(pth, tmp_path):
-    import torch
-
-    file, tensors = pth()
-    loaded = imported("torchvision", file, tmp_path)
-    assert loaded.config.model.to_dict() == model.model_config("owt").to_dict()
-    np.testing.assert_allclose(loaded.stats.mean, np.float32([0.485, 0.456, 0.406]) * 255, rtol=1e-6)
-    np.testing.assert_allclose(loaded.config.model.pixel_scale, np.array([0.229, 0.224, 0.225]) * 255)
-    main(["export", "--to", "torchvision", str(tmp_path / "back.pth"), "--run", str(tmp_path / "from-torchvision")])
-    back = torch.load(tmp_path / "back.pth", weights_only=True)
-    assert list(back) == list(tensors)
-    assert all(np.array_equal(back[name].numpy(), tensors[name]) for name in tensors)
-
-
-def test_torchvision_computes_what_torchvision_would(pth, tmp_path, stored, capsys):
-    """torchvision's preprocessing, [0, 1], then mean and std, in front of a PyTorch network with the file's own tensors."""
-    import torch
-
-    from experiments.peers import torch_alexnet
-
-    file, tensors = pth()
-    network = torch_alexnet.AlexNet(torch_alexnet.VARIANTS["owt"].narrow(WIDTH), 10)
-    ours = {name: f"{layer}.{'weight' if leaf == 'kernel' else 'bias'}" for (layer, leaf), name in TORCHVISION_NAMES.items()}
-    network.load_state_dict({ours[name]: torch.from_numpy(array) for name, array in tensors.items()})
-    pixels = torch.from_numpy(stored[:, 16:240, 16:240].transpose(0, 3, 1, 2).astype(np.float32)) / 255
-    pixels = (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    with torch.no_grad():
-        expected = torch.log_softmax(network(pixels), -1).numpy()
-    loaded = imported("torchvision", file, tmp_path)
-    np.testing.assert_allclose(log_probs(loaded, stored)[0], expected, atol=1e-4 * np.abs(expected).max())
-
-    capsys.readouterr()
-    assert predict.main(["--run", str(loaded.workdir), str(PHOTOS[0]), "--top", "1"]) == 0
-    assert f"class {expected[0].argmax()}\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        (
-            {"features.0.weight": np.zeros((4, 3, 3, 3), np.float32)},
-            "features.0.weight has shape (4, 3, 3, 3), this network's has (4, 3, 11, 11)",
-        ),
-        ({"features.12.weight": np.zeros(3, np.float32)}, "holds another network: features.12.weight of shape (3,) has no place"),
-        ({"classifier.6.bias": np.zeros(10, np.float16)}, "classifier.6.bias is float16, it must be float32"),
-    ],
-)
-def test_another_pth(tensors, message, pth, tmp_path):
-    assert message in refusal(["import", "--from", "torchvision", pth(tensors=tensors)[0], "--workdir", tmp_path / "x"])
-    assert not (tmp_path / "x").exists()
-
-
-def test_pth_without_a_tensor(pth, tmp_path):
-    file, _ = pth(lambda state: {name: tensor for name, tensor in state.items() if name != "features.3.bias"})
-    message = refusal(["import", "--from", "torchvision", file, "--workdir", tmp_path / "x"])
-    assert "has no tensor features.3.bias of shape (12,); it holds classifier.1.bias" in message
-
-
-def test_pth_of_a_training(pth, tmp_path):
-    file, _ = pth(lambda state: {"epoch": 3, "state_dict": state})
-    message = refusal(["import", "--from", "torchvision", file, "--workdir", tmp_path / "x"])
-    assert "is not a state dict: it holds epoch, state_dict ...; save the network's state_dict() alone" in message
-
-
-def test_no_pth(pth, tmp_path):
-    file, _ = pth()
-    whole = file.read_bytes()
-    for bad in (whole[: len(whole) // 2], b"", b"no weights"):
-        file.write_bytes(bad)
-        assert "is not a PyTorch file of weights alone, or not a whole one" in refusal(
-            ["import", "--from", "torchvision", file, "--workdir", tmp_path / "x"]
-        )
-
-
-class Trap:
-    """Unpickled blindly, it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_nothing_is_unpickled_blindly(pth, tmp_path):
-    sprung = tmp_path / "sprung"
-    pickle.loads(pickle.dumps(Trap(sprung)))
-    assert sprung.exists()  # as the trap would
-    sprung.unlink()
-    file, _ = pth(lambda state: {**state, "more": Trap(sprung)})
-    assert "of weights alone" in refusal(["import", "--from", "torchvision", file, "--workdir", tmp_path / "x"])
-    assert not sprung.exists()
-
-
 # --- runs of this project ---
 
 
@@ -386,12 +304,16 @@ def members(tmp_path_factory, digits_dir):
     return make_run(tmp_path_factory.mktemp("run") / "members", config)
 
 
-def make_run(workdir, config):
+def make_run(workdir, config, order=None):
+    """A run that has taken no step; with `order` the outputs of its networks are in this one."""
     dataset = data.load(config.data)
     network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     run.write_config(workdir, config, dataset)
     with Checkpoints(workdir) as checkpoints:
         state = network.init_state()
+        if order is not None:
+            params = {**state.params, "fc8": jax.tree.map(lambda leaf: leaf[..., order], state.params["fc8"])}
+            state = state.replace(params=params)
         checkpoints.save(0, {"networks": Networks(state.step, state.params, network.hyper)}, {"evaluated": 0, "commands": 0})
     return run.load(workdir)
 
@@ -401,6 +323,8 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     """A member comes back as a run of its own, with its own hyperparameters, and gives the same answers."""
     file = tmp_path / "net.safetensors"
     main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir), "--member", str(member)])
+    with safe_open(file, framework="numpy") as opened:
+        assert json.loads(opened.metadata()["classes"]) == list(members.classes)
     back = imported("safetensors", file, tmp_path)
     assert back.network.hyper.members == 1
     assert same(back.state.params, jax.tree.map(lambda leaf: leaf[member : member + 1], members.state.params))
@@ -413,11 +337,11 @@ def test_safetensors_there_and_back(member, members, tmp_path):
 
 
 def test_imported_weights_have_a_report(members, tmp_path):
-    """Of the network alone; their classes get the dataset's names."""
+    """Of the network alone; what needs the dataset is left out where their classes aren't its, by name."""
     file = tmp_path / "net.safetensors"
     main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir)])
     names = tmp_path / "names.txt"
-    names.write_text("\n".join(run.unnamed(10)))
+    names.write_text("\n".join("4598761230"))
     main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "run"), "--classes", str(names)])
     page = write_report(tmp_path / "run", network_sections(tmp_path / "run")).read_text()
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
@@ -426,8 +350,11 @@ def test_imported_weights_have_a_report(members, tmp_path):
         *("Calibration", "Activations", "Config", "Environment"),
     ]
     assert "These weights were not trained here." in page
-    assert "class 3" not in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
+    names.write_text("\n".join("ABCDEFGHIJ"))
+    main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "others"), "--classes", str(names)])
+    page = write_report(tmp_path / "others", network_sections(tmp_path / "others")).read_text()
+    assert "knows other classes than the dataset digits, &#39;A&#39; and not &#39;0&#39;" in page
 
 
 def test_what_was_set_while_it_trained_is_exported(members, tmp_path):
@@ -482,7 +409,7 @@ def test_refused_safetensors(members, tmp_path):
     weights = read_run(members.workdir, 0)
     weights.params["conv2"]["kernel"] = np.zeros((5, 5, 4, 7), np.float32)
     formats.write_safetensors(file, weights)
-    assert f"{file}: conv2.kernel has shape (5, 5, 4, 7), this network's has (5, 5, 4, 10)" in refusal(arguments)
+    assert f"{file} holds another network: conv2.kernel has shape (5, 5, 4, 7), this network's has (5, 5, 4, 10)" in refusal(arguments)
     weights.params["conv2"]["kernel"] = np.zeros((5, 5, 4, 10), np.float64)
     formats.write_safetensors(file, weights)
     assert "conv2.kernel is float64, it must be float32" in refusal(arguments)
@@ -497,13 +424,10 @@ def test_refused_safetensors(members, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("command", [main, parity.main])
-def test_what_needs_pytorch_says_so(command, tmp_path, monkeypatch):
+def test_what_needs_pytorch_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it weren't installed
-    (tmp_path / "net.pth").write_bytes(b"")
-    arguments = ["import", "--from", "torchvision", str(tmp_path / "net.pth"), "--workdir", str(tmp_path / "x")]
     with pytest.raises(UserError, match=r'PyTorch.* not installed.*pip install -e "\.\[peers\]"'):
-        command(arguments if command is main else [])
+        parity.main([])
 
 
 def test_arguments_that_make_no_sense(caffe_file, members, tmp_path):
@@ -523,23 +447,16 @@ def test_names_of_the_classes(caffe_file, tmp_path):
     assert imported("caffe", file, tmp_path, "--classes", str(tmp_path / "names.txt")).classes[3] == "n00000003"
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     arguments = ["import", "--from", "caffe", file, "--workdir", tmp_path / "x", "--classes", tmp_path / "names.txt"]
-    assert refusal(arguments) == f"{tmp_path / 'names.txt'} has 2 lines, the network 10 classes"
-
-
-def test_unnamed_classes_are_any_datasets_of_their_number():
-    assert run.same_classes(run.unnamed(2), ("cat", "dog"))
-    assert run.same_classes(("cat", "dog"), ("cat", "dog"))
-    assert not run.same_classes(("cat", "dog"), ("dog", "cat"))
-    assert not run.same_classes(run.unnamed(3), ("cat", "dog"))
+    assert refusal(arguments) == f"{tmp_path / 'names.txt'} names 2 classes, the network has 10"
 
 
 # --- fine-tuning ---
 
 
-def start(tmp_path, config, classes=None):
+def start(tmp_path, config, names=None):
     dataset = data.load(config.data)
     network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
-    return run.start_state(tmp_path / "new", network, config, classes or dataset.classes), network.init_state()
+    return run.start_state(tmp_path / "new", network, config, names or dataset.classes), network.init_state()
 
 
 def digits_config(digits_dir, source, members, *overrides):
@@ -570,6 +487,22 @@ def test_other_classes_get_a_new_head(members, digits_dir, tmp_path):
     assert same(state.params["fc8"], drawn.params["fc8"])
     assert same({**state.params, "fc8": 0}, {**members.state.params, "fc8": 0})
     assert notes == [f"fc8 is new: {members.workdir} has other classes (10) than this dataset (10)"]
+
+
+def test_the_head_follows_the_datasets_order(members, digits_dir, tmp_path):
+    """Fine-tuned on the same classes in another order it answers the same of each; nameless classes are matched with none."""
+    config = digits_config(digits_dir, members.workdir, "seeds=2")
+    (state, notes), _ = start(tmp_path, config, tuple("9876543210"))
+    assert same(state.params["fc8"], jax.tree.map(lambda leaf: leaf[..., ::-1], members.state.params["fc8"]))
+    assert notes == []
+    record = json.loads((shutil.copytree(members.workdir, tmp_path / "nameless") / "config.json").read_text())
+    record["dataset"]["classes"] = classes.unnamed(10)
+    (tmp_path / "nameless" / "config.json").write_text(json.dumps(record))
+    (state, notes), drawn = start(tmp_path, digits_config(digits_dir, tmp_path / "nameless", "seeds=2"))
+    assert same(state.params["fc8"], drawn.params["fc8"])
+    assert notes == [
+        f"fc8 is new: {tmp_path / 'nameless'} has no names for its classes; import it again with --classes FILE to keep its fc8"
+    ]
 
 
 def test_a_network_of_other_shapes_is_refused(members, digits_dir, tmp_path):

@@ -1,9 +1,16 @@
 """Raw images -> a dataset of fixed-size images. `python -m alexnet_jax.prepare` makes one; data.py reads it.
 
-datasets.py       the four kinds of dataset that can be made
-sources.py        where raw images come from: IDX files, folders, TFDS, scikit-learn's digits
-records.py        the format of a dataset, written
-images.py         an image file -> pixels; the paper's resize and centre crop
+datasets.py       the five kinds of dataset that can be made
+folders.py        where raw images come from: folders of pictures
+idx.py            the IDX files of the MNIST family
+imagenet.py       ILSVRC-2012 as it is downloaded, Kaggle's packing, Tiny ImageNet
+devkit.py         what tells ImageNet's classes, their words and the validation labels
+tars.py           tars of pictures, streamed
+sources.py        TFDS, scikit-learn's digits
+holdout.py        a validation split for a source that has none
+records.py        raw images -> the records of a dataset
+shards.py         its files: shards, the journal of a prepare that may be killed, a directory that appears at once
+images.py         an image file -> pixels; how they are brought to one size
 pixel_stats.py    exact statistics of the training pixels
 workers.py        a map over worker processes
 __main__.py       the command

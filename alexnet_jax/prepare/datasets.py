@@ -1,13 +1,18 @@
-"""The four kinds of dataset that can be prepared."""
+"""The five kinds of dataset that can be prepared."""
 
 import os
 import re
 from pathlib import Path
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import ImageError
-from alexnet_jax.prepare.records import VERSION, refuse_existing, write
-from alexnet_jax.prepare.sources import raw_digits, raw_folder, raw_idx, raw_tfds
+from alexnet_jax.prepare.folders import raw_folder
+from alexnet_jax.prepare.idx import raw_idx
+from alexnet_jax.prepare.imagenet import raw_imagenet
+from alexnet_jax.prepare.imagenet import verify as verify_sums
+from alexnet_jax.prepare.images import ImageError, Resize
+from alexnet_jax.prepare.records import LEFT_OUT_LIST, RawDataset, write
+from alexnet_jax.prepare.shards import VERSION, refuse_existing
+from alexnet_jax.prepare.sources import raw_digits, raw_tfds
 
 
 def dataset_dir(data_dir: str | Path, name: str) -> Path:
@@ -34,15 +39,25 @@ def prepare_digits(data_dir: str | Path, size: int = 28, *, overwrite: bool = Fa
 
 
 def prepare_idx(
-    source: str | Path, name: str, data_dir: str | Path, *, size: int | None = None, validation: int = 5000, overwrite: bool = False
+    source: str | Path,
+    name: str,
+    data_dir: str | Path,
+    *,
+    size: int | None = None,
+    resize: str = "shorter-side",
+    interpolation: str = "bicubic",
+    validation: int | float = 5000,
+    overwrite: bool = False,
 ) -> Path:
     """The four IDX files of the MNIST family -> uint8 (H, W, 1). Returns the dataset's directory.
 
-    The t10k files become the test split; `validation` examples of the train files, stratified, become the validation split.
+    The t10k files become the test split; `validation` examples of the train files, a count or a fraction, stratified, become the validation
+    split.
     """
     target = dataset_dir(data_dir, name)
     refuse_existing(target, overwrite)
-    return write(raw_idx(Path(source), name, size, validation), target, overwrite=overwrite)
+    how = Resize(size, resize, interpolation) if size else None
+    return write(raw_idx(Path(source), name, how, validation), target, overwrite=overwrite)
 
 
 def prepare_folder(
@@ -51,23 +66,24 @@ def prepare_folder(
     data_dir: str | Path,
     *,
     size: int = 256,
+    resize: str = "shorter-side",
+    interpolation: str = "bicubic",
+    validation: int | float | None = None,
     encoding: str | None = None,
     workers: int | None = None,
     skip_corrupt: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """SOURCE/{train,val[,test]}/CLASS/IMAGE -> uint8 (size, size, 3). Returns the dataset's directory.
+    """SOURCE/{train,val,test}/CLASS/... -> uint8 (size, size, 3). Returns the dataset's directory.
 
-    Classes are the sorted names of train's folders. With `skip_corrupt`, images that cannot be decoded are left out and listed in the
-    dataset's corrupt.txt; otherwise the first one is an error.
+    Classes are the sorted names of train's folders. Where there is no val, `validation` examples of train, a count or a fraction (default:
+    a tenth), become that split. What isn't taken is listed in the dataset's LEFT_OUT_LIST: files that are no images, and with
+    `skip_corrupt` images that cannot be decoded; otherwise the first of these is an error.
     """
     target = dataset_dir(data_dir, name)
     refuse_existing(target, overwrite)
-    raw = raw_folder(Path(source), size, encoding)
-    try:
-        return write(raw, target, workers=workers or os.cpu_count() or 1, skip_corrupt=skip_corrupt, overwrite=overwrite)
-    except ImageError as error:
-        raise UserError(f"{error}; repair or delete it, or pass --skip-corrupt") from None
+    raw = raw_folder(Path(source), Resize(size, resize, interpolation), encoding, validation)
+    return _write_images(raw, target, workers, skip_corrupt, overwrite)
 
 
 def prepare_tfds(
@@ -76,9 +92,12 @@ def prepare_tfds(
     *,
     source: str | Path | None = None,
     size: int | None = None,
-    validation: int = 5000,
+    resize: str = "shorter-side",
+    interpolation: str = "bicubic",
+    validation: int | float = 5000,
     encoding: str | None = None,
     workers: int | None = None,
+    skip_corrupt: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Any TFDS dataset of uint8 images with one label each -> uint8 (H, W, 1 or 3). Returns the dataset's directory.
@@ -89,8 +108,43 @@ def prepare_tfds(
     """
     target = dataset_dir(data_dir, re.sub(r"\W", "_", name))  # imagenet_resized/32x32 has a slash
     refuse_existing(target, overwrite)
-    raw = raw_tfds(name, source, size, validation, encoding)
-    return write(raw, target, workers=workers or os.cpu_count() or 1, overwrite=overwrite)
+    raw = raw_tfds(name, source, Resize(size or 256, resize, interpolation), size is not None, validation, encoding)
+    return _write_images(raw, target, workers, skip_corrupt, overwrite)
+
+
+def prepare_imagenet(
+    source: str | Path,
+    name: str,
+    data_dir: str | Path,
+    *,
+    size: int = 256,
+    resize: str = "shorter-side",
+    interpolation: str = "bicubic",
+    encoding: str | None = None,
+    workers: int | None = None,
+    skip_corrupt: bool = False,
+    allow_incomplete: bool = False,
+    verify: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """ILSVRC-2012's tars, their folders, Kaggle's or Tiny ImageNet's -> uint8 (size, size, 3). Returns the dataset's directory.
+
+    After a kill the same call goes on behind the last finished shard. With `verify` the MD5 sums of the tars are checked first.
+    """
+    target = dataset_dir(data_dir, name)
+    refuse_existing(target, overwrite)
+    if verify:
+        verify_sums(Path(source))
+    raw = raw_imagenet(Path(source), Resize(size, resize, interpolation), encoding, allow_incomplete)
+    return _write_images(raw, target, workers, skip_corrupt, overwrite)
+
+
+def _write_images(raw: RawDataset, target: Path, workers: int | None, skip_corrupt: bool, overwrite: bool) -> Path:
+    """`write`, of images that may be broken."""
+    try:
+        return write(raw, target, workers=workers or os.cpu_count() or 1, skip_corrupt=skip_corrupt, overwrite=overwrite)
+    except ImageError as error:
+        raise UserError(f"{error}; repair or delete it, or pass --skip-corrupt to leave it out and list it in {LEFT_OUT_LIST}") from None
 
 
 def _image_shape(directory: Path) -> tuple[int, int, int] | None:

@@ -4,32 +4,63 @@
 and not by a TFDS builder, which wants TensorFlow to shuffle more than 1 GB; data.py reads them.
 """
 
-import contextlib
 import functools
 import io
-import os
+import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.locks import locked
-from alexnet_jax.prepare.images import ImageError
+from alexnet_jax.prepare.images import ImageError, Resize
 from alexnet_jax.prepare.pixel_stats import Moments
+from alexnet_jax.prepare.shards import SHARD_RECORDS, VERSION, LeftOut, Shards, Tally, building, disk_errors
 from alexnet_jax.prepare.workers import worker_map
 from alexnet_jax.progress import ImageBar
 
-VERSION = "1.0.0"
 SEED = 0  # of the records' order and of the held-out examples: the same source always gives the same bytes
 JPEG_QUALITY = 95
-SHARD_RECORDS = 4096  # array_record's time to read one record grows with its shard: 15 us here, 115 us in a shard of 55,000
-CORRUPT_LIST = "corrupt.txt"
+LEFT_OUT_LIST = "left_out.txt"
+BROKEN = "broken image"
 CHUNK = 32  # images a worker takes at a time
+BYTES_PER_VALUE = {"raw": 1.0, "png": 0.7, "jpeg": 0.2}  # of photographs, roughly; values are pixels times channels
+
+
+class Stream(Protocol):
+    """A split that is read in its own order, which the dataset keeps: it is too large to be read in another."""
+
+    by_class: bool  # one class comes after the other; data.py then reads the records in a fixed order that mixes them
+
+    def __len__(self) -> int:
+        """How many items are expected, for the progress; there may be others."""
+        ...
+
+    def after(self, place: Any) -> Iterator[tuple[Any, Any]]:
+        """(place, item) of each item behind a place, or from the beginning (None). A place can be written as JSON."""
+        ...
+
+
+class Shuffled:
+    """A split whose items are at hand, in a fixed order that mixes the classes in each shard. A place is how many were read."""
+
+    by_class = False
+
+    def __init__(self, items: Sequence[Any]):
+        self._items, self._order = items, np.random.default_rng(SEED).permutation(len(items))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def after(self, place: Any) -> Iterator[tuple[Any, Any]]:
+        start = place or 0
+        return ((count, self._items[i]) for count, i in enumerate(self._order[start:].tolist(), start + 1))
 
 
 @dataclass(frozen=True)
@@ -38,38 +69,51 @@ class RawDataset:
 
     classes: Sequence[str]
     shape: tuple[int, int, int]
-    splits: Mapping[str, Sequence[Any]]  # split -> items
+    splits: Mapping[str, Sequence[Any] | Stream]  # split -> items, LeftOut among them where the source knows only now
     load: Callable[[Any], tuple[np.ndarray, int]]  # item -> (uint8 image of `shape`, label); pickled to the worker processes
     encoding: str  # raw, jpeg or png: how an image lies in its record
     source: str  # where the images came from; no path, since the dataset may move to another machine
-    protocol: str  # how they came to their size
+    resize: Resize | None = None  # how they came to their size; None: as they are
+    protocol: str = ""  # the same in words, where there is more to say
+    left_out: Sequence[LeftOut] = ()
+    class_words: Sequence[str] = ()  # what each class is called, where `classes` are WordNet ids
+    plan: str = ""  # all that decides about the dataset's bytes, so that a killed prepare can go on; empty: it begins anew
+    check: Callable[[Mapping[str, Tally]], None] | None = None  # raises UserError where a split lacks images
 
 
 # Encoding, in parallel
 
 
-@dataclass
-class Chunk:
+class Chunk(NamedTuple):
     """What a worker makes of some items."""
 
+    items: int
     records: list[bytes]
-    moments: Moments
-    corrupt: list[str]  # the messages of the images left out
+    tally: Tally
 
 
-def _encode_chunk(load: Callable[[Any], tuple[np.ndarray, int]], encoding: str, skip_corrupt: bool, items: Sequence[Any]) -> Chunk:
-    chunk = Chunk([], Moments(), [])
+def encode_chunk(load: Callable[[Any], tuple[np.ndarray, int]], encoding: str, skip_corrupt: bool, items: Sequence[Any]) -> Chunk:
+    """In a worker: the records of some items."""
+    chunk = Chunk(len(items), [], Tally())
     for item in items:
+        if isinstance(item, LeftOut):  # by the source
+            chunk.tally.left_out.append(item)
+            continue
         try:
             image, label = load(item)
         except ImageError as error:
             if not skip_corrupt:
                 raise
-            chunk.corrupt.append(str(error))
+            chunk.tally.left_out.append(LeftOut(BROKEN, str(error)))
         else:
             chunk.records.append(_record(_encode_image(image, encoding), label))
-            chunk.moments += Moments.of(image)
+            chunk.tally.moments += Moments.of(image)
+            chunk.tally.labels[label] += 1
     return chunk
+
+
+def default_encoding(size: int) -> str:
+    return "raw" if size <= 64 else "jpeg"  # small images read faster raw and lose nothing; at 256 JPEG takes a sixth of the bytes
 
 
 def _encode_image(image: np.ndarray, encoding: str) -> bytes:
@@ -96,46 +140,89 @@ def _record(image: bytes, label: int) -> bytes:
 
 
 def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool = False, overwrite: bool = False) -> Path:
-    """Encode and write every split, in a fixed shuffled order that mixes the classes in each shard. Returns `target`.
+    """Encode and write every split. Returns `target`.
 
-    The same raw dataset gives the same bytes, whatever the number of workers. `target` appears whole or not at all.
+    The same raw dataset gives the same bytes, whatever the number of workers, and however often it was killed and begun again. `target`
+    appears whole or not at all.
 
     Raises:
       ImageError: an image could not be decoded, and `skip_corrupt` is false.
-      UserError: the dataset exists already and `overwrite` is false; the disk is full; a split has no image.
+      UserError: the dataset exists already and `overwrite` is false; the disk is full or too small; a split has no image.
     """
-    encode = functools.partial(_encode_chunk, raw.load, raw.encoding, skip_corrupt)
-    with _building(target, overwrite) as folder, worker_map(workers) as map_in_order:
-        infos, statistics, corrupt = [], {}, []
-        for split, items in raw.splits.items():
-            order = np.random.default_rng(SEED).permutation(len(items)).tolist()
-            chunks = ([items[i] for i in order[start : start + CHUNK]] for start in range(0, len(order), CHUNK))
-            moments, shards = Moments(), _Shards(folder, target.parent.name, split)
-            with ImageBar(len(items), split, every=10) as bar:
-                bar.add(0)
-                for chunk in map_in_order(encode, chunks):
-                    shards.write(chunk.records)
-                    moments += chunk.moments
-                    corrupt += chunk.corrupt
-                    bar.add(len(chunk.records) + len(chunk.corrupt))
-            infos.append(shards.close())
-            if split == "train":
-                statistics = moments.statistics()
-        _write_metadata(raw, folder, infos, statistics, corrupt)
+    encode = functools.partial(encode_chunk, raw.load, raw.encoding, skip_corrupt)
+    splits = {split: Shuffled(items) if isinstance(items, Sequence) else items for split, items in raw.splits.items()}
+    with building(target, overwrite, raw.plan) as folder, worker_map(workers) as map_in_order:
+        shards = {split: Shards(folder, target.parent.name, split) for split in splits}
+        _check_room(raw, sum(map(len, splits.values())), sum(one.size for one in shards.values()), target)
+        for split, items in splits.items():
+            _write_split(items, shards[split], functools.partial(map_in_order, encode), skip_corrupt)
+        tallies = {split: one.tally for split, one in shards.items()}
+        if raw.check:
+            raw.check(tallies)
+        _write_metadata(raw, folder, [one.close() for one in shards.values()], tallies, [s for s in splits if splits[s].by_class])
     return target
 
 
-def _write_metadata(raw: RawDataset, folder: Path, infos: list[Any], statistics: dict[str, Any], corrupt: list[str]) -> None:
+def _write_split(stream: Stream, shards: Shards, encode: Callable[[Iterable[Sequence[Any]]], Iterator[Chunk]], skip_corrupt: bool) -> None:
+    """The items behind those of the finished shards, chunk by chunk."""
+    if not skip_corrupt and (broken := next((one for one in shards.tally.left_out if one.reason == BROKEN), None)):
+        raise ImageError(broken.what)
+    places: deque[Any] = deque()  # where each chunk ends that was given to the workers
+
+    def chunks() -> Iterator[list[Any]]:
+        items, taken = stream.after(shards.place), 0
+        while chunk := list(itertools.islice(items, min(CHUNK, SHARD_RECORDS - taken % SHARD_RECORDS))):  # none lies in two shards
+            taken += len(chunk)
+            places.append(chunk[-1][0])
+            yield [item for _, item in chunk]
+
+    done, tally, place = 0, Tally(), None
+    with ImageBar(len(stream), shards.split, every=10, done=shards.items) as bar:
+        bar.add(0)
+        for chunk in encode(chunks()):
+            shards.write(chunk.records)
+            done, tally, place = done + chunk.items, tally + chunk.tally, places.popleft()
+            if done == SHARD_RECORDS:
+                shards.finish(done, tally, place)
+                done, tally = 0, Tally()
+            bar.add(chunk.items)
+    if done:
+        shards.finish(done, tally, place)
+
+
+def _check_room(raw: RawDataset, images: int, written: int, target: Path) -> None:
+    """Say how much will be written, where it is much, and refuse to begin where it doesn't fit.
+
+    Raises:
+      UserError: the disk is too small.
+    """
+    needed = int(images * np.prod(raw.shape) * BYTES_PER_VALUE[raw.encoding]) - written
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise UserError(
+            f"{images:,} images take about {needed / 1e9:,.1f} GB more in {target.parent}, where {free / 1e9:,.1f} GB are free; make room, "
+            "choose another --data-dir, or a smaller --size"
+        )
+    if needed > 1e9:
+        print(
+            f"{images:,} images will take about {needed / 1e9:,.0f} GB in {target.parent}; {free / 1e9:,.0f} GB are free", file=sys.stderr
+        )
+
+
+def _write_metadata(raw: RawDataset, folder: Path, infos: list[Any], tallies: dict[str, Tally], by_class: list[str]) -> None:
     import tensorflow_datasets as tfds
 
     if raw.encoding == "raw":  # as bytes: by default TFDS would make each pixel an int64
         image = tfds.features.Tensor(shape=raw.shape, dtype=np.uint8, encoding="bytes")
     else:
         image = tfds.features.Image(shape=raw.shape, encoding_format=raw.encoding)
+    protocol = raw.protocol or (raw.resize.protocol() if raw.resize else "pixels as they are")
     stored = f"JPEG of quality {JPEG_QUALITY}" if raw.encoding == "jpeg" else raw.encoding
-    with _disk_errors(folder):
-        if corrupt:
-            (folder / CORRUPT_LIST).write_text("\n".join(corrupt) + "\n")
+    left_out = [*raw.left_out, *(one for tally in tallies.values() for one in tally.left_out)]
+    optional = {"class_words": list(raw.class_words), "by_class": by_class}
+    with disk_errors(folder):
+        if left_out:
+            (folder / LEFT_OUT_LIST).write_text("".join(f"{reason}\t{what}\n" for reason, what in left_out), "utf-8")
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
             features=tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel(names=list(raw.classes))}),
@@ -144,81 +231,12 @@ def _write_metadata(raw: RawDataset, folder: Path, infos: list[Any], statistics:
             check_data=False,  # it would read with TensorFlow
             description=raw.source,
             supervised_keys=("image", "label"),
-            metadata=tfds.core.MetadataDict(**statistics, source=raw.source, protocol=f"{raw.protocol}; stored as {stored}"),
+            metadata=tfds.core.MetadataDict(
+                **tallies["train"].moments.statistics(),
+                source=raw.source,
+                protocol=f"{protocol}; stored as {stored}",
+                resize=raw.resize.how if raw.resize else "none",
+                interpolation=raw.resize.interpolation if raw.resize else "none",
+                **{field: value for field, value in optional.items() if value},
+            ),
         )
-
-
-class _Shards:
-    """Writes one split's records to NAME-SPLIT.array_record-00000-of-00002 and so on, SHARD_RECORDS in each."""
-
-    def __init__(self, folder: Path, name: str, split: str):
-        self.split, self.stem = split, folder / f"{name}-{split}.array_record"
-        self.writer: Any = None
-        self.lengths: list[int] = []  # records in each shard
-        self.bytes = 0
-
-    def write(self, records: list[bytes]) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        with _disk_errors(self.stem):
-            for record in records:
-                if self.writer is None:
-                    # Uncompressed: JPEG and PNG are compressed, and raw pixels of 256x256 read three times as fast.
-                    self.writer = ArrayRecordWriter(f"{self.stem}-{len(self.lengths):05d}", "group_size:1,uncompressed")
-                    self.lengths.append(0)
-                self.writer.write(record)
-                self.lengths[-1] += 1
-                self.bytes += len(record)
-                if self.lengths[-1] == SHARD_RECORDS:
-                    self.writer.close()
-                    self.writer = None
-
-    def close(self) -> Any:
-        """Give the shards their final names, now that their number is known; returns the tfds.core.SplitInfo."""
-        import tensorflow_datasets as tfds
-
-        if not self.lengths:
-            raise UserError(f"no image of the {self.split} split could be decoded; nothing is written")
-        with _disk_errors(self.stem):
-            if self.writer is not None:
-                self.writer.close()
-            for shard in range(len(self.lengths)):
-                os.rename(f"{self.stem}-{shard:05d}", f"{self.stem}-{shard:05d}-of-{len(self.lengths):05d}")
-        return tfds.core.SplitInfo(name=self.split, shard_lengths=self.lengths, num_bytes=self.bytes)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError("write() failed: No space left on device; ...")
-        reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
-        raise UserError(f"cannot write {path}: {reason}; make room or choose another --data-dir") from None
-
-
-def refuse_existing(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists already; delete it or pass --overwrite")
-
-
-@contextlib.contextmanager
-def _building(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary directory beside `target` that takes its place when all went well, so that a killed run leaves nothing half done there.
-
-    A lock keeps a second process from the same dataset: it waits, then finds it finished.
-    """
-    folder, replaced = target.with_name(f".incomplete-{VERSION}"), target.with_name(f".replaced-{VERSION}")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(target.with_name(".lock"), f"waiting for another process that prepares {target}", wait=True))
-        refuse_existing(target, overwrite)
-        with _disk_errors(target):
-            for stale in (folder, replaced):
-                shutil.rmtree(stale, ignore_errors=True)
-            folder.mkdir()
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
-        with _disk_errors(target):
-            if target.exists():
-                target.rename(replaced)
-            folder.rename(target)
-            shutil.rmtree(replaced, ignore_errors=True)

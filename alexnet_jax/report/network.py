@@ -240,18 +240,23 @@ def activations_section(subject: Subject, members: list[int]) -> Section:
 
 
 def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Subject:
-    """Open the run's dataset and predict a split of it with all members. Imported weights accept any dataset with as many classes.
+    """Open the run's dataset and predict a split of it with all members. Imported weights accept any dataset that has their classes.
 
     Raises:
-      UserError: the dataset does not exist, or is another one.
+      UserError: the dataset does not exist, or is another one; only the order of its classes may have changed.
     """
+
+    def unordered(description: dict) -> dict:
+        fields = {name: sorted(value) if name.startswith("class") else value for name, value in description.items()}
+        return json.loads(json.dumps(fields))
+
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)
-    if not imported and json.loads(json.dumps(dataset.describe())) != run.read_config(loaded.workdir)["dataset"]:
+    if not imported and unordered(dataset.describe()) != unordered(run.read_config(loaded.workdir)["dataset"]):
         raise UserError(f"the dataset {dataset.name} in {config.data.dir} is not the one that the run was trained on")
     split = config.data.test_split if finished else config.data.validation_split
     predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))
-    return Subject(loaded._replace(classes=dataset.classes), member, dataset, split, predictions)
+    return Subject(run.in_order(loaded, dataset.name, dataset.classes), member, dataset, split, predictions)
 
 
 def _from_stored_answers(loaded: run.Run) -> list[Section]:

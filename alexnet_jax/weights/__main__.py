@@ -3,18 +3,20 @@
     python -m alexnet_jax.weights import --from torchvision alexnet.pth --workdir runs/torchvision
     python -m alexnet_jax.weights import --from caffe bvlc_reference_caffenet.caffemodel --workdir runs/caffenet --as one_tower
     python -m alexnet_jax.weights export --to safetensors alexnet.safetensors --run runs/ensemble --member 3
+    python -m alexnet_jax.weights export --to onnx alexnet.onnx --run runs/ensemble
 
 An imported network is a run of one member that has taken no step: evaluate, predict and `train --config.train.init_from` take it. Its
 preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
 
-Formats: torchvision and safetensors both ways, caffe in, stablehlo out; see formats.py.
-Numbers are moved, never computed: what is imported and exported again is what it was, to the bit.
+Formats: torchvision and safetensors both ways, caffe in, stablehlo and onnx out; see formats.py.
+Numbers are moved, never computed: what is imported and exported again is what it was, to the bit. Only half and double precision become
+float32; the command says so, and says what else it changed or left out.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
+from alexnet_jax import classes
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.weights import torch_layout
 from alexnet_jax.weights.formats import READERS, WRITERS, Weights, dataset_from_json, words
@@ -41,19 +43,21 @@ def as_one_tower(weights: Weights) -> Weights:
     return Weights(config.lock(), dataset, {**params, **full})
 
 
-def with_classes(weights: Weights, path: Path) -> Weights:
-    """The network with its classes' names from a file, one a line.
+def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
+    """The network with its classes' names from a file, where there is one, and what they are called, in words.
 
     Raises:
-      UserError: no such file, or another number of names.
+      UserError: no file of as many names.
     """
-    try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if len(names) != len(weights.dataset.classes):
-        raise UserError(f"{path} has {len(names)} lines, the network {len(weights.dataset.classes)} classes")
-    return weights._replace(dataset=dataclasses.replace(weights.dataset, classes=names))
+    known = weights.dataset.classes
+    if file:
+        record = {**weights.dataset.describe(), "classes": classes.read(file, len(known)), "class_words": ()}  # words were the old names'
+        return weights._replace(dataset=dataset_from_json(record)), f"named by {file}"
+    if known == classes.unnamed(len(known)):
+        return weights, "without names (--classes FILE gives them)"
+    if len(known) == classes.IMAGENET_CLASSES and known == classes.imagenet():
+        return weights, "taken for ImageNet's in the order of their WordNet ids (--classes FILE if they are others)"
+    return weights, f"named in the file: {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
 
 
 def write_run(workdir: Path, weights: Weights) -> None:
@@ -103,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     reader.add_argument("--from", dest="format", required=True, choices=READERS)
     reader.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory to make")
     reader.add_argument("--as", dest="as_one_tower", choices=["one_tower"], help="rewrite CaffeNet's two towers as the study post's one")
-    reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line (default: class 0, class 1, ...)")
+    reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, in their order: one a line, or JSON")
+    reader.add_argument("--under", metavar="NAME", help="of a PyTorch file with several networks the one under this name: state_dict_ema")
     writer = commands.add_parser("export", help="write a member of a run into a file")
     writer.add_argument("--to", dest="format", required=True, choices=WRITERS)
     writer.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run directory")
@@ -124,15 +129,18 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not args.file.is_file():
         raise UserError(f"there is no file {args.file}")
+    if args.under and args.format != "torchvision":
+        raise UserError(f"--under {args.under}: only PyTorch files hold several networks; leave it out")
     parallel.start()
-    weights = READERS[args.format](args.file)
-    if args.classes:
-        weights = with_classes(weights, args.classes)
+    weights, notes = READERS[args.format](args.file, **({"under": args.under} if args.under else {}))
+    weights, naming = name_classes(weights, args.classes)
     if args.as_one_tower:
         weights = as_one_tower(weights)
     write_run(args.workdir, weights)
+    for note in notes:
+        print(f"{args.file}: {note}")
     count = sum(leaf.size for layer in weights.params.values() for leaf in layer.values())
-    print(f"{args.workdir}: {count:,} parameters, {len(weights.dataset.classes)} classes; use it as any run")
+    print(f"{args.workdir}: {count:,} parameters, {len(weights.dataset.classes)} classes, {naming}; use it as any run")
 
 
 if __name__ == "__main__":

@@ -27,14 +27,15 @@ _MESSAGES = {
     "Layer": {"name": (1, "string"), "type": (2, "string"), "blobs": (7, "Blob*")},
     "Net": {"layers": (2, "OldLayer*"), "layer": (100, "Layer*")},
 }
-_LRN, _POOLING = (15, "LRN"), (17, "Pooling")  # layer types, old and new
+_LRN, _POOLING, _DENSE = (15, "LRN"), (17, "Pooling"), (14, "InnerProduct")  # layer types, old and new
 
 
-def read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[str, str, dict[str, np.ndarray]]:
     """The blobs of a caffemodel, and its `lrn_order`, in which alone bvlc_alexnet and CaffeNet differ.
 
     Returns:
-      `after_pool` or `before_pool`; float32 arrays by `layer.blobs[i]`, of kernels (out, in, height, width) or (out, in), biases (out,).
+      `after_pool` or `before_pool`; the name of the last dense layer, "" where there is none; float32 arrays by `layer.blobs[i]`, of
+      kernels (out, in, height, width) or (out, in), biases (out,).
 
     Raises:
       UserError: not a caffemodel, a blob whose numbers don't fill its shape, or no LRN and pooling in it.
@@ -51,25 +52,26 @@ def read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     layers = [*net.layers, *net.layer]
     if not layers:
         raise UserError(f"{path} is not a caffemodel: it holds no layers")
-    tensors = {f"{layer.name}.blobs[{i}]": _array(path, layer.name, i, blob) for layer in layers for i, blob in enumerate(layer.blobs)}
+    tensors = {f"{layer.name}.blobs[{i}]": _array(path, layer, i, blob) for layer in layers for i, blob in enumerate(layer.blobs)}
+    last = next((layer.name for layer in reversed(layers) if layer.type in _DENSE and layer.blobs), "")
     types = [layer.type for layer in layers]
     lrn, pool = (next((place for place, kind in enumerate(types) if kind in names), None) for names in (_LRN, _POOLING))
     if lrn is None or pool is None:
         raise UserError(f"{path} has no LRN and pooling layers: it is neither bvlc_alexnet nor CaffeNet")
-    return "before_pool" if lrn < pool else "after_pool", tensors
+    return "before_pool" if lrn < pool else "after_pool", last, tensors
 
 
-def _array(path: Path, layer: str, index: int, blob: Any) -> np.ndarray:
+def _array(path: Path, layer: Any, index: int, blob: Any) -> np.ndarray:
     if blob.HasField("shape"):
         shape = tuple(blob.shape.dim)
     else:
         shape = (blob.num, blob.channels, blob.height, blob.width)
-        leading = 3 if index else 2 if layer.startswith("fc") else 0  # ones before a bias, a dense kernel, a convolution's
+        leading = 3 if index else 2 if layer.type in _DENSE else 0  # ones before a bias, a dense kernel, a convolution's
         if set(shape[:leading]) <= {1}:
             shape = shape[leading:]
     if len(blob.data) != math.prod(shape):
         raise UserError(
-            f"{path}: {layer}.blobs[{index}] holds {len(blob.data):,} float32 numbers, its shape {shape} takes {math.prod(shape):,}"
+            f"{path}: {layer.name}.blobs[{index}] holds {len(blob.data):,} float32 numbers, its shape {shape} takes {math.prod(shape):,}"
         )
     return np.fromiter(blob.data, np.float32, len(blob.data)).reshape(shape)
 

@@ -1,21 +1,25 @@
 """The files that other projects keep networks in, read and written; weights.py is their command.
 
-    torchvision   torchvision's alexnet, as PyTorch saves its state dict; read without ever unpickling code
+    torchvision   torchvision's alexnet, as PyTorch saves its state dict, alone or in a checkpoint; read without PyTorch (pth.py)
     caffe         bvlc_alexnet or CaffeNet, a .caffemodel of the old or the new form; read alone
     safetensors   this project's: parameters, config and classes, all that a run directory says of one member
     stablehlo     a program for CPU, CUDA and TPU, which needs JAX and nothing of this project; written alone
+    onnx          a graph for any ONNX runtime (onnx_graph.py); written alone
 
 A network's preprocessing comes with it: the mean and the scale of the pixels, LRN's constants, and the order of the colours in conv1.
 """
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax import classes
 from alexnet_jax.errors import UserError
-from alexnet_jax.weights import torch_layout
+from alexnet_jax.weights import matching, torch_layout
 from alexnet_jax.weights.torch_layout import LAYERS, Names, Params, Tensors
 
 if TYPE_CHECKING:
@@ -60,29 +64,34 @@ class Weights(NamedTuple):
         return network, Networks(np.int32(0), jax.tree.map(lambda leaf: leaf[None], self.params), network.hyper)
 
 
-def read_torchvision(path: Path) -> Weights:
-    """torchvision's alexnet from a PyTorch file.
+Reading = tuple[Weights, list[str]]  # what was read, and what its user should know of how: names that were changed, numbers converted
+
+
+def read_torchvision(path: Path, under: str = "") -> Reading:
+    """torchvision's alexnet from a PyTorch file: a state dict, alone or in a checkpoint, with the prefixes that wrappers give its names.
+
+    `under` says which, where a file holds several.
 
     Raises:
-      UserError: PyTorch isn't installed, the file holds anything but tensors, or tensors of another network.
+      UserError: not a PyTorch file, one that holds more than data, or no such network or several.
     """
-    torch = _import_torch()
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path} is not a PyTorch file of weights alone, or not a whole one ({reason})") from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        inside = f"{', '.join(map(str, list(found)[:4]))} ..." if isinstance(found, dict) else type(found).__name__
-        raise UserError(f"{path} is not a state dict: it holds {inside}; save the network's state_dict() alone")
-    for name, tensor in found.items():
-        if tensor.dtype != torch.float32:
-            raise UserError(f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}, it must be float32")
-    tensors = {name: tensor.numpy() for name, tensor in found.items()}
-    return _from_oihw(path, tensors, TORCHVISION_NAMES, "owt")
+    from alexnet_jax.weights import pth
+
+    def shapes_of(tensors: Mapping[str, matching.Tensor]) -> matching.Shapes:
+        return _oihw_shapes("owt", TORCHVISION_NAMES, _count(tensors, TORCHVISION_NAMES))
+
+    stored, notes = matching.find(path, pth.read(path), shapes_of, under)
+    tensors = {name: tensor.array() for name, tensor in stored.items()}
+    kinds = {tensor.dtype.name for tensor in tensors.values()}
+    if strange := kinds - {"float16", "bfloat16", "float32", "float64"}:
+        raise UserError(f"{path} holds {' and '.join(sorted(strange))} numbers where weights are wanted, which are floats")
+    if others := kinds - {"float32"}:
+        notes.append(f"converted to float32 from {' and '.join(sorted(others))}{', and so rounded' if 'float64' in others else ''}")
+        tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return _from_oihw(tensors, TORCHVISION_NAMES, "owt", imagenet=True), notes
 
 
-def read_caffe(path: Path) -> Weights:
+def read_caffe(path: Path) -> Reading:
     """bvlc_alexnet or CaffeNet from a caffemodel; conv1 comes out for RGB.
 
     Raises:
@@ -90,13 +99,19 @@ def read_caffe(path: Path) -> Weights:
     """
     from alexnet_jax.weights import caffe
 
-    order, tensors = caffe.read(path)
-    weights = _from_oihw(path, tensors, CAFFE_NAMES, {"after_pool": "caffenet", "before_pool": "caffe"}[order])
+    order, last, tensors = caffe.read(path)
+    notes = []
+    if last not in ("", *LAYERS) and "fc8.blobs[0]" not in tensors:  # Caffe's users rename the layer that they train anew
+        notes.append(f"the last layer is {last}: it is fc8 here")
+        tensors = {name.replace(f"{last}.blobs", "fc8.blobs"): array for name, array in tensors.items()}
+    variant = {"after_pool": "caffenet", "before_pool": "caffe"}[order]
+    matching.check(path, tensors, _oihw_shapes(variant, CAFFE_NAMES, _count(tensors, CAFFE_NAMES)))
+    weights = _from_oihw(tensors, CAFFE_NAMES, variant, imagenet=not notes)
     weights.params["conv1"]["kernel"] = weights.params["conv1"]["kernel"][:, :, ::-1]  # from BGR
-    return weights
+    return weights, notes
 
 
-def read_safetensors(path: Path) -> Weights:
+def read_safetensors(path: Path) -> Reading:
     """What `write_safetensors` wrote.
 
     Raises:
@@ -117,11 +132,11 @@ def read_safetensors(path: Path) -> Weights:
         shapes = _shapes(config, dataset)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} does not say which network it holds: only files that this command exported do") from None
-    torch_layout.check(path, tensors, {SAFETENSORS_NAMES[key]: shape for key, shape in shapes.items()})
+    matching.check(path, tensors, {SAFETENSORS_NAMES[key]: shape for key, shape in shapes.items()})
     params: Params = {layer: {} for layer in LAYERS}
     for (layer, leaf), name in SAFETENSORS_NAMES.items():
         params[layer][leaf] = tensors[name]
-    return Weights(config, dataset, params)
+    return Weights(config, dataset, params), []
 
 
 def write_torchvision(path: Path, weights: Weights) -> str:
@@ -157,7 +172,7 @@ def write_safetensors(path: Path, weights: Weights) -> str:
     config, dataset, params = weights
     record = {"config": json.loads(config.to_json()), "dataset": dataset.describe()}
     tensors = {name: np.ascontiguousarray(params[layer][leaf]) for (layer, leaf), name in SAFETENSORS_NAMES.items()}
-    path.write_bytes(save(tensors, {_RECORD: json.dumps(record)}))
+    path.write_bytes(save(tensors, {_RECORD: json.dumps(record), "classes": json.dumps(dataset.classes)}))
     return "read it back with: python -m alexnet_jax.weights import --from safetensors"
 
 
@@ -179,29 +194,65 @@ def write_stablehlo(path: Path, weights: Weights) -> str:
     return f"feed it uint8 images (batch, {', '.join(map(str, weights.dataset.image_shape))}); what comes back are log-probabilities"
 
 
+def write_onnx(path: Path, weights: Weights) -> str:
+    """Write the graph of `write_stablehlo`'s program, in float32, for any ONNX runtime; returns in words what to feed it.
+
+    Raises:
+      UserError: the onnx package isn't installed, or ONNX has no operator for this network.
+    """
+    from alexnet_jax.weights.onnx_graph import graph
+
+    path.write_bytes(graph(weights).SerializeToString())
+    shape = ", ".join(map(str, weights.dataset.image_shape))
+    return f"feed it uint8 images (batch, {shape}); what comes back are log-probabilities; the classes' names are in its metadata"
+
+
 def dataset_from_json(record: dict[str, Any]) -> "Dataset":
     """The `Dataset` that `describe` described, without its examples."""
     from alexnet_jax.data import Dataset, stats_from_json
 
-    shape, stats = tuple(record["image_shape"]), stats_from_json(record["stats"])
-    return Dataset(record["name"], tuple(record["classes"]), shape, record["split_sizes"], stats, builder=None)
+    names = {field.name for field in dataclasses.fields(Dataset)}
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in names}
+    known |= {"stats": stats_from_json(record["stats"]), "builder": None}
+    return Dataset(**known)
 
 
-def _from_oihw(path: Path, tensors: Tensors, names: Names, variant: str) -> Weights:
-    """A variant trained elsewhere on ImageNet, with the mean that the variant subtracts."""
-    from alexnet_jax.model.alexnet import architecture, model_config
-    from alexnet_jax.run import unnamed
+def _from_oihw(tensors: Tensors, names: Names, variant: str, imagenet: bool) -> Weights:
+    """A variant trained elsewhere, with the mean that the variant subtracts.
+
+    With `imagenet` 1000 classes are ImageNet's: PyTorch's and Caffe's order of them is that of their WordNet ids.
+    """
+    from alexnet_jax.model.alexnet import architecture
+
+    count = _count(tensors, names)
+    named = classes.imagenet() if imagenet and count == classes.IMAGENET_CLASSES else classes.unnamed(count)
+    config, dataset = _imagenet(variant, named)
+    return Weights(config, dataset, torch_layout.from_oihw(tensors, names, architecture(config.model).map_sizes[-1]))
+
+
+def _imagenet(variant: str, named: tuple[str, ...]) -> "tuple[ConfigDict, Dataset]":
+    """The config of a variant as elsewhere it is trained on ImageNet, and its dataset."""
     from configs import imagenet
 
     config = imagenet.get_config(f"variant={variant}")
     config.augment.whitening = 0.0  # nobody else whitens
     pixel_std = sum(std**2 for std in PCA_STD) / 3
     stats = {"mean": config.model.pixel_mean, "std": pixel_std**0.5, "pca_std": PCA_STD, "pca_axes": PCA_AXES}
-    classes = unnamed(tensors[names["fc8", "bias"]].size if names["fc8", "bias"] in tensors else 1000)
     shape = (STORED_SIZE, STORED_SIZE, 3)
-    dataset = dataset_from_json({"name": config.data.name, "classes": classes, "image_shape": shape, "split_sizes": {}, "stats": stats})
-    torch_layout.check(path, tensors, {names[key]: torch_layout.oihw_shape(shape) for key, shape in _shapes(config, dataset).items()})
-    return Weights(config.lock(), dataset, torch_layout.from_oihw(tensors, names, architecture(model_config(variant)).map_sizes[-1]))
+    record = {"name": config.data.name, "classes": named, "image_shape": shape, "split_sizes": {}, "stats": stats}
+    return config.lock(), dataset_from_json(record)
+
+
+def _oihw_shapes(variant: str, names: Names, count: int) -> matching.Shapes:
+    """The shape of every tensor of a variant for so many classes, by its name there."""
+    config, dataset = _imagenet(variant, classes.unnamed(count))
+    return {names[key]: torch_layout.oihw_shape(shape) for key, shape in _shapes(config, dataset).items()}
+
+
+def _count(tensors: Mapping[str, matching.Tensor], names: Names) -> int:
+    """The number of classes, by the last layer's bias; ImageNet's where there is none."""
+    bias = tensors.get(names["fc8", "bias"])
+    return bias.shape[0] if bias is not None and len(bias.shape) == 1 and bias.shape[0] else classes.IMAGENET_CLASSES
 
 
 def _shapes(config: "ConfigDict", dataset: "Dataset") -> dict[tuple[str, str], tuple[int, ...]]:
@@ -227,4 +278,4 @@ def _import_torch() -> Any:
 
 
 READERS = {"torchvision": read_torchvision, "caffe": read_caffe, "safetensors": read_safetensors}
-WRITERS = {"torchvision": write_torchvision, "safetensors": write_safetensors, "stablehlo": write_stablehlo}
+WRITERS = {"torchvision": write_torchvision, "safetensors": write_safetensors, "stablehlo": write_stablehlo, "onnx": write_onnx}

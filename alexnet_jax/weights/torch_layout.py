@@ -10,11 +10,8 @@ Kernels are flipped nowhere: all compute cross-correlations. Nothing here comput
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-
-from alexnet_jax.errors import UserError
 
 Params = dict[str, dict[str, np.ndarray]]  # {layer: {kernel, bias}} of one network, float32
 Tensors = Mapping[str, np.ndarray]  # by their names in a file
@@ -34,25 +31,6 @@ def from_oihw(tensors: Tensors, names: Names, map_size: int) -> Params:
     for (layer, leaf), name in names.items():
         params[layer][leaf] = np.ascontiguousarray(_from_oihw(layer, tensors[name], map_size))
     return params
-
-
-def check(path: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Hold the tensors of a file against the names and shapes that a network has.
-
-    Raises:
-      UserError: one is missing, shaped otherwise, or too many; the message names it, with both shapes.
-    """
-    for name, shape in expected.items():
-        if name not in tensors:
-            some = ", ".join(sorted(tensors)[:4]) or "nothing"
-            raise UserError(f"{path} has no tensor {name} of shape {shape}; it holds {some}{' ...' if len(tensors) > 4 else ''}")
-        if tensors[name].shape != shape:
-            raise UserError(f"{path}: {name} has shape {tensors[name].shape}, this network's has {shape}")
-        if tensors[name].dtype != np.float32:
-            raise UserError(f"{path}: {name} is {tensors[name].dtype}, it must be float32")
-    more = sorted(set(tensors) - set(expected))
-    if more:
-        raise UserError(f"{path} holds another network: {more[0]} of shape {tensors[more[0]].shape} has no place in this one")
 
 
 def oihw_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.train.inbox import CONTROL, POLL, is_running
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m alexnet_jax.control", description="Control a run while it trains. The run logs every command."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=config_lib.path, metavar="RUN", help="a run directory")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("status", help="print its step, learning rates, drops and errors")
     drop = commands.add_parser("drop", help="multiply the learning rate by a factor")

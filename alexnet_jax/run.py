@@ -76,12 +76,23 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "config": json.loads(config.to_json()),
         "dataset": dataset.describe(),
         "image_order": ORDER,
+        "numerics": _numerics(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
         "command": command(),
     }
     if path.exists():
         check_same(workdir, config, dataset)
+        before = read_config(workdir)
+        if (changed := before.get("numerics", _numerics())) != _numerics():
+            raise UserError(
+                f"{workdir} holds a run computed with {_in_words(changed)}, now it is {_in_words(_numerics())}; restore the environment"
+            )
+        record |= {"processes": [*before.get("processes", []), {name: before.get(name) for name in ("versions", "devices", "command")}]}
+    elif history.has_checkpoint(workdir):
+        raise UserError(
+            f"{workdir} has checkpoints and no {CONFIG}: how they were trained is unknown; put it back, or use another --workdir"
+        )
     temporary = path.with_suffix(".tmp")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -89,6 +100,16 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --workdir") from None
+
+
+def _numerics() -> dict[str, Any]:
+    """JAX's settings that change a run's numbers."""
+    names = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {name.removeprefix("jax_"): getattr(jax.config, name) for name in names}
+
+
+def _in_words(numerics: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in numerics.items())
 
 
 def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -252,7 +273,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
     if not source:
         return state, []
-    loaded, notes = load(source), []
+    loaded, notes = load(source, config.train.init_step), []
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(
@@ -271,6 +292,11 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)
             raise UserError(f"train.init_from={source}: {name} has shape {theirs.shape[1:]}, this run's config makes it {ours.shape[1:]}")
+    for field in ("lrn_k", "lrn_alpha", "lrn_beta", "whitening"):
+        before, after = np.broadcast_to(getattr(loaded.state.hyper, field), members), getattr(network.hyper, field)
+        if not np.array_equal(before, after) and (network.model.arch.lrn or field == "whitening"):
+            was, now = (", ".join(f"{value:g}" for value in dict.fromkeys(values.tolist())) for values in (before, after))
+            notes.append(f"{field} of the members was {was} in {source} and is {now} now: the same parameters compute something else")
     for field, (before, after) in contradictions(loaded.config.model, config.model).items():
         notes.append(f"model.{field} was {before} in {source} and is {after} now: the same parameters compute something else")
     params = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape[1:])), params)

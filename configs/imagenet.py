@@ -66,6 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ensemble.seed = 0  # seed of the first member; the next members have the next seeds
 
     config.train.init_from = ""  # fine-tuning: start from this run or imported weights; if the classes differ, with a new last layer
+    config.train.init_step = "last"  # its checkpoint: last, best by validation accuracy, or a step
     config.train.batch_size = 128  # images of a step, over all devices
     config.train.members_per_program = 0  # members that train at once; the others take turns within each step; 0: at most 8
     config.train.remat = False  # compute activations again for the gradient instead of storing them: less memory, a third more work

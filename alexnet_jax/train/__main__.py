@@ -9,7 +9,6 @@ CPUs it ends with the same bits. A second Ctrl-C ends the process at once.
 """
 
 import argparse
-from pathlib import Path
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import STOPPED, run_cli, say
@@ -20,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m alexnet_jax.train", description="Train the members of a config; the same command again resumes."
     )
     config_lib.add_arguments(parser)
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory, made if it isn't there")
+    parser.add_argument("--workdir", required=True, type=config_lib.path, metavar="DIR", help="the run directory, made if it isn't there")
     args = config_lib.parse_command_line(parser, argv)
     config = config_lib.load(args.config, args.overrides)
 

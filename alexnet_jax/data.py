@@ -140,8 +140,9 @@ def _warn_of_order(name: str, classes: tuple[str, ...]) -> None:
     if all(name.isdecimal() for name in classes) and classes == tuple(sorted(classes)) != (numbers := tuple(sort_classes(classes))):
         at = next(i for i, (one, other) in enumerate(zip(classes, numbers, strict=True)) if one != other)
         print(
-            f"warning: the classes of dataset {name} are numbers in the order of text, so that label {at} is class {classes[at]}; networks "
-            "whose classes have no names are compared by position: prepare the dataset again to have them in the order of numbers",
+            f"warning: the classes of dataset {name} are numbers in the order of text, so that label {at} is class {classes[at]}. evaluate "
+            "refuses networks without class names unless --same-order says that they have this order; prepare the dataset again to have "
+            "the order of numbers",
             file=sys.stderr,
         )
 

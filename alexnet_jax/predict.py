@@ -21,8 +21,8 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
+from alexnet_jax.images import Resize, load_resized, shown
 from alexnet_jax.prepare.folders import EXTENSIONS, find_pictures
-from alexnet_jax.prepare.images import Resize, load_resized, shown
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable

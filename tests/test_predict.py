@@ -15,9 +15,9 @@ from PIL import Image
 from alexnet_jax import config as config_lib
 from alexnet_jax import data, evaluate, history, metrics, predict, run
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize, load_image
 from alexnet_jax.model import forward
 from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
-from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.train.loop import train
 
 COUNT = 21  # pictures: no batch of 4 devices divides them

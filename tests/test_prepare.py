@@ -18,9 +18,9 @@ from PIL import Image
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import records
-from alexnet_jax.prepare.images import Resize, load_resized
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import imagenet, records
-from alexnet_jax.prepare.images import Resize, load_resized
 from alexnet_jax.prepare.shards import disk_errors
 
 ROOT = Path(__file__).parent.parent
@@ -237,6 +237,17 @@ def test_verify(tars, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(imagenet, "PUBLISHED", sums)
     prepared(tars, tmp_path, verify=True)
     assert capsys.readouterr().err.count(": MD5 as published") == 3
+    with pytest.raises(UserError, match=r"holds none of ILSVRC2012_img_train.tar, .*, whose MD5 sums are known; leave --verify out"):
+        prepared(tmp_path, tmp_path, verify=True, overwrite=True)
+
+
+def test_what_lies_beside_the_class_folders_is_listed(tmp_path):
+    source = make(tmp_path / "source", "folders")
+    (source / "val/ILSVRC2012_val_00000009.JPEG").write_bytes((next((source / "val/n02119789").iterdir())).read_bytes())
+    (source / "train/others").mkdir()
+    listed = (prepared(source, tmp_path) / "left_out.txt").read_text().splitlines()
+    assert f"beside the class folders\t{source}/val/ILSVRC2012_val_00000009.JPEG" in listed
+    assert f"beside the class folders\t{source}/train/others" in listed
 
 
 def test_too_small_a_disk_is_an_error_before_it_begins(tars, tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ from PIL import Image
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, load_image
 from alexnet_jax.prepare import records
-from alexnet_jax.prepare.images import ImageError, load_image
 from alexnet_jax.prepare.workers import worker_map
 
 pytestmark = pytest.mark.newest

@@ -20,9 +20,9 @@ from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
+from alexnet_jax.images import Resize, load_image
 from alexnet_jax.model import alexnet as model
 from alexnet_jax.model.forward import make_log_probs
-from alexnet_jax.prepare.images import Resize, load_image
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks

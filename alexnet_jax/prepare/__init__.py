@@ -10,7 +10,6 @@ sources.py        TFDS, scikit-learn's digits
 holdout.py        a validation split for a source that has none
 records.py        raw images -> the records of a dataset
 shards.py         its files: shards, the journal of a prepare that may be killed, a directory that appears at once
-images.py         an image file -> pixels; how they are brought to one size
 pixel_stats.py    exact statistics of the training pixels
 workers.py        a map over worker processes
 __main__.py       the command

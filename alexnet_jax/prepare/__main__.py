@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alexnet_jax.errors import run_cli
+from alexnet_jax.images import HOW, INTERPOLATIONS
 from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits, prepare_folder, prepare_idx, prepare_imagenet, prepare_tfds
-from alexnet_jax.prepare.images import HOW, INTERPOLATIONS
 from alexnet_jax.prepare.records import LEFT_OUT_LIST
 from alexnet_jax.prepare.shards import refuse_existing
 

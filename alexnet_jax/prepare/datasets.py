@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, Resize
 from alexnet_jax.prepare.folders import raw_folder
 from alexnet_jax.prepare.idx import raw_idx
 from alexnet_jax.prepare.imagenet import raw_imagenet
 from alexnet_jax.prepare.imagenet import verify as verify_sums
-from alexnet_jax.prepare.images import ImageError, Resize
 from alexnet_jax.prepare.records import LEFT_OUT_LIST, RawDataset, write
 from alexnet_jax.prepare.shards import VERSION, refuse_existing
 from alexnet_jax.prepare.sources import raw_digits, raw_tfds

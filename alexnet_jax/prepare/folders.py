@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize, is_image, load_resized, shown
 from alexnet_jax.prepare.holdout import hold_out
-from alexnet_jax.prepare.images import Resize, is_image, load_resized, shown
 from alexnet_jax.prepare.records import RawDataset, default_encoding
 from alexnet_jax.prepare.shards import LeftOut
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize, shown
 from alexnet_jax.prepare.holdout import hold_out
-from alexnet_jax.prepare.images import Resize, shown
 from alexnet_jax.prepare.records import RawDataset
 
 CLASS_NAMES = {  # IDX files hold only numbers

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.devkit import DEVKIT, KAGGLE_TRUTH, TINY_TRUTH, Labels, read_labels
 from alexnet_jax.prepare.folders import find_pictures
-from alexnet_jax.prepare.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.records import RawDataset, Stream, default_encoding
 from alexnet_jax.prepare.shards import LeftOut, Tally
 from alexnet_jax.prepare.tars import WNID, ClassTar, ClassTars, FlatTar, Picture, class_tars
@@ -58,10 +58,10 @@ def raw_imagenet(source: Path, resize: Resize, encoding: str | None, allow_incom
     labels = read_labels(validation.parent if validation.name == "val" and (validation / TINY_TRUTH).exists() else source, validation)
     whole = TINY if (validation / TINY_TRUTH).is_file() else ILSVRC
     tars = _class_tars(train)
-    folders = {} if tars else _class_folders(train)
+    left_out: list[LeftOut] = []
+    folders = {} if tars else _class_folders(train, left_out)
     classes = sorted({tar.wnid for tar in tars} or folders)
     numbers = {wnid: label for label, wnid in enumerate(classes)}
-    left_out: list[LeftOut] = []
     expected = _expected(sum(labels.images.get(wnid, 0) for wnid in classes), tars)
     splits: dict[str, Items] = {
         "train": ClassTars(tars, numbers, expected) if tars else _labelled(folders, numbers, left_out),
@@ -94,9 +94,11 @@ def verify(source: Path) -> None:
     """Hold the MD5 sums of ILSVRC's own files in a folder against the published ones.
 
     Raises:
-      UserError: one differs.
+      UserError: one differs, or there is none.
     """
     paths = [source / name for name in PUBLISHED if (source / name).is_file()]
+    if not paths:
+        raise UserError(f"{source} holds none of {', '.join(PUBLISHED)}, whose MD5 sums are known; leave --verify out")
     done, total = 0, sum(path.stat().st_size for path in paths)
     with Bar(total, "|{bar}| {desc} [{elapsed}<{remaining}]", every=10) as bar:
         for path in paths:
@@ -143,10 +145,12 @@ def _class_tars(train: Path) -> list[ClassTar]:
     return [ClassTar(path.stem, path, 0, path.stat().st_size) for path in tars if WNID.fullmatch(path.stem)]
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
-    found = {entry.name: entry for entry in folder.iterdir() if WNID.fullmatch(entry.name) and entry.is_dir()}
+def _class_folders(folder: Path, left_out: list[LeftOut]) -> dict[str, Path]:
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    found = {entry.name: entry for entry in entries if WNID.fullmatch(entry.name) and entry.is_dir()}
     if not found:
         raise UserError(f"{folder} holds no folders of WordNet ids (n01440764, ...); for other classes use: prepare folder")
+    left_out += [LeftOut("beside the class folders", shown(entry)) for entry in entries if entry.name not in found]
     return found
 
 
@@ -164,7 +168,7 @@ def _validation(
     source: Path, path: Path, numbers: dict[str, int], labels: Labels, whole: Whole, lenient: bool, left_out: list[LeftOut]
 ) -> Items:
     if path.is_dir() and any(WNID.fullmatch(entry.name) for entry in path.iterdir()):
-        folders = _class_folders(path)
+        folders = _class_folders(path, left_out)
         if (unknown := sorted(folders.keys() - numbers.keys())) and not lenient:
             raise UserError(f"{path} has {len(unknown)} classes that train lacks ({', '.join(unknown[:3])}); {INCOMPLETE}")
         left_out += [LeftOut("validation class without training images", shown(folders[wnid])) for wnid in unknown]

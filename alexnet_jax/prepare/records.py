@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import ImageError, Resize
+from alexnet_jax.images import ImageError, Resize
 from alexnet_jax.prepare.pixel_stats import Moments
 from alexnet_jax.prepare.shards import SHARD_RECORDS, VERSION, LeftOut, Shards, Tally, building, disk_errors
 from alexnet_jax.prepare.workers import worker_map

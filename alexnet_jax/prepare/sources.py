@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import ImageError, Resize, load_image
 from alexnet_jax.prepare.holdout import hold_out
 from alexnet_jax.prepare.idx import load_array
-from alexnet_jax.prepare.images import ImageError, Resize, load_image
 from alexnet_jax.prepare.records import RawDataset, default_encoding
 
 # Scikit-learn's digits

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import shown
+from alexnet_jax.images import shown
 from alexnet_jax.prepare.shards import LeftOut
 
 WNID = re.compile(r"n\d{8}")

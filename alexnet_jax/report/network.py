@@ -77,7 +77,7 @@ def network_sections(workdir: Path) -> list[Section]:
     return [
         *sections,
         augmentations_section(subject),
-        confusion_section(answers, subject.run.classes, subject.split),
+        confusion_section(answers, subject.dataset.labels, subject.split),
         mistakes_section(subject, answers),
         bars_section(subject, answers),
         neighbours_section(subject),
@@ -151,7 +151,7 @@ def mistakes_section(subject: Subject, answers: Answers) -> Section:
         places, title = unsure(answers, MISTAKES), "Least confident answers"
         text = f"All {len(answers.label):,} answers of {subject.voters} are right. These have the lowest probability."
     images, labels = activations.examples(subject.dataset.source(subject.split), places)
-    classes = subject.run.classes
+    classes = subject.dataset.labels
     shown = [
         pictures.Mistake(image, classes[label], classes[answers.ensemble_answer[i]], answers.ensemble_confidence[i])
         for image, label, i in zip(images, labels, places, strict=True)
@@ -166,7 +166,7 @@ def bars_section(subject: Subject, answers: Answers) -> Section:
     others = np.setdiff1d(np.arange(len(answers.label)), hard)
     places = np.concatenate([np.random.default_rng(0).permutation(others)[:4], hard])
     images, labels = activations.examples(subject.dataset.source(subject.split), places)
-    classes, probabilities = subject.run.classes, np.exp(metrics.average(metrics.voting(subject.predictions.log_probs)[:, places]))
+    classes, probabilities = subject.dataset.labels, np.exp(metrics.average(metrics.voting(subject.predictions.log_probs)[:, places]))
     shown = []
     for image, label, row in zip(images, labels, probabilities, strict=True):
         top = [{"label": classes[i], "index": int(i), "probability": row[i]} for i in np.argsort(-row, kind="stable")[:BARS]]
@@ -188,7 +188,7 @@ def neighbours_section(subject: Subject) -> Section:
     images, labels = activations.examples(source, places)
     of_test, of_train = (activations.features(subject.run, subject.member, each) for each in (images, train_images))
     found = activations.nearest(of_test, of_train, NEIGHBOURS[1])
-    classes = subject.run.classes
+    classes = subject.dataset.labels
     rows = [
         [(image, classes[label]), *((train_images[i], classes[train_labels[i]]) for i in near)]
         for image, label, near in zip(images, labels, found, strict=True)
@@ -266,7 +266,8 @@ def _from_stored_answers(loaded: run.Run) -> list[Section]:
     except UserError:
         return []
     split = loaded.config.data.test_split
-    return [confusion_section(answers, loaded.classes, split), calibration_section(answers, loaded.network.member_names, split)]
+    labels = data.class_labels(run.read_config(loaded.workdir)["dataset"])
+    return [confusion_section(answers, labels, split), calibration_section(answers, loaded.network.member_names, split)]
 
 
 def _left_out(what: str, error: UserError) -> Section:

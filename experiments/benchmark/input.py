@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import data, parallel
+from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import datasets, records
-from alexnet_jax.prepare.images import Resize, load_resized
 from alexnet_jax.prepare.workers import MapInOrder, worker_map
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings

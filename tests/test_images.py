@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.prepare.images import ImageError, Resize, load_image, load_resized
+from alexnet_jax.images import ImageError, Resize, load_image, load_resized
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8)
 

@@ -64,7 +64,8 @@ class RunLog:
     def __init__(self, workdir: str | Path, total_steps: int, patience: float = 0.0, write: bool = True) -> None:
         self._workdir, self._write = Path(workdir), write
         self._waiting = b""  # lines that the disk has not taken yet
-        self._patience, self._refused_since = patience, None if patience else -math.inf
+        self._patience = patience
+        self._refused_since: float | None = None
         self._bar = Bar(total_steps, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{desc}]")
         self._tensorboard: Any = None
         self._speed = self._metrics = ""
@@ -176,8 +177,9 @@ class RunLog:
         now = time.monotonic()
         if self._refused_since is None:
             self._refused_since = now
-            self._bar.say(f"warning: {_cannot_write(path, error)}; the run goes on and tries again for {self._patience / 60:g} minutes")
-        elif now - self._refused_since >= self._patience:
+            if self._patience:
+                self._bar.say(f"warning: {_cannot_write(path, error)}; the run goes on and tries again for {self._patience / 60:g} minutes")
+        if now - self._refused_since >= self._patience:
             raise UserError(f"{_cannot_write(path, error)}; make room, then run the same command again")
 
     def _close_tensorboard(self) -> None:

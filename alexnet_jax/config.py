@@ -14,6 +14,8 @@ import argparse
 import ast
 import importlib.util
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +29,9 @@ from alexnet_jax.errors import UserError, did_you_mean, run_cli
 SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "eval")  # in the order of the pipeline
 Value = bool | int | float | str | tuple
 _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+PATHS = ("data.dir", "train.init_from", "plateau.mode")  # fields in which a ~ may stand
 
 
 def new_config() -> ConfigDict:
@@ -95,7 +100,15 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for override in overrides:
         name, _, text = override.partition("=")
         _set(config, name, text)
+    for name in PATHS:  # the shell leaves a ~ alone that doesn't begin a word
+        section, field = name.split(".")
+        config[section][field] = re.sub(r"^((?:replay:)?)(~.*)", lambda m: m[1] + os.path.expanduser(m[2]), config[section][field])
     return config.lock()
+
+
+def path(text: str) -> Path:
+    """A path of the command line, for `type=`: `~` is the home directory wherever it stands, as in --workdir=~/runs."""
+    return Path(text).expanduser()
 
 
 def parse_arg(arg: str, **defaults: Value) -> SimpleNamespace:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.train.inbox import CONTROL, POLL, is_running
@@ -77,6 +78,8 @@ def answer(workdir: Path, record: dict[str, Any]) -> str:
         for event in log.read().controls:
             if event.get("id") == record["id"]:
                 return f"step {event['step']:,}: {event['outcome']}"
+        if not is_running(workdir):
+            return f"{workdir} ended before it took the command up"
         time.sleep(POLL)
     return f"no answer after {PATIENCE} s: the run may be compiling or evaluating; it executes the command at its next step"
 
@@ -87,7 +90,8 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: the run or the member doesn't exist, or a value is outside its range.
     """
-    members = history.load(workdir).start.get("members", 0)
+    past = history.load(workdir)
+    members = past.start.get("members", 0)
     fields: dict[str, Any] = {}
     if getattr(args, "member", None) is not None:
         if not 0 <= args.member < members:
@@ -100,6 +104,8 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
         fields["factor"] = args.factor
     if args.command == "set":
         fields |= _assignment(args.assignment)
+    if past.test and not is_running(workdir):
+        raise UserError(f"{workdir} has finished: there is no step left at which it could execute a command")
     return fields
 
 
@@ -121,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m alexnet_jax.control", description="Control a run while it trains. The run logs every command."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=config_lib.path, metavar="RUN", help="a run directory")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("status", help="print its step, learning rates, drops and errors")
     drop = commands.add_parser("drop", help="multiply the learning rate by a factor")

@@ -6,6 +6,8 @@ Every command calls `run_cli`:
         run_cli(main)
 """
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -14,11 +16,14 @@ import threading
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LISTED = 20  # an error lists at most this many known names; `...` stands for the others
 OURS = ("alexnet_jax", "experiments", "configs")
 FEW = 8  # up to this many names are listed even if one of them is similar: the user may have meant another one
+
+
+STOPPED = 75  # exit code of a command that saved and stopped: "run me again" (EX_TEMPFAIL of sysexits.h)
 
 
 class UserError(Exception):
@@ -75,32 +80,54 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {listed}"
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line; a console that went away (a closed terminal, a pipe without a reader, a full disk) is no error of what was done."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still to be written to a stream go nowhere, so that Python's last flush doesn't fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code.
 
     A `UserError` and a full device memory each become one line on stderr and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         code = 130  # 128 + SIGINT, the convention of shells
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # the text of JaxRuntimeError; JAX is not imported here
             raise
         full = f"a device's memory is full ({str(error).splitlines()[0]})"
-        print(
-            f"error: {full}; lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program", file=sys.stderr
-        )
+        say(f"error: {full}; lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program", sys.stderr)
         code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
     finally:
-        sys.unraisablehook = hook
+        if sys.unraisablehook is _interrupt_again:  # a test may go on after a command
+            sys.unraisablehook = hook
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
     sys.exit(code or 0)
 
 

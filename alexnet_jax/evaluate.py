@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import classes
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
@@ -36,6 +37,8 @@ def predict_run(
     batch_size: int | None = None,
     classes_file: Path | None = None,
     same_order: bool = False,
+    step: str = "last",
+    data_dir: Path | None = None,
 ) -> tuple[Predictions, dict]:
     """The predictions of all members of a run on a split of its dataset, and the protocol.
 
@@ -52,8 +55,11 @@ def predict_run(
     from alexnet_jax import data, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
-    loaded = run.load(workdir)
-    dataset = data.load(loaded.config.data)
+    loaded = run.load(workdir, step)
+    where = loaded.config.data.copy_and_resolve_references()
+    with where.unlocked():
+        where.dir = str(data_dir or where.dir)
+    dataset = data.load(where)
     if classes_file:
         if loaded.classes != classes.unnamed(len(loaded.classes)):
             raise UserError(f"--classes {classes_file}: {workdir} has names for its classes, as {loaded.classes[0]!r}; leave it out")
@@ -133,26 +139,34 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m alexnet_jax.evaluate", description="Measure the exact errors of trained runs, of each member and of the ensemble."
     )
-    parser.add_argument("--run", nargs="+", required=True, metavar="DIR", type=Path, help="run directories; several form one ensemble")
+    parser.add_argument(
+        "--run", nargs="+", required=True, metavar="DIR", type=config_lib.path, help="run directories; several form one ensemble"
+    )
     parser.add_argument("--split", default="test", help="a split of the runs' dataset (default: test)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
     naming = parser.add_mutually_exclusive_group()
     naming.add_argument(
-        "--classes", type=Path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON"
+        "--classes", type=config_lib.path, metavar="FILE", help="the classes' names, of a network that came without: one a line, or JSON"
     )
     naming.add_argument("--same-order", action="store_true", help="take the network's classes for the dataset's, one for one")
+    parser.add_argument(
+        "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
+    )
+    parser.add_argument(
+        "--data-dir", type=config_lib.path, metavar="DIR", help="the directory of the dataset (default: the config's data.dir)"
+    )
     parser.add_argument(
         "--batch-size", type=int, help="examples in a batch (default: the config's eval.batch_size, a tenth of it for ten crops)"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="the file for the result (default: evaluation-SPLIT.json in the first run)"
+        "--json", type=config_lib.path, metavar="FILE", help="the file for the result (default: evaluation-SPLIT.json in the first run)"
     )
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel
 
     parallel.start()
-    asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order)
+    asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order, args.step, args.data_dir)
     parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]

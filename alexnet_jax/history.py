@@ -25,7 +25,8 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 EVENTS = "events.jsonl"
-_REPEATED = ("train", "eval", "drop", "rate", "checkpoint")  # events that a run repeats after it went back to an earlier step
+# Events that a run repeats after it went back to an earlier step.
+_REPEATED = ("train", "eval", "drop", "rate", "checkpoint", "control")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Follower:
     def __init__(self, workdir: str | Path, skip: bool = False) -> None:
         self._path = Path(workdir) / EVENTS
         self._offset = self._path.stat().st_size if skip and self._path.exists() else 0
-        self._step = self._steps = 0
+        self.step = self.steps = 0  # done, and in all, as the log says
 
     def read(self) -> History:
         """The events that were appended since the last call. A line that is still being written comes with a later call."""
@@ -165,14 +166,14 @@ class Follower:
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         new = _history(whole.splitlines())
-        self._step = new.step if new.events else self._step
-        self._steps = new.start.get("steps", self._steps)
+        self.step = new.step if new.events else self.step
+        self.steps = new.start.get("steps", self.steps)
         return new
 
     def progress(self) -> float:
         """The fraction of its steps that the run has done."""
         self.read()
-        return min(1.0, self._step / self._steps) if self._steps else 0.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
 def load(workdir: str | Path, missing_ok: bool = False) -> History:
@@ -201,6 +202,16 @@ def read_events(workdir: str | Path) -> list[dict]:
       UserError: as in `load`.
     """
     return load(workdir).events
+
+
+def missing(workdir: str | Path, step: int, events: list[dict]) -> list[dict]:
+    """Those of some events of a step that the log doesn't have: what a kill kept a run from logging."""
+
+    def name(event: dict) -> tuple:
+        return event["event"], event.get("member"), event.get("id")
+
+    logged = {name(event) for event in load(workdir, missing_ok=True).events if event["step"] == step}
+    return [event for event in events if name(event) not in logged]
 
 
 def is_imported(workdir: str | Path) -> bool:
@@ -260,13 +271,18 @@ def _content(path: Path, offset: int) -> bytes:
 
 def _history(lines: Iterable[bytes]) -> History:
     events: list[dict] = []
-    damaged = 0
+    damaged = closed = 0  # `closed`: the step at which the run ended, where that was no regular one
     for event in _parsed(lines):
         if event is None:
             damaged += 1
             continue
         if event["event"] in ("start", "resume"):
             events = [e for e in events if e["event"] not in _REPEATED or _still_holds(e, event)]
+        if closed and event["event"] == "train" and event["step"] > closed:
+            # The run went on after its former end. What it logged only because it ended there is not part of the longer run.
+            events, closed = [e for e in events if not e.get("closing")], 0
+        if event.get("closing"):
+            closed = event["step"]
         events.append(event)
     return History(events, damaged)
 

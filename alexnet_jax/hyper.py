@@ -106,8 +106,17 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
 
 
 def from_config(config: ConfigDict) -> tuple[Hyper, list[str]]:
-    """The `Hyper` of a config's members, numpy leaves (M,), and the members' names."""
+    """The `Hyper` of a config's members, numpy leaves (M,), and the members' names.
+
+    Raises:
+      UserError: as `parse_members`; or two members are the same.
+    """
     rows, names = parse_members(config.ensemble.members, base_member(config))
+    twice = next((name for i, name in enumerate(names) if rows[i] in rows[:i]), None)
+    if twice:
+        raise UserError(
+            f"ensemble.members={config.ensemble.members} has the member {twice} twice: the same network would count as two; leave one out"
+        )
     return stack(rows), names
 
 

@@ -41,8 +41,13 @@ def start() -> None:
     The cache is in the user's cache directory; the environment variable JAX_COMPILATION_CACHE_DIR moves it.
     """
     cpu.prepare()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_jax" / "xla"
+    # A run's draws come from its seeds. These variables of the environment, set for other programs, would change them in silence.
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
+    jax.config.update("jax_threefry_partitionable", True)
+    home = os.path.expanduser("~")  # unchanged where nothing says which it is
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (os.environ.get("XDG_CACHE_HOME") or home != "~"):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "alexnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.images import Resize, load_resized, shown
@@ -57,13 +58,21 @@ class Predictor:
       UserError: the run can't be loaded, it has no such member, or the devices can't share `batch_size` evenly.
     """
 
-    def __init__(self, workdir: Path, images: int, member: str | None = None, ten_crop: bool = False, batch_size: int | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        images: int,
+        member: str | None = None,
+        ten_crop: bool = False,
+        batch_size: int | None = None,
+        step: str = "last",
+    ):
         import jax
 
         from alexnet_jax import data, parallel, run, turns
         from alexnet_jax.model.forward import make_log_probs
 
-        loaded, dataset = run.load(workdir), run.read_config(workdir)["dataset"]
+        loaded, dataset = run.load(workdir, step), run.read_config(workdir)["dataset"]
         *stored, self.channels = dataset["image_shape"]
         model, self.members = loaded.network.model, loaded.network.member_names
         params, hyper = loaded.state.params, loaded.state.hyper
@@ -197,14 +206,22 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m alexnet_jax.predict", description="Classify pictures with the networks of a run.")
-    parser.add_argument("--run", required=True, metavar="DIR", type=Path, help="a run directory")
-    parser.add_argument("images", nargs="*", metavar="IMAGES", type=Path, help="pictures, and folders with pictures")
+    parser.add_argument("--run", required=True, metavar="DIR", type=config_lib.path, help="a run directory")
+    parser.add_argument("images", nargs="*", metavar="IMAGES", type=config_lib.path, help="pictures, and folders with pictures")
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="number of answers for each picture (default: 5)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
-    parser.add_argument("--member", metavar="NAME_OR_INDEX", help="use one network (default: the ensemble of all)")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help=f"draw the first {PICTURES} pictures with up to {BARS} bars")
     parser.add_argument(
-        "--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help="write JSON to FILE; without FILE, print it instead of text"
+        "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
+    )
+    parser.add_argument("--member", metavar="NAME_OR_INDEX", help="use one network (default: the ensemble of all)")
+    parser.add_argument("--figure", type=config_lib.path, metavar="FILE", help=f"draw the first {PICTURES} pictures with up to {BARS} bars")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=config_lib.path,
+        const=STDOUT,
+        metavar="FILE",
+        help="write JSON to FILE; without FILE, print it instead of text",
     )
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures in a batch (default: the config's eval.batch_size)")
     return parser
@@ -219,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     from alexnet_jax import parallel
 
     parallel.start()
-    predictor = Predictor(args.run, len(files), args.member, args.ten_crop, args.batch_size)
+    predictor = Predictor(args.run, len(files), args.member, args.ten_crop, args.batch_size, args.step)
     bar, many = ImageBar(len(files)), len(files) > FEW_BATCHES * predictor.batch_size
 
     def say(message: str) -> None:

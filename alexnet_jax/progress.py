@@ -10,6 +10,8 @@ The run log, `prepare`, `predict` and the launchers use it:
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -26,6 +28,7 @@ class Bar:
         self.terminal = sys.stderr.isatty()
         self._total, self._form, self._every = total, form, every
         self._bar: Any = None
+        self._gone = False  # the console: nobody reads it any more
         self._said = time.monotonic()
 
     def __enter__(self) -> "Bar":
@@ -36,27 +39,42 @@ class Bar:
 
     def close(self) -> None:
         """Stop the bar and leave it on the screen. May be called twice."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None and not self._gone:
+            with self._console():
+                bar.close()
 
     def to(self, done: float, text: str) -> None:
         """Set how much of the total is done; it may go back. `text` is shown beside the bar, or as a plain line if the last one is old."""
+        if self._gone:
+            return
         if self.terminal:
-            if self._bar is None:
-                self._bar = self._new_bar(done, text)
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
+            with self._console():
+                if self._bar is None:
+                    self._bar = self._new_bar(done, text)
+                self._bar.set_description_str(text, refresh=False)
+                self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._said >= self._every:
             self.say(text)
 
     def say(self, text: str, file: TextIO | None = None) -> None:
         """Print a line above the bar, on stderr or to `file`."""
-        if self._bar is not None:
-            self._bar.write(text, file=file or sys.stderr)
-        else:
-            print(text, file=file or sys.stderr, flush=True)
-            self._said = time.monotonic()
+        if self._gone:
+            return
+        with self._console():
+            if self._bar is not None:
+                self._bar.write(text, file=file or sys.stderr)
+            else:
+                print(text, file=file or sys.stderr, flush=True)
+                self._said = time.monotonic()
+
+    @contextmanager
+    def _console(self) -> Iterator[None]:
+        """When the console goes away (a closed terminal, a pipe without a reader, a full disk), nothing is shown from then on."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: a closed file
+            self._gone = True
 
     def _new_bar(self, done: float, text: str) -> Any:
         from tqdm import tqdm

@@ -26,9 +26,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import classes, history, parallel
+from alexnet_jax import checkpoint, classes, history, parallel
 from alexnet_jax import config as config_lib
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.alexnet import contradictions
@@ -46,6 +45,7 @@ RESUMABLE = (
     "train.checkpoint_every_epochs",
     "train.members_per_program",
     "train.remat",
+    "train.disk_patience",
     "data.dir",
     "data.threads",
     "data.prepare",
@@ -76,12 +76,23 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "config": json.loads(config.to_json()),
         "dataset": dataset.describe(),
         "image_order": ORDER,
+        "numerics": _numerics(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
         "command": command(),
     }
     if path.exists():
         check_same(workdir, config, dataset)
+        before = read_config(workdir)
+        if (changed := before.get("numerics", _numerics())) != _numerics():
+            raise UserError(
+                f"{workdir} holds a run computed with {_in_words(changed)}, now it is {_in_words(_numerics())}; restore the environment"
+            )
+        record |= {"processes": [*before.get("processes", []), {name: before.get(name) for name in ("versions", "devices", "command")}]}
+    elif history.has_checkpoint(workdir):
+        raise UserError(
+            f"{workdir} has checkpoints and no {CONFIG}: how they were trained is unknown; put it back, or use another --workdir"
+        )
     temporary = path.with_suffix(".tmp")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -89,6 +100,16 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --workdir") from None
+
+
+def _numerics() -> dict[str, Any]:
+    """JAX's settings that change a run's numbers."""
+    names = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {name.removeprefix("jax_"): getattr(jax.config, name) for name in names}
+
+
+def _in_words(numerics: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in numerics.items())
 
 
 def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -139,11 +160,11 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     return record
 
 
-def load(workdir: str | Path) -> Run:
-    """Load a run at its newest checkpoint.
+def load(workdir: str | Path, step: str = "last") -> Run:
+    """Load a run at its newest checkpoint, or at the one that `step` names: `best`, or a number.
 
     Raises:
-      UserError: it isn't a run directory, it has no checkpoint yet, or another version of the project made it.
+      UserError: it isn't a run directory, it has no such checkpoint, the checkpoint is damaged, or another version of the project made it.
     """
     workdir = Path(workdir)
     record = read_config(workdir)
@@ -153,13 +174,8 @@ def load(workdir: str | Path) -> Run:
     except (KeyError, AttributeError) as error:
         version = record["versions"]["alexnet_jax"]
         raise UserError(f"{workdir} was made by another version of this project ({version}), whose configs differ: {error}") from None
-    restored = None
-    if history.has_checkpoint(workdir):
-        with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore({"networks": network.abstract_networks()})
-    if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet")
-    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, restored[0]["networks"])
+    found = checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
+    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, found.trees["networks"])
 
 
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:
@@ -257,7 +273,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from
     if not source:
         return state, []
-    loaded, notes = load(source), []
+    loaded, notes = load(source, config.train.init_step), []
     members, found = network.hyper.members, loaded.network.hyper.members
     if found not in (1, members):
         raise UserError(
@@ -276,6 +292,11 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
         if theirs.shape[1:] != ours.shape[1:]:
             name = ".".join(key.key for key in path)
             raise UserError(f"train.init_from={source}: {name} has shape {theirs.shape[1:]}, this run's config makes it {ours.shape[1:]}")
+    for field in ("lrn_k", "lrn_alpha", "lrn_beta", "whitening"):
+        before, after = np.broadcast_to(getattr(loaded.state.hyper, field), members), getattr(network.hyper, field)
+        if not np.array_equal(before, after) and (network.model.arch.lrn or field == "whitening"):
+            was, now = (", ".join(f"{value:g}" for value in dict.fromkeys(values.tolist())) for values in (before, after))
+            notes.append(f"{field} of the members was {was} in {source} and is {now} now: the same parameters compute something else")
     for field, (before, after) in contradictions(loaded.config.model, config.model).items():
         notes.append(f"model.{field} was {before} in {source} and is {after} now: the same parameters compute something else")
     params = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape[1:])), params)

@@ -26,10 +26,13 @@ members that reads 312 images/s trains on 2,184 images x members a second. Both 
 JSON has no NaN: NaN and the infinities are written as null, and null is read as NaN. A field that is None is not written.
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
 import shlex
+import shutil
 import socket
 import statistics
 import sys
@@ -52,12 +55,17 @@ _NO_CURVE = ("event", "step", "time", "split", "epoch", "count")
 class RunLog:
     """Writes a run's events; a context manager. With `write=False`, as in every process except the first, it writes and shows nothing.
 
+    If the disk refuses a line, the line waits in memory and is tried again, for `patience` seconds.
+
     On a terminal, a progress bar with the newest training numbers stays on the last line of stderr. Elsewhere, as in the log of a Slurm
     job, each event is one plain line.
     """
 
-    def __init__(self, workdir: str | Path, total_steps: int, write: bool = True) -> None:
+    def __init__(self, workdir: str | Path, total_steps: int, patience: float = 0.0, write: bool = True) -> None:
         self._workdir, self._write = Path(workdir), write
+        self._waiting = b""  # lines that the disk has not taken yet
+        self._patience = patience
+        self._refused_since: float | None = None
         self._bar = Bar(total_steps, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{desc}]")
         self._tensorboard: Any = None
         self._speed = self._metrics = ""
@@ -81,24 +89,30 @@ class RunLog:
         self._bar.close()
         if not self._write:
             return
-        self._file.close()
-        if self._tensorboard is not None:
-            writer, self._tensorboard = self._tensorboard, None
-            with writing(Path(writer.path)):
-                writer.close()
+        try:
+            if self._waiting:
+                with writing(self._workdir / EVENTS):
+                    self._write_waiting()
+        finally:
+            self._file.close()
+            self._close_tensorboard()
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         """Append one event; see the top of this file for each kind's fields. Arrays may be numpy's or JAX's.
 
         Raises:
-          UserError: the file cannot be written, for example because the disk is full.
+          UserError: the disk has refused it for longer than `patience`, or somebody moved or deleted the run directory.
         """
         if not self._write:
             return
         record = {"event": kind, "step": int(step), "time": datetime.now(UTC).isoformat(timespec="seconds")}
         line = json.dumps(record | {name: plain(value) for name, value in fields.items() if value is not None}, allow_nan=False)
-        with writing(self._workdir / EVENTS):
-            _write_all(self._file, line.encode() + b"\n")
+        self._waiting += line.encode() + b"\n"
+        try:
+            self._write_waiting()
+            self._refused_since = None
+        except OSError as error:
+            self._refused(self._workdir / EVENTS, error)
         event = nan_for_null(json.loads(line))  # so that the console and TensorBoard show what a reader of the file will see
         if kind == "start":
             self._names = event["member_names"]
@@ -136,12 +150,43 @@ class RunLog:
             content = {
                 "summary": Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(event, self._names)])
             }
-        with writing(self._workdir / TENSORBOARD):
+        try:
             if self._tensorboard is None:
                 self._tensorboard = _new_tensorboard(self._workdir / TENSORBOARD)
             self._tensorboard.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
-            if kind != "train":  # train events come often, and a flush waits for the disk
-                self._tensorboard.flush()
+            self._tensorboard.flush()  # so that a kill costs no point
+        except OSError as error:
+            self._close_tensorboard()
+            self._refused(self._workdir / TENSORBOARD, error)
+
+    def _write_waiting(self) -> None:
+        """Write the lines that wait; on a disk that is nearly full a write takes a part, and only the next one fails."""
+        path = self._workdir / EVENTS
+        mine = os.fstat(self._file.fileno())
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_ino, there.st_dev) != (mine.st_ino, mine.st_dev):
+            raise UserError(f"{path} was moved or deleted while this run was training; put the directory back, then run the same command")
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+    def _refused(self, path: Path, error: OSError) -> None:
+        """Say once that a disk refuses; give up when it has for too long."""
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+            if self._patience:
+                self._bar.say(f"warning: {_cannot_write(path, error)}; the run goes on and tries again for {self._patience / 60:g} minutes")
+        if now - self._refused_since >= self._patience:
+            raise UserError(f"{_cannot_write(path, error)}; make room, then run the same command again")
+
+    def _close_tensorboard(self) -> None:
+        if self._tensorboard is not None:
+            writer, self._tensorboard = self._tensorboard, None
+            with contextlib.suppress(OSError):  # of its last bytes, which the events have too
+                writer.close()
 
 
 def describe(event: dict) -> str:
@@ -236,13 +281,7 @@ def _end_torn_line(path: Path, file: Any) -> None:
         with path.open("rb") as existing:
             existing.seek(-1, os.SEEK_END)
             if existing.read() != b"\n":
-                _write_all(file, b"\n")
-
-
-def _write_all(file: Any, data: bytes) -> None:
-    """Write all of `data`. On a nearly full disk, an unbuffered write takes only a part, and the next write fails."""
-    while data:
-        data = data[file.write(data) :]
+                file.write(b"\n")
 
 
 @contextmanager
@@ -251,4 +290,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or make it writable, then run again") from None
+        raise UserError(f"{_cannot_write(path, error)}; make room or make it writable, then run again") from None
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    free = next((shutil.disk_usage(place).free for place in (path, *path.parents) if place.exists()), 0)
+    return f"cannot write {path}: {error.strerror}" + (f" ({free / 1e6:,.1f} MB are free)" if error.errno == errno.ENOSPC else "")

@@ -66,12 +66,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ensemble.seed = 0  # seed of the first member; the next members have the next seeds
 
     config.train.init_from = ""  # fine-tuning: start from this run or imported weights; if the classes differ, with a new last layer
+    config.train.init_step = "last"  # its checkpoint: last, best by validation accuracy, or a step
     config.train.batch_size = 128  # images of a step, over all devices
     config.train.members_per_program = 0  # members that train at once; the others take turns within each step; 0: at most 8
     config.train.remat = False  # compute activations again for the gradient instead of storing them: less memory, a third more work
     config.train.epochs = 90.0  # at most; a run ends earlier if all its members are done
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 0.5
+    config.train.disk_patience = 10.0  # minutes for which the disk may refuse checkpoints and the log before the run stops
 
     config.eval.batch_size = 512  # images, over all devices
     config.eval.every_epochs = 1.0

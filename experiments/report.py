@@ -10,6 +10,7 @@ the report says so and leaves out the sections that need it.
 import argparse
 from pathlib import Path
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import run_cli
 
 
@@ -19,9 +20,9 @@ def main() -> None:
         prog="python -m experiments.report",
         description="Write report.html and figures/ into each run directory, and for several runs a page that compares them.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory that alexnet_jax.train has made")
+    parser.add_argument("runs", nargs="+", type=config_lib.path, metavar="RUN", help="a run directory that alexnet_jax.train has made")
     help_text = "the page that compares several runs; its figure goes beside it (default: comparison.html in the folder of all runs)"
-    parser.add_argument("--comparison", type=Path, metavar="FILE", help=help_text)
+    parser.add_argument("--comparison", type=config_lib.path, metavar="FILE", help=help_text)
     args = parser.parse_args()
 
     from alexnet_jax import parallel  # imported here, so that --help doesn't wait for JAX

@@ -8,12 +8,16 @@ import pytest
 
 from alexnet_jax import control, data, history, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.train import inbox
+from alexnet_jax.train import inbox, loop
 from alexnet_jax.train.inbox import Inbox, is_running
 from alexnet_jax.train.loop import train
 
 # No evaluation before the end, so that no machine touches the rates.
 QUIET = ("train.epochs=0.7", "eval.every_epochs=9", "train.checkpoint_every_epochs=0.32", "train.log_every_steps=1")
+
+
+class Killed(BaseException):
+    """Ends a run without giving it a chance to save."""
 
 
 def at_steps(patch, actions):
@@ -71,10 +75,10 @@ def test_a_command_takes_effect_once_also_when_the_run_is_killed_after_it(tiny_c
     with pytest.MonkeyPatch.context() as patch:
 
         def die():
-            raise MemoryError
+            raise Killed
 
         at_steps(patch, {3: lambda: control.send(tmp_path, "drop", factor=0.1), 6: die})
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             train(tiny_config(*QUIET), tmp_path)
     train(tiny_config(*QUIET), tmp_path)
     assert [event["step"] for event in events_of(tmp_path, "resume")] == [4]  # saved when the command was taken up
@@ -83,12 +87,46 @@ def test_a_command_takes_effect_once_also_when_the_run_is_killed_after_it(tiny_c
 
 
 def test_commands_to_a_run_that_is_not_running_wait(tiny_config, tmp_path, capsys):
-    short = [item for item in QUIET if "train.epochs" not in item]
-    train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        at_steps(patch, {5: lambda: control.send(tmp_path, "stop")})
+        assert train(tiny_config(*QUIET), tmp_path) is None
     control.main([str(tmp_path), "drop", "--factor", "0.5"])
     assert "isn't running; it executes the command when it resumes" in capsys.readouterr().out
     train(tiny_config(*QUIET), tmp_path)
     assert rates(tmp_path)[22] == pytest.approx([0.01, 0.01])
+
+
+def test_a_command_that_comes_too_late_is_told_and_waits_for_no_prolongation(tiny_config, tmp_path, monkeypatch):
+    short = [item for item in QUIET if "train.epochs" not in item]
+    test = loop.Loop.test
+    monkeypatch.setattr(loop.Loop, "test", lambda self: (control.send(tmp_path, "drop", factor=0.5), test(self))[1])
+    train(tiny_config(*short, "train.epochs=0.2"), tmp_path)
+    monkeypatch.undo()
+    assert events_of(tmp_path, "control")[0]["outcome"] == "refused: the run had made its last step"
+    with pytest.raises(UserError, match="has finished: there is no step left"):
+        control.main([str(tmp_path), "drop"])
+    train(tiny_config(*QUIET), tmp_path)
+    assert rates(tmp_path)[22] == pytest.approx([0.02, 0.02])
+    assert len(events_of(tmp_path, "control")) == 1
+
+
+def test_a_control_file_that_is_deleted_or_poisoned_silences_no_command(tiny_config, tmp_path):
+    poison = [b"[" * 100_000, bytes(range(256)), b'{"command": null}', b'{"command": "drop", "id": 7}', b'"x"', b"x" * 1_000_000]
+
+    def delete():
+        (tmp_path / "control.jsonl").unlink()
+        control.send(tmp_path, "drop", factor=0.1, member=1)
+
+    def spoil():
+        with open(tmp_path / "control.jsonl", "ab") as file:
+            file.write(b"\n".join(poison) + b"\n")
+        control.send(tmp_path, "drop", factor=0.1, member=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_steps(patch, {3: lambda: control.send(tmp_path, "set", name="momentum", value=0.8), 6: delete, 9: spoil})
+        train(tiny_config(*QUIET), tmp_path)
+    assert [(event["step"], event["member"]) for event in events_of(tmp_path, "drop")] == [(7, 1), (10, 0)]
+    assert [event["command"] for event in events_of(tmp_path, "control")] == ["set", "drop", "drop", "drop"]
 
 
 def test_saved_is_said_when_it_is(tiny_config, tmp_path):

@@ -6,6 +6,7 @@ import math
 import re
 import resource
 import shlex
+import shutil
 import struct
 import sys
 from types import SimpleNamespace
@@ -350,3 +351,44 @@ def test_a_command_can_be_typed_again(monkeypatch):
     ]
     monkeypatch.setattr(sys, "orig_argv", typed)
     assert shlex.split(command()) == ["python", *typed[1:]]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_event(tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunLog(tmp_path, 100, patience=60) as log:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            for step in range(30):
+                log.event("checkpoint", step, path=f"checkpoints/{step}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.event("checkpoint", 30, path="checkpoints/30")
+    assert [event["step"] for event in history.load(tmp_path).events] == list(range(31))
+    assert capsys.readouterr().err.count("the run goes on and tries again for 1 minutes") == 1
+
+
+@pytest.mark.parametrize("move", ["rename", "delete"])
+def test_a_directory_that_is_moved_or_deleted_is_noticed_at_the_next_event(tmp_path, move):
+    def log_on():
+        with RunLog(tmp_path / "run", 100) as log:
+            log.event("checkpoint", 1, path="x")
+            if move == "rename":
+                (tmp_path / "run").rename(tmp_path / "elsewhere")
+            else:
+                shutil.rmtree(tmp_path / "run")
+            log.event("checkpoint", 2, path="x")
+
+    with pytest.raises(UserError, match=r"events\.jsonl was moved or deleted while this run was training"):
+        log_on()
+
+
+def test_a_console_that_goes_away_ends_nothing(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    with RunLog(tmp_path, 100) as log:
+        monkeypatch.setattr("sys.stderr", Gone())
+        log.event("start", 0, **START)
+        log.event("train", 5, **train())
+    assert [event["step"] for event in history.load(tmp_path).events] == [0, 5]

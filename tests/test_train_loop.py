@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import data, evaluate, history, metrics, parallel, run
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import checkpoint, data, evaluate, history, metrics, parallel, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop, plateau
 from alexnet_jax.train.loop import train
+from alexnet_jax.train.meter import Meter
 from alexnet_jax.train.schedule import make_timeline
 
 # 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
@@ -44,6 +44,7 @@ def reference(digits_dir, tmp_path_factory):
     return directory, test, len(traces)
 
 
+SPEEDS = ("images_per_second", "member_images_per_second")
 TINY = ("model.width=0.04", "train.batch_size=40", "train.log_every_steps=5", "eval.batch_size=64")
 
 
@@ -68,17 +69,25 @@ def events_of(directory, kind):
 
 
 def final_state(directory):
-    """Every array of the newest checkpoint: networks, momentum, plateau."""
+    """Every array of the newest checkpoint: networks, momentum, plateau, the meter's sums."""
     loaded = run.load(directory)
-    training = {"opt_state": loaded.network.abstract_state().opt_state, "plateau": plateau.init(loaded.network.hyper.members)}
-    with Checkpoints(directory) as checkpoints:
-        trees, _ = checkpoints.restore({"networks": loaded.state, "training": training})
-    return jax.tree_util.tree_leaves_with_path(trees)
+    members = loaded.network.hyper.members
+    training = {
+        "opt_state": loaded.network.abstract_state().opt_state,
+        "plateau": plateau.init(members),
+        "meter": Meter(1, members).state(),
+    }
+    found = checkpoint.restore(directory, checkpoint.chosen(directory, "last"), {"networks": loaded.state, "training": training})
+    return jax.tree_util.tree_leaves_with_path(found.trees)
 
 
 def assert_same_bits(one, other):
     for (path, a), (_, b) in zip(final_state(one), final_state(other), strict=True):
         assert np.array_equal(a, b), f"{jax.tree_util.keystr(path)} differs"
+
+
+class Killed(BaseException):
+    """Ends a run without giving it a chance to save."""
 
 
 def interrupt(patch, at_step, action):
@@ -98,11 +107,14 @@ def interrupt(patch, at_step, action):
 def test_things_happen_at_their_own_steps(reference):
     directory, test, traces = reference
     assert [event["step"] for event in events_of(directory, "eval")] == [8, 16, 24, 32, 40, 48, 50]
-    assert [event["step"] for event in events_of(directory, "checkpoint")] == [6, 12, 18, 24, 30, 36, 42, 48, 50]
+    saved, regular = [event["step"] for event in events_of(directory, "checkpoint")], [6, 12, 18, 24, 30, 36, 42, 48, 50]
+    assert set(regular) <= set(saved) <= {*regular, 8, 16, 32, 40}  # also after an evaluation that was the best so far
+    assert len(saved) == len(set(saved))
+    assert all(event["bytes"] > 1000 and event["seconds"] > 0 for event in events_of(directory, "checkpoint"))
     assert [event["step"] for event in events_of(directory, "train")] == list(range(5, 51, 5))
     drops = events_of(directory, "drop")
-    assert [(event["step"], event["member"]) for event in drops] == [(s, m) for s in (16, 24, 32, 40, 48, 50) for m in (0, 1)]
-    assert [event["learning_rate"] for event in drops if event["member"] == 1] == pytest.approx([0.02 * 0.1**i for i in range(1, 7)])
+    assert [(event["step"], event["member"]) for event in drops] == [(s, m) for s in (16, 24, 32, 40, 48) for m in (0, 1)]
+    assert [event["learning_rate"] for event in drops if event["member"] == 1] == pytest.approx([0.02 * 0.1**i for i in range(1, 6)])
     rates = {event["step"]: event["learning_rate"] for event in events_of(directory, "train")}
     assert rates[15] == pytest.approx([0.02, 0.02])
     assert rates[20] == pytest.approx([0.002, 0.002])
@@ -161,7 +173,10 @@ def test_run_directory_is_as_contracted(reference):
     assert record["versions"]["jax"] == jax.__version__
     assert record["devices"] == [f"4 x cpu {parallel.cpu_model()} ({parallel.cores()} cores)"]
     assert list((directory / "tensorboard").iterdir())
-    assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == [48, 50]
+    best = checkpoint.chosen(directory, "best")
+    assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == sorted({best, 48, 50})
+    evals = [(event["ensemble_top1_error"], event["step"]) for event in events_of(directory, "eval")]
+    assert min(evals)[1] == best
     event = events_of(directory, "train")[0]
     assert all(len(event[name]) == 2 for name in ("loss", "error", "learning_rate"))
 
@@ -190,17 +205,103 @@ def test_stopped_in_an_epoch_and_in_an_evaluation_and_killed_then_resumed_to_the
     assert [event["step"] for event in events_of(tmp_path, "eval")] == [8, 16]
 
     with pytest.MonkeyPatch.context() as patch:  # dies at step 33 without saving; 30 was saved
-        interrupt(patch, 33, lambda: (_ for _ in ()).throw(MemoryError))
-        with pytest.raises(MemoryError):
+        interrupt(patch, 33, lambda: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
             train(config, tmp_path)
 
     test = train(config, tmp_path)
     assert [event["step"] for event in events_of(tmp_path, "resume")] == [10, 24, 30]
     assert test == reference[1]
     assert_same_bits(tmp_path, reference[0])
-    for kind in ("eval", "drop"):
-        mine, theirs = ([{**event, "time": 0} for event in events_of(directory, kind)] for directory in (tmp_path, reference[0]))
+    for kind in ("eval", "drop", "train"):
+        mine, theirs = (
+            [{name: value for name, value in event.items() if name not in ("time", *SPEEDS)} for event in events_of(directory, kind)]
+            for directory in (tmp_path, reference[0])
+        )
         assert mine == theirs
+
+
+def test_the_data_may_fail_in_the_middle_of_a_run_what_was_learnt_is_saved(tiny_config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 7, lambda: (_ for _ in ()).throw(UserError("cannot read shard 3")))
+        with pytest.raises(UserError, match="cannot read shard 3"):
+            train(tiny_config(*LOOP), tmp_path)
+    assert checkpoint.steps(tmp_path)[-1] == 7
+
+
+def test_a_stop_in_the_last_evaluation_leaves_the_plateau_of_an_undisturbed_run(reference, tiny_config, tmp_path):
+    config, whole = tiny_config(*LOOP, "train.epochs=1.53"), tmp_path / "whole"  # 48 steps: the last evaluation is a regular one
+    train(config, whole)
+    with pytest.MonkeyPatch.context() as patch:
+        eval_batches, calls = data.eval_batches, []
+
+        def terminated(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return eval_batches(*args, **kwargs)
+
+        patch.setattr(data, "eval_batches", terminated)
+        assert train(config, tmp_path / "stopped") is None
+    train(config, tmp_path / "stopped")
+    assert_same_bits(tmp_path / "stopped", whole)
+    before = len(events_of(tmp_path / "stopped", "eval"))
+    train(config, tmp_path / "stopped")
+    assert len(events_of(tmp_path / "stopped", "eval")) == before == 6
+
+
+def test_a_run_that_is_prolonged_twice_is_the_longer_run(reference, tiny_config, tmp_path):
+    for epochs in ("0.6", "1.1", "1.59"):  # steps 19, 35, 50: neither evaluated nor saved nor, the first, logged there
+        train(tiny_config(*LOOP, f"train.epochs={epochs}"), tmp_path)
+    assert_same_bits(tmp_path, reference[0])
+    for kind in ("eval", "drop", "train"):
+        assert [event["step"] for event in events_of(tmp_path, kind)] == [event["step"] for event in events_of(reference[0], kind)]
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_goes_on(reference, tiny_config, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, 27, lambda: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(tiny_config(*LOOP), tmp_path)
+    have = checkpoint.steps(tmp_path)
+    largest = max((tmp_path / "checkpoints" / str(have[-1]) / "networks").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    with pytest.raises(UserError, match=rf"checkpoints/{have[-1]} is damaged"):
+        evaluate.predict_run(tmp_path, "test")
+    train(tiny_config(*LOOP), tmp_path)
+    (warning,) = events_of(tmp_path, "warning")
+    assert f"checkpoints/{have[-1]} is damaged" in warning["message"]
+    assert f"it is now damaged-{have[-1]}, and the run goes on from an older one" in warning["message"]
+    assert events_of(tmp_path, "resume")[0]["step"] == have[-2]
+    assert_same_bits(tmp_path, reference[0])
+
+
+def test_a_full_disk_gets_time(tiny_config, tmp_path, monkeypatch):
+    """Two saves are refused, the third isn't: the run goes on, and says saved only of what is."""
+    save, refusals = checkpoint.Checkpoints.save, []
+
+    def full(self, step, *args):
+        if len(refusals) < 2:
+            refusals.append(step)
+            raise checkpoint.DiskError("cannot write a checkpoint (No space left on device)")
+        return save(self, step, *args)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", full)
+    assert train(tiny_config(*LOOP), tmp_path) is not None
+    warnings = [event for event in events_of(tmp_path, "warning") if "No space left" in event["message"]]
+    assert [event["step"] for event in warnings] == refusals == [6, 8]
+    assert not {6, 8} & {event["step"] for event in events_of(tmp_path, "checkpoint")}
+
+
+def test_a_disk_that_stays_full_stops_the_run(tiny_config, tmp_path, monkeypatch):
+    def full(self, step, *args):
+        raise checkpoint.DiskError("cannot write a checkpoint (No space left on device)")
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        train(tiny_config(*LOOP, "train.disk_patience=0"), tmp_path)
 
 
 def test_a_second_signal_does_not_wait(tiny_config, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 
 from alexnet_jax import control, hyper, run
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import plateau
 from alexnet_jax.train.loop import train
 from alexnet_jax.train.rates import Rates, make_policy
@@ -25,33 +24,52 @@ def test_a_drop_tells_the_rate_that_the_schedule_leaves(tiny_config, tmp_path):
     assert events_of(tmp_path, "control")[0]["outcome"] == "learning rate of all members is now 0.005"
 
 
-def test_a_member_that_is_done_is_not_moved(tiny_config, tmp_path):
+def test_a_member_that_is_done_is_not_moved(tiny_config):
     state = replace(plateau.init(2), done=np.array([False, True]))
     hyperparameters, _ = hyper.from_config(tiny_config())
-    with RunLog(tmp_path, 10) as log:
-        owned = Rates(make_policy(tiny_config().plateau, 2), hyperparameters, state, lambda step: 1.0, lambda controls: [controls], log)
-        command = {"command": "set", "name": "learning_rate", "value": 0.5}
-        before = owned.controls
-        answer = owned.obey(3, {**command, "member": 1})
-        assert owned.controls is before  # nothing was put on the devices anew
-        assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
-        answer = owned.obey(3, command)
-        assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
-        assert owned.hyper.learning_rate == pytest.approx([0.5, 0.02])
-        assert owned.controls[0].hyper.learning_rate == pytest.approx([0.5, 0.02])
+    owned = Rates(make_policy(tiny_config().plateau, 2), hyperparameters, state, lambda step: 1.0, lambda controls: [controls])
+    command = {"command": "set", "name": "learning_rate", "value": 0.5}
+    before = owned.controls
+    (answer,) = owned.obey(3, {**command, "member": 1})
+    assert owned.controls is before  # nothing was put on the devices anew
+    assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
+    *_, answer = owned.obey(3, command)
+    assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
+    assert owned.hyper.learning_rate == pytest.approx([0.5, 0.02])
+    assert owned.controls[0].hyper.learning_rate == pytest.approx([0.5, 0.02])
 
 
-def test_a_rate_that_is_set_restarts_the_plateau_and_is_logged_like_a_drop(tiny_config, tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"command": "drop", "factor": 0.5, "member": True},
+        {"command": "drop", "factor": 0.5, "member": 10**400},
+        {"command": "drop", "factor": [0.5]},
+        {"command": "drop"},
+        {"command": "set", "name": ["a"], "value": 1},
+        {"command": "set", "name": "learning_rate", "value": float("nan")},
+        {"command": "set", "name": "learning_rate", "value": 10**400},
+        {"command": "dance"},
+    ],
+)
+def test_a_command_that_makes_no_sense_changes_nothing(command, tiny_config):
+    hyperparameters, _ = hyper.from_config(tiny_config())
+    owned = Rates(make_policy(tiny_config().plateau, 2), hyperparameters, plateau.init(2), lambda step: 1.0, lambda controls: [controls])
+    before = owned.controls
+    (answer,) = owned.obey(3, command)
+    assert answer["outcome"].startswith("refused: ")
+    assert owned.controls is before
+
+
+def test_a_rate_that_is_set_restarts_the_plateau_and_is_logged_like_a_drop(tiny_config):
     hyperparameters, _ = hyper.from_config(tiny_config())
     state = replace(plateau.init(2), scale=np.float32([0.1, 0.1]), stale=np.int32([2, 2]), drops=np.int32([1, 1]))
     policy = make_policy(tiny_config("plateau.cooldown=3").plateau, 2)
-    with RunLog(tmp_path, 10) as log:
-        owned = Rates(policy, hyperparameters, state, lambda step: 0.5, lambda controls: [controls], log)
-        owned.obey(4, {"command": "set", "name": "learning_rate", "value": 0.03, "member": 1})
+    owned = Rates(policy, hyperparameters, state, lambda step: 0.5, lambda controls: [controls])
+    event, _ = owned.obey(4, {"command": "set", "name": "learning_rate", "value": 0.03, "member": 1})
     assert owned.in_force(4) == pytest.approx([0.02 * 0.1 * 0.5, 0.03 * 0.5])
     assert (owned.plateau.stale.tolist(), owned.plateau.cooldown.tolist(), owned.plateau.drops.tolist()) == ([2, 0], [0, 3], [1, 1])
-    (event,) = events_of(tmp_path, "rate")
-    assert (event["step"], event["member"], event["value"], event["reason"]) == (4, 1, pytest.approx(0.03), "control")
+    assert (event["event"], event["member"], event["value"], event["reason"]) == ("rate", 1, pytest.approx(0.03), "control")
     assert event["learning_rate"] == pytest.approx(0.015)
 
 

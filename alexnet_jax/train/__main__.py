@@ -3,15 +3,15 @@
     python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits
     python -m alexnet_jax.train --config configs/fashion_mnist.py:members=7 --workdir runs/ensemble --config.model.lrn=False
 
-Ctrl-C or SIGTERM saves and stops. The same command resumes in the middle of an epoch; on CPUs it ends with the same bits.
+Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves and stops, with exit code 75: run the same command again. It resumes in the middle of an epoch; on
+CPUs it ends with the same bits. A second Ctrl-C ends the process at once.
 `python -m alexnet_jax.control` steers a running run.
 """
 
 import argparse
-from pathlib import Path
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import run_cli
+from alexnet_jax.errors import STOPPED, run_cli, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m alexnet_jax.train", description="Train the members of a config; the same command again resumes."
     )
     config_lib.add_arguments(parser)
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory, made if it isn't there")
+    parser.add_argument("--workdir", required=True, type=config_lib.path, metavar="DIR", help="the run directory, made if it isn't there")
     args = config_lib.parse_command_line(parser, argv)
     config = config_lib.load(args.config, args.overrides)
 
@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     test = train(config, args.workdir)
     page = write_report(args.workdir)
     if test is None:
-        print(f"stopped and saved in {args.workdir}; the same command goes on from there")
-        return 1
-    print(words.results_table(history.load(args.workdir)))
-    print(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
+        say(f"stopped and saved in {args.workdir}; the same command goes on from there")
+        return STOPPED
+    say(words.results_table(history.load(args.workdir)))
+    say(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
     return 0
 
 

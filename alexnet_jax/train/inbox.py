@@ -4,6 +4,7 @@ with Inbox(workdir) as inbox, StopSignal() as stop:
     commands = inbox.poll()
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -16,16 +17,23 @@ from alexnet_jax.locks import is_locked, locked
 CONTROL = "control.jsonl"
 LOCK = ".running"
 POLL = 0.2  # seconds between two looks at control.jsonl
+LONGEST = 10_000  # bytes of a command
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # ask a run to save and stop
 
 
 class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into `requested`, so that the loop can save. A second one ends the process at once."""
+    """Turns the first of some signals into `requested`, so that the loop can save. A second one ends the process at once.
+
+    Ctrl-C (SIGINT), SIGTERM, SIGHUP of a terminal that closes, SIGUSR1 of a batch system. One that the process was started to ignore, as by
+    nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._request) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,13 +46,16 @@ class StopSignal:
 
 
 class Inbox:
-    """What a running run reads of its control.jsonl; a context manager that marks the directory as one in which a process is training."""
+    """The commands of a run's control.jsonl, each once; a context manager that marks the directory as one in which a process is training.
+
+    A command is told by its id, not by its line: control.jsonl may be deleted, replaced or written by anybody.
+    """
 
     def __init__(self, workdir: Path) -> None:
-        self.read = 0  # lines carried out so far; saved in every checkpoint
+        self.taken: list[str] = []  # ids of the commands that the run has taken up; saved in every checkpoint
         self._workdir, self._path = workdir, workdir / CONTROL
         self._looked = 0.0
-        self._size = -1
+        self._seen: tuple[int, ...] = ()  # the file's identity, size and time at the last look
 
     def __enter__(self) -> "Inbox":
         self._lock = locked(self._workdir / LOCK, f"another process is training in {self._workdir}; stop it, or use another --workdir")
@@ -54,22 +65,32 @@ class Inbox:
     def __exit__(self, *_: object) -> None:
         self._lock.__exit__(None, None, None)
 
-    def poll(self) -> list[dict[str, Any]]:
-        """The commands that have come since the last look; a line still being written waits. Looks every `POLL` seconds at most."""
-        now = time.monotonic()
-        if now - self._looked < POLL:
+    def poll(self, now: bool = False) -> list[dict[str, Any]]:
+        """The commands that have come since the last look; a line that is still being written waits.
+
+        Looks every `POLL` seconds at most, unless it has to be `now`.
+        """
+        if not now and time.monotonic() - self._looked < POLL:
             return []
-        self._looked = now
+        self._looked = time.monotonic()
         try:
-            size = os.stat(self._path).st_size
-        except FileNotFoundError:
+            found = os.stat(self._path)
+            if (seen := (found.st_ino, found.st_size, found.st_mtime_ns)) == self._seen:
+                return []
+            lines = self._path.read_bytes().split(b"\n")[:-1]
+        except OSError:  # there is none, or it can't be read just now
             return []
-        if size == self._size:
-            return []
-        self._size = size
-        lines = self._path.read_bytes().split(b"\n")[:-1]
-        new, self.read = lines[self.read :], max(self.read, len(lines))
-        return [command for line in new if (command := _parse(line)) is not None]
+        self._seen = seen
+        new = []
+        for number, line in enumerate(lines):
+            command = _parse(line)
+            if command is None:
+                continue
+            name = command["id"] if isinstance(command.get("id"), str) else f"{number} {hashlib.sha256(line).hexdigest()[:16]}"
+            if name not in self.taken:
+                self.taken.append(name)
+                new.append(command)
+        return new
 
 
 def is_running(workdir: Path) -> bool:
@@ -79,8 +100,10 @@ def is_running(workdir: Path) -> bool:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """A line as a command; None for one that isn't, which somebody else must have written."""
+    if len(line) > LONGEST:
+        return None
     try:
         command = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return command if isinstance(command, dict) and "command" in command else None
+    return command if isinstance(command, dict) and isinstance(command.get("command"), str) else None

@@ -6,7 +6,8 @@ obeys a command, saves. The devices own the networks (`Loop.parts`), the host ow
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +16,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, history, memory, metrics, parallel, run, turns
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import checkpoint, data, history, memory, metrics, parallel, run, turns
+from alexnet_jax.checkpoint import Checkpoints, Damaged, Found
 from alexnet_jax.errors import UserError
+from alexnet_jax.history import plain
 from alexnet_jax.model.forward import make_log_probs, make_sums
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.state import Networks, TrainState
 from alexnet_jax.train import plateau, schedule
 from alexnet_jax.train.inbox import Inbox, StopSignal
 from alexnet_jax.train.meter import Meter
-from alexnet_jax.train.rates import Rates
+from alexnet_jax.train.rates import Event, Rates
+from alexnet_jax.train.saves import Saves
 from alexnet_jax.train.setup import Setup, validate
 from alexnet_jax.train.step import make_train_step
 
@@ -67,20 +70,23 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             epochs = f"train.epochs={config.train.epochs:g} ends at step {setup.timeline.total:,}"
             raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
         run.write_config(workdir, config, setup.dataset)
-        with RunLog(workdir, setup.timeline.total) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
+        patience = 60 * config.train.disk_patience
+        with RunLog(workdir, setup.timeline.total, patience) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
             started = time.perf_counter()
             loop = Loop(setup, free, Ties(log, checkpoints, inbox, stop), fresh)
             del fresh  # the loop has it on the devices
             for note in notes:
                 log.event("warning", loop.step, message=note)
             reason = loop.run()
-            loop.save()
-            checkpoints.wait()
+            loop.save_at_last()
+            predictions = None if reason == "stopped" else loop.test()
+            reason = reason if predictions else "stopped"  # the test too may have been stopped
             test = None
-            if reason != "stopped":
-                predictions = loop.test()
+            if predictions:
                 run.save_predictions(workdir, loop.step, metrics.answers(predictions))
                 test = {"split": config.data.test_split, **metrics.summarise(predictions)}
+            if reason != "stopped":
+                loop.turn_away()
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
     return test
 
@@ -99,34 +105,57 @@ class Loop:
         self.free = free
         self.predict = turns.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats), self.turns)
         self.sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))
-        self.meter = Meter(self.config.train.batch_size)
+        members = self.network.hyper.members
+        self.meter = Meter(self.config.train.batch_size, members)
         self.warned: set[tuple[int, str]] = set()
+        self.saves = Saves(self.checkpoints, self.log, 60 * self.config.train.disk_patience)
 
         networks = Networks(fresh.step, fresh.params, self.network.hyper)
-        training = {"opt_state": fresh.opt_state, "plateau": plateau.init(self.network.hyper.members)}
-        position = {"evaluated": 0, "commands": 0}
-        restored = self.checkpoints.restore({"networks": networks, "training": training})
-        if restored:
-            trees, position = restored
-            networks, training = trees["networks"], trees["training"]
+        training = {"opt_state": fresh.opt_state, "plateau": plateau.init(members), "meter": self.meter.state()}
+        found, warnings = self._newest({"networks": networks, "training": training})
+        record: dict[str, Any] = {"evaluated": 0, "commands": [], "accuracy": None, "best": -1.0}
+        if found:
+            networks, training, record = found.trees["networks"], found.trees["training"], found.record
+            self.meter.resume(training["meter"])
         self.step = int(networks.step)
         self.parts = turns.place(TrainState(networks.step, networks.params, training["opt_state"]), self.turns)
-        self.evaluated = position["evaluated"]  # the step of the last whole evaluation
-        self.inbox.read = position["commands"]
+        self.evaluated = record["evaluated"]  # the step of the last whole evaluation
+        self.accuracy, self.best = record["accuracy"], record["best"]  # of the ensemble: at that evaluation, and the highest so far
+        self.inbox.taken = list(record["commands"])
         self.schedule = schedule.make_schedule(self.config, self.timeline)
-        self.rates = Rates(policy, networks.hyper, training["plateau"], self.schedule, partial(turns.place, turns=self.turns), self.log)
-        if restored:
+        self.rates = Rates(policy, networks.hyper, training["plateau"], self.schedule, partial(turns.place, turns=self.turns))
+        if found:
+            self.saves.resume(self.step, self._record())
             self.log.event("resume", self.step, evaluated=self.evaluated)
         self.log.event(
             "start",
             self.step,
-            members=self.network.hyper.members,
+            members=members,
             member_names=self.network.member_names,
             steps=self.timeline.total,
             steps_per_epoch=self.timeline.steps_per_epoch,
             devices=", ".join(parallel.describe()),
             images=len(self.sources["train"]),
         )
+        for message in warnings:
+            self.log.event("warning", self.step, message=message)
+        self._tell(history.missing(self.checkpoints.directory.parent, self.step, record.get("untold", [])))
+
+    def _newest(self, templates: dict[str, Any]) -> tuple[Found | None, list[str]]:
+        """The newest checkpoint that is whole, and what is to be said of those that aren't: they are set aside.
+
+        Raises:
+          UserError: there are checkpoints, and none is whole.
+        """
+        workdir, warnings = self.checkpoints.directory.parent, list[str]()
+        for step in reversed(have := checkpoint.steps(workdir)):
+            try:
+                return checkpoint.restore(workdir, step, templates), warnings
+            except Damaged as error:
+                if step == have[0]:
+                    raise UserError(f"none of {workdir}'s checkpoints can be read; {error}") from None
+                warnings.append(f"{error}; it is now {self.checkpoints.set_aside(step).name}, and the run goes on from an older one")
+        return None, warnings
 
     @cached_property
     def train_step(self) -> turns.TrainProgram:
@@ -145,39 +174,37 @@ class Loop:
 
     def run(self) -> str:
         """Step until there is a reason to end: `epochs`, `done` (every member plateaued after its last drop) or `stopped`."""
-        batches = data.train_batches(
-            self.sources["train"],
-            batch_size=self.config.train.batch_size,
-            seed=self.config.data.seed,
-            position=self.step * self.config.train.batch_size,
-            threads=self.config.data.threads,
-            process=parallel.process(),
-        )
+        batches = self._train_batches()
         first = self.step
         while True:
             # What changes at a step is in its checkpoint: a run that resumes at a step has it already.
             if self.step > first:
-                self.rates.replay(self.step)
-            if self._due(self.timeline.evaluate_every) and self.evaluated < self.step and not self.validate():
+                self._tell(self.rates.replay(self.step))
+            if (self._due(self.timeline.evaluate_every) or self._ends) and self.evaluated < self.step and not self.validate():
                 return "stopped"
             if self.rates.plateau.done.all():
                 return "done"
-            if self.step >= self.timeline.total:
+            if self._ends:
                 return "epochs"
             if self.step > first:
                 self.obey()
+                if self._due(self.timeline.checkpoint_every):
+                    self.save()
+            program = self.train_step
             if self.stop.requested:
                 return "stopped"
-            if self.step > first and self.step % self.timeline.checkpoint_every == 0:
-                self.save()
-            self.parts, step_metrics = self.train_step(self.parts, self.rates.controls, parallel.shard(next(batches)))
+            self.parts, step_metrics = program(self.parts, self.rates.controls, parallel.shard(next(batches)))
             self.step += 1
             self.meter.add(step_metrics)
-            if self._due(self.timeline.log_every):
+            if self._due(self.timeline.log_every) or self._ends:
                 self._log_training()
+            self.saves.look(self.step)
 
     def validate(self) -> bool:
-        """Evaluate on the validation split and let the plateau take it into account; False when a signal came in between."""
+        """Evaluate on the validation split and let the plateau take it into account; False when a signal came in between.
+
+        An evaluation that comes only because the run ends here moves no plateau: a run that is prolonged is the run of more epochs.
+        """
         with self.meter.pause():
             split = self.config.data.validation_split
             result = metrics.sum_over_split(
@@ -188,9 +215,14 @@ class Loop:
             )
             if result is None:
                 return False
-            self.evaluated = self.step
-            self.log.event("eval", self.step, epoch=self._epoch, split=split, **result)
-            self.rates.after_evaluation(self.step, 1 - result["top1_error"])
+            regular = self._due(self.timeline.evaluate_every)
+            self.evaluated, self.accuracy = self.step, 1 - float(result["ensemble_top1_error"])
+            self.log.event("eval", self.step, epoch=self._epoch, split=split, closing=not regular or None, **result)
+            if regular:
+                self._tell(self.rates.after_evaluation(self.step, 1 - result["top1_error"]))
+            if self.accuracy > self.best:
+                self.best = self.accuracy
+                self.save()
         return True
 
     def obey(self) -> None:
@@ -198,37 +230,97 @@ class Loop:
         commands = self.inbox.poll()
         if not commands:
             return
-        answers = [self.rates.obey(self.step, command) for command in commands]
-        self.stop.requested |= any(command["command"] == "stop" for command in commands)
-        self.save()
-        if any(command["command"] in ("save", "stop") for command in commands):
-            self.checkpoints.wait()  # "saved" is said when it is
-        for answer in answers:
-            self.log.event("control", self.step, **answer)
+        events = [event for command in commands for event in self.rates.obey(self.step, command)]
+        asked = {command["command"] for command in commands}
+        self.stop.requested |= "stop" in asked
+        if refused := self.save(asked="save" in asked, wait=True, untold=events):
+            for event in events:
+                if event["event"] == "control":
+                    event["outcome"] = f"not saved ({refused}); {event['outcome'].removeprefix('saved')}".rstrip("; ")
+        self._tell(events)
 
-    def test(self) -> metrics.Predictions:
-        """The final networks on the test split."""
+    def turn_away(self) -> None:
+        """Answer the commands that came too late: none of them waits for a prolongation."""
+        late = self.inbox.poll(now=True)
+        if late:
+            self.save_at_last()
+        for command in late:
+            who = {name: command.get(name) for name in ("id", "by", "sent", "command")}
+            self.log.event("control", self.step, **who, outcome="refused: the run had made its last step")
+
+    def test(self) -> metrics.Predictions | None:
+        """The final networks on the test split; None when a signal came in between."""
         log_probs = make_log_probs(self.network.model, self.dataset.stats)
-        return metrics.predict_split(
-            turns.predictor(log_probs, self.turns, *self._on_devices()),
-            self._batches("test"),
-            len(self.sources["test"]),
-            self.network.member_names,
-        )
 
-    def save(self) -> None:
-        """Save both sides under the step, unless that is saved already."""
-        if self.checkpoints.latest_step() == self.step:
-            return
+        def until_stopped(batches: Iterator[dict]) -> Iterator[dict]:
+            for batch in batches:
+                if self.stop.requested:
+                    raise InterruptedError
+                yield batch
+
+        with suppress(InterruptedError):
+            return metrics.predict_split(
+                turns.predictor(log_probs, self.turns, *self._on_devices()),
+                until_stopped(self._batches("test")),
+                len(self.sources["test"]),
+                self.network.member_names,
+            )
+        return None
+
+    def save(self, asked: bool = False, wait: bool = False, untold: Sequence[Event] = ()) -> str | None:
+        """Save both sides under the step, unless just this is saved already; returns why the disk refused, None where it didn't.
+
+        Args:
+          asked: keep this checkpoint for good.
+          wait: return when it is on disk.
+          untold: events of this step that are logged when it is saved; a run that is killed in between logs them when it resumes.
+
+        Raises:
+          UserError: the disk has refused for as long as `train.disk_patience`.
+        """
+        extra = ({"asked": True} if asked else {}) | ({"untold": plain(list(untold))} if untold else {})
         with self.meter.pause():
-            # Joined on the host: on the devices the state would be there twice.
-            state = self.turns.join([jax.tree.map(np.asarray, part) for part in self.parts])
-            trees = {
-                "networks": Networks(state.step, state.params, self.rates.hyper),
-                "training": {"opt_state": state.opt_state, "plateau": self.rates.plateau},
-            }
-            path = self.checkpoints.save(self.step, trees, {"evaluated": self.evaluated, "commands": self.inbox.read})
-            self.log.event("checkpoint", self.step, path=f"checkpoints/{path.name}")
+            return self.saves.save(self.step, self._record(), self._trees, wait, **extra)
+
+    def save_at_last(self) -> None:
+        """Save, and return when it is on disk; a disk that refuses gets as long as `train.disk_patience`.
+
+        Raises:
+          UserError: it has refused for longer.
+        """
+        self.saves.save_at_last(self.step, self._record(), self._trees)
+
+    def _trees(self) -> dict[str, Any]:
+        """Both sides, on the host. Joined there: on the devices the state would be there twice."""
+        state = self.turns.join([jax.tree.map(np.asarray, part) for part in self.parts])
+        training = {"opt_state": state.opt_state, "plateau": self.rates.plateau, "meter": self.meter.state()}
+        return {"networks": Networks(state.step, state.params, self.rates.hyper), "training": training}
+
+    def _record(self) -> dict[str, Any]:
+        """What a checkpoint says of its place in the run."""
+        accuracy = self.accuracy if self.evaluated == self.step else None  # of other networks it says nothing
+        return {"evaluated": self.evaluated, "commands": list(self.inbox.taken), "accuracy": accuracy, "best": self.best}
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Log events of this step."""
+        for event in events:
+            self.log.event(event["event"], self.step, **{name: value for name, value in event.items() if name != "event"})
+
+    def _train_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """The run's batches from here on. Where the data fail, what has been learnt is saved first."""
+        batches = data.train_batches(
+            self.sources["train"],
+            batch_size=self.config.train.batch_size,
+            seed=self.config.data.seed,
+            position=self.step * self.config.train.batch_size,
+            threads=self.config.data.threads,
+            process=parallel.process(),
+        )
+        try:
+            yield from batches
+        except Exception:
+            self.save_at_last()
+            raise
 
     def _on_devices(self) -> tuple[list[Any], list[Any]]:
         """The parameters and hyperparameters of each turn."""
@@ -247,9 +339,17 @@ class Loop:
         )
 
     def _log_training(self) -> None:
-        values = self.meter.read()
+        regular = self._due(self.timeline.log_every)
+        values = self.meter.read(go_on=not regular)
         speed = values["images_per_second"]
-        self.log.event("train", self.step, epoch=self._epoch, member_images_per_second=speed * self.network.hyper.members, **values)
+        self.log.event(
+            "train",
+            self.step,
+            epoch=self._epoch,
+            closing=not regular or None,
+            member_images_per_second=speed * self.network.hyper.members,
+            **values,
+        )
         self.log.progress(self.step, speed)
         chance = math.log(len(self.dataset.classes))
         for member, loss in enumerate(values["loss"]):
@@ -266,7 +366,11 @@ class Loop:
             self.log.event("warning", self.step, member=member, message=message)
 
     def _due(self, every: int) -> bool:
-        return self.step > 0 and (self.step % every == 0 or self.step >= self.timeline.total)
+        return self.step > 0 and self.step % every == 0
+
+    @property
+    def _ends(self) -> bool:
+        return self.step >= self.timeline.total
 
     @property
     def _epoch(self) -> float:

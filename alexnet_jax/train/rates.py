@@ -5,9 +5,9 @@
                    manual        only a person drops it
                    replay:RUN    the changes of another run, at their steps
 
-The loop (loop.py) asks its `Rates` after each evaluation and command, and gives the train step what they make of it:
+The loop (loop.py) tells its `Rates` of each evaluation and command, logs the events that come back, and gives the train step the controls:
 
-    rates.after_evaluation(step, accuracy)
+    events = rates.after_evaluation(step, accuracy)
     state, metrics = program(state, rates.controls, batch)
 """
 
@@ -22,10 +22,11 @@ from alexnet_jax import history
 from alexnet_jax import hyper as hyper_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.runlog import RunLog
 from alexnet_jax.state import Controls
 from alexnet_jax.train import plateau as plateau_lib
 from alexnet_jax.train.plateau import Plateau
+
+Event = dict[str, Any]  # an event of the log: `event` is its kind, the rest are its fields
 
 
 class Policy(NamedTuple):
@@ -49,7 +50,9 @@ def make_policy(settings: ConfigDict, members: int) -> Policy:
 
 
 class Rates:
-    """The hyperparameters and plateaus of a run's members, on the host, and all that changes them. Tells the log of every change.
+    """The hyperparameters and plateaus of a run's members, on the host, and all that changes them.
+
+    What changes a rate returns the events that tell of it; the loop logs them when it is sure of them.
 
     Args:
       schedule: `factor(step)` of every member's rate.
@@ -63,10 +66,9 @@ class Rates:
         plateau: Plateau,
         schedule: Callable[[int], Any],
         place: Callable[[Controls], list[Controls]],
-        log: RunLog,
     ) -> None:
         self.hyper, self.plateau = hyper, plateau
-        self._policy, self._schedule, self._place, self._log = policy, schedule, place, log
+        self._policy, self._schedule, self._place = policy, schedule, place
         self._placed: list[Controls] | None = None
 
     @property
@@ -80,69 +82,72 @@ class Rates:
         """The members' learning rates at a step, float32 (M,)."""
         return np.asarray(self._on_host().learning_rate(np.float32(self._schedule(step))))
 
-    def after_evaluation(self, step: int, accuracy: np.ndarray) -> None:
+    def after_evaluation(self, step: int, accuracy: np.ndarray) -> list[Event]:
         """Take the members' validation accuracies (M,) into account."""
         settings, mode = self._policy.settings, self._policy.mode
         observed = {"patience": settings.patience, "min_delta": settings.min_delta}
         if mode == "auto":
             rule = {"factor": settings.factor, "max_drops": settings.max_drops, "cooldown": settings.cooldown}
             after = plateau_lib.update(self.plateau, accuracy, **observed, **rule)
-            self._change_plateau(after, step, settings.factor, "plateau")
-            return
+            return self._change_plateau(after, step, settings.factor, "plateau")
         after, plateaued = plateau_lib.observe(self.plateau, accuracy, **observed)
-        if mode == "suggest":
-            for member in np.flatnonzero(plateaued & (after.stale == settings.patience)):
-                message = "validation accuracy has plateaued: drop the rate? (python -m alexnet_jax.control RUN drop)"
-                self._log.event("warning", step, member=int(member), message=message)
         self._change(self.hyper, after)
+        if mode != "suggest":
+            return []
+        message = "validation accuracy has plateaued: drop the rate? (python -m alexnet_jax.control RUN drop)"
+        said = np.flatnonzero(plateaued & (after.stale == settings.patience))
+        return [{"event": "warning", "member": int(member), "message": message} for member in said]
 
-    def replay(self, step: int) -> None:
+    def replay(self, step: int) -> list[Event]:
         """Repeat the changes that the replayed run made at this step."""
+        events: list[Event] = []
         for event in self._policy.replayed:
             if event["step"] == step:
                 members = np.isin(np.arange(self.hyper.members), event["members"])
                 if "factor" in event:
-                    self._drop(members, step, event["factor"], 0, "replay")
+                    events += self._drop(members, step, event["factor"], 0, "replay")
                 else:
-                    self._set_rate(members, step, event["value"], 0, "replay")
+                    events += self._set_rate(members, step, event["value"], 0, "replay")
+        return events
 
-    def obey(self, step: int, command: dict[str, Any]) -> dict[str, Any]:
-        """Carry out a person's command; returns the answer, to be logged when it is true. A command that makes no sense changes nothing."""
+    def obey(self, step: int, command: dict[str, Any]) -> list[Event]:
+        """Carry out a person's command. The last event is the answer. A command that makes no sense changes nothing."""
         try:
-            outcome = self._carry_out(step, command)
-        except (UserError, KeyError, TypeError, ValueError) as error:
-            outcome = f"refused: {error}"
+            outcome, events = self._carry_out(step, command)
+        except (UserError, KeyError, TypeError, ValueError, OverflowError) as error:  # a line may hold anything
+            outcome, events = f"refused: {error}", []
         who = {name: command.get(name) for name in ("id", "by", "sent", "command", "member", "factor", "name", "value")}
-        return {**who, "outcome": outcome}
+        return [*events, {"event": "control", **who, "outcome": outcome}]
 
-    def _carry_out(self, step: int, command: dict[str, Any]) -> str:
+    def _carry_out(self, step: int, command: dict[str, Any]) -> tuple[str, list[Event]]:
+        """What became of a command, and the changes of rates that it made."""
         match command["command"]:
             case "drop":
                 members, named = self._addressed(command.get("member"))
-                self._drop(members, step, float(command["factor"]), self._policy.settings.cooldown, "control")
+                events = self._drop(members, step, float(command["factor"]), self._policy.settings.cooldown, "control")
                 now = np.unique(self.in_force(step)[members])
-                return f"learning rate of {named} is now {', '.join(f'{rate:.3g}' for rate in now)}"
+                return f"learning rate of {named} is now {', '.join(f'{rate:.3g}' for rate in now)}", events
             case "set":
                 members, named = self._addressed(command.get("member"))
-                name, value = command["name"], float(command["value"])
+                name, value = str(command["name"]), float(command["value"])
                 hyper_lib.check_settable(name)
                 hyper_lib.check_range(name, value)
+                done = f"{name} of {named} is now {value:g}"
                 if name == "learning_rate":
-                    self._set_rate(members, step, value, self._policy.settings.cooldown, "control")
-                else:
-                    self._set(members, name, value)
-                return f"{name} of {named} is now {value:g}"
+                    return done, self._set_rate(members, step, value, self._policy.settings.cooldown, "control")
+                self._set(members, name, value)
+                return done, []
             case "save":
-                return "saved"
+                return "saved", []
             case "stop":
-                return "saved and stopped"
+                return "saved and stopped", []
             case other:
                 raise UserError(f"unknown command {other!r}")
 
     def _addressed(self, member: int | None) -> tuple[np.ndarray, str]:
         """The members (M,) that a command is about, and their name; members that are done take none."""
         count, done = self.hyper.members, self.plateau.done
-        if member is not None and not 0 <= member < count:
+        if member is not None and (type(member) is not int or not 0 <= member < count):
             raise UserError(f"no member {member}; members are 0 to {count - 1}")
         members = ~done & (np.ones(count, bool) if member is None else np.arange(count) == member)
         named = "all members" if member is None else f"member {member}"
@@ -150,29 +155,32 @@ class Rates:
             raise UserError(f"{named} {'are' if member is None else 'is'} done: after the last plateau nothing is learnt any more")
         return members, f"{named} but {done.sum()} that are done" if member is None and done.any() else named
 
-    def _drop(self, members: np.ndarray, step: int, factor: float, cooldown: int, reason: str) -> None:
+    def _drop(self, members: np.ndarray, step: int, factor: float, cooldown: int, reason: str) -> list[Event]:
         plateau_lib.check_factor(factor)
-        self._change_plateau(plateau_lib.drop(self.plateau, members, factor=factor, cooldown=cooldown), step, factor, reason)
+        return self._change_plateau(plateau_lib.drop(self.plateau, members, factor=factor, cooldown=cooldown), step, factor, reason)
 
-    def _set_rate(self, members: np.ndarray, step: int, value: float, cooldown: int, reason: str) -> None:
+    def _set_rate(self, members: np.ndarray, step: int, value: float, cooldown: int, reason: str) -> list[Event]:
         """Set the rate itself: earlier drops no longer scale it."""
         self._set(members, "learning_rate", value)
         self._change(self.hyper, plateau_lib.restart(self.plateau, members, cooldown=cooldown))
         now = self.in_force(step)
-        for member in np.flatnonzero(members):
-            self._log.event("rate", step, member=int(member), learning_rate=now[member], value=value, reason=reason)
+        return [
+            {"event": "rate", "member": int(member), "learning_rate": now[member], "value": value, "reason": reason}
+            for member in np.flatnonzero(members)
+        ]
 
     def _set(self, members: np.ndarray, name: str, value: float) -> None:
         leaf = np.where(members, np.float32(value), getattr(self.hyper, name))
         self._change(replace(self.hyper, **{name: leaf}), self.plateau)
 
-    def _change_plateau(self, after: Plateau, step: int, factor: float, reason: str) -> None:
-        """Adopt a plateau state and log the drops that it has more than before."""
+    def _change_plateau(self, after: Plateau, step: int, factor: float, reason: str) -> list[Event]:
+        """Adopt a plateau state; returns the drops that it has more than before."""
         dropped = np.flatnonzero(after.drops > self.plateau.drops)
         self._change(self.hyper, after)
         now = self.in_force(step)
-        for member in dropped:
-            self._log.event("drop", step, member=int(member), learning_rate=now[member], factor=factor, reason=reason)
+        return [
+            {"event": "drop", "member": int(member), "learning_rate": now[member], "factor": factor, "reason": reason} for member in dropped
+        ]
 
     def _change(self, hyper: Hyper, plateau: Plateau) -> None:
         self.hyper, self.plateau, self._placed = hyper, plateau, None

@@ -30,6 +30,7 @@ NOT_NEGATIVE = (
     "data.seed",
     "data.threads",
     "train.members_per_program",
+    "train.disk_patience",
     "optimizer.warmup_epochs",
     "optimizer.poly_power",
     "plateau.min_delta",

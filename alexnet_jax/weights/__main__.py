@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from alexnet_jax import classes
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.weights import torch_layout
 from alexnet_jax.weights.formats import READERS, WRITERS, Weights, dataset_from_json, words
@@ -74,11 +75,11 @@ def write_run(workdir: Path, weights: Weights) -> None:
     _, networks = weights.networks()
     run.write_config(workdir, weights.config, weights.dataset)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(int(networks.step), {"networks": networks}, {"evaluated": 0, "commands": 0})
+        checkpoints.save(int(networks.step), {"networks": networks}, {})
         checkpoints.wait()
 
 
-def read_run(workdir: Path, member: int) -> Weights:
+def read_run(workdir: Path, member: int, step: str = "last") -> Weights:
     """A member of a run as a network of its own: the config says its hyperparameters, those that were set while it trained too.
 
     Raises:
@@ -88,7 +89,7 @@ def read_run(workdir: Path, member: int) -> Weights:
 
     from alexnet_jax import run
 
-    loaded, record = run.load(workdir), run.read_config(workdir)
+    loaded, record = run.load(workdir, step), run.read_config(workdir)
     names = loaded.network.member_names
     if not 0 <= member < len(names):
         raise UserError(f"{workdir} has no member {member}; its members: {', '.join(f'{i} ({name})' for i, name in enumerate(names))}")
@@ -105,16 +106,19 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     reader = commands.add_parser("import", help="make a run directory of a file")
     reader.add_argument("--from", dest="format", required=True, choices=READERS)
-    reader.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the run directory to make")
+    reader.add_argument("--workdir", required=True, type=config_lib.path, metavar="DIR", help="the run directory to make")
     reader.add_argument("--as", dest="as_one_tower", choices=["one_tower"], help="rewrite CaffeNet's two towers as the study post's one")
-    reader.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, in their order: one a line, or JSON")
+    reader.add_argument("--classes", type=config_lib.path, metavar="FILE", help="the classes' names, in their order: one a line, or JSON")
     reader.add_argument("--under", metavar="NAME", help="of a PyTorch file with several networks the one under this name: state_dict_ema")
     writer = commands.add_parser("export", help="write a member of a run into a file")
     writer.add_argument("--to", dest="format", required=True, choices=WRITERS)
-    writer.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run directory")
+    writer.add_argument("--run", required=True, type=config_lib.path, metavar="DIR", help="a run directory")
     writer.add_argument("--member", type=int, default=0, metavar="I", help="which network of the run (default: 0)")
+    writer.add_argument(
+        "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
+    )
     for command in (reader, writer):
-        command.add_argument("file", type=Path, metavar="FILE")
+        command.add_argument("file", type=config_lib.path, metavar="FILE")
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel
@@ -122,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.command == "export":
         parallel.start()
-        weights = read_run(args.run, args.member)
+        weights = read_run(args.run, args.member, args.step)
         with writing(args.file):
             usage = WRITERS[args.format](args.file, weights)
         print(f"{args.file}: member {args.member} of {args.run}; {usage}")

@@ -16,7 +16,6 @@ numbers.
 
 import argparse
 import math
-from pathlib import Path
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RATE,...",
         help="learning rates to try; each level is compared at the rate with its lowest validation error (default: the config's rate)",
     )
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for runs, tables and figures")
+    p.add_argument("--out", type=config_lib.path, required=True, metavar="DIR", help="directory for runs, tables and figures")
     p.add_argument(
         "--margin",
         type=float,

@@ -14,6 +14,7 @@ import importlib
 import textwrap
 from pathlib import Path
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from alexnet_jax.tables import aligned
 from experiments.benchmark import PARTS
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="only these (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), metavar="DIR", help="directory for PART.json (default: benchmarks)")
+    parser.add_argument(
+        "--out", type=config_lib.path, default=Path("benchmarks"), metavar="DIR", help="directory for PART.json (default: benchmarks)"
+    )
     settings_lib.add_arguments(parser)
     args = parser.parse_args(argv)
     for part in args.parts:

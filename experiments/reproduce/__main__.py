@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         help="full: the dataset's config unchanged; quick (default): fewer epochs, for some datasets fewer images or narrower networks",
     )
     p.add_argument("--seeds", type=int, metavar="N", help=f"default: {', '.join(f'{name} {count}' for name, count in TARGETS.items())}")
-    p.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")
+    p.add_argument("--out", type=config_lib.path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")
     arguments.add(p)
     p.epilog = "Any field of the dataset's config can be changed: --config.SECTION.FIELD=VALUE."
     return p

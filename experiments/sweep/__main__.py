@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--config", metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
     p.add_argument("--grid", metavar="AXES", help="'name=value,value; name=value,...; seeds=N': train every combination")
-    p.add_argument("--points", type=Path, metavar="FILE", help="a Python file with a function sweep(add), which adds the points")
+    p.add_argument("--points", type=config_lib.path, metavar="FILE", help="a Python file with a function sweep(add), which adds the points")
     p.add_argument("--seeds", type=int, metavar="N", help="seeds of every point (default: the number in the grid or the file, otherwise 1)")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's directory; created if it doesn't exist")
+    p.add_argument("--out", type=config_lib.path, required=True, metavar="DIR", help="the sweep's directory; created if it doesn't exist")
     p.add_argument("--table", action="store_true", help="print and write the table of the finished runs, and stop")
     arguments.add(p)
     return p

@@ -1,0 +1,89 @@
+"""A run's checkpoints as the loop sees them: what is saved already, what is under way, and for how long a disk may refuse.
+
+The loop (loop.py) owns one:
+
+    saves.save(step, trees, record)    # returns why the disk refused, or None
+    saves.look()                       # after every step: logs a save that has come to its end
+
+"saved" is logged when a checkpoint is on disk, not before.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from alexnet_jax.checkpoint import Checkpoints, DiskError, Saved
+from alexnet_jax.runlog import RunLog
+
+RETRY = 5.0  # seconds between two tries of the last save
+
+
+class Saves:
+    """Saves in the background, and again where the disk refuses.
+
+    Args:
+      patience: seconds for which the disk may refuse before the run stops.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, log: RunLog, patience: float) -> None:
+        self._checkpoints, self._log, self._patience = checkpoints, log, patience
+        self._newest: dict[str, Any] = {}  # the record of the newest save, with its step
+        self._refused_since: float | None = None
+
+    def resume(self, step: int, record: dict[str, Any]) -> None:
+        """The run goes on from a checkpoint: this need not be saved again."""
+        self._newest = {"step": step, **record}
+
+    def save(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]], wait: bool = False, **extra: Any) -> str | None:
+        """Save under a step, unless a save of the same record is the newest; returns why the disk refused, None where it didn't.
+
+        Args:
+          record: what the checkpoint says of its place in the run (JSON).
+          trees: makes the arrays, when they are needed.
+          wait: return when it is on disk.
+          extra: more for the record; a save that has some is never left out.
+
+        Raises:
+          DiskError: the disk has refused for longer than `patience`.
+        """
+        try:
+            if extra or {"step": step, **record} != self._newest:
+                self._tell(self._checkpoints.wait())
+                self._checkpoints.save(step, trees(), {**record, **extra})
+                self._newest = {"step": step, **record}
+            if wait:
+                self._tell(self._checkpoints.wait())
+        except DiskError as error:
+            return self._refused(step, error)
+        return None
+
+    def save_at_last(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]]) -> None:
+        """Save and wait; where the disk refuses, try again until `patience` is over.
+
+        Raises:
+          DiskError: it is over.
+        """
+        while self.save(step, record, trees, wait=True):
+            time.sleep(min(RETRY, self._patience))
+
+    def look(self, step: int) -> None:
+        """Log a save that has come to its end in the background since the last look; `step` is the loop's."""
+        try:
+            self._tell(self._checkpoints.poll())
+        except DiskError as error:
+            self._refused(step, error)
+
+    def _tell(self, saved: Saved | None) -> None:
+        if saved:
+            self._refused_since = None
+            path = f"{saved.path.parent.name}/{saved.path.name}"
+            self._log.event("checkpoint", saved.step, path=path, seconds=round(saved.seconds, 3), bytes=saved.bytes)
+
+    def _refused(self, step: int, error: DiskError) -> str:
+        """Warn of a save that the disk refused; or give up, when it has done so for too long."""
+        self._newest, now = {}, time.monotonic()
+        self._refused_since = self._refused_since or now
+        if now - self._refused_since >= self._patience:
+            raise error
+        self._log.event("warning", step, message=f"{error}. The run goes on and tries again at its next checkpoint")
+        return str(error)

@@ -137,3 +137,11 @@ def test_a_config_that_starts_from_another_cannot_misspell_a_field(tmp_path):
     file.write_text(f"{text}    config.optimizer.learning_rat = 0.5\n    return config\n")
     with pytest.raises(UserError, match=r"config file .*mine\.py: .*learning_rat"):
         config_lib.load(str(file))
+
+
+def test_a_tilde_is_the_home_directory_wherever_it_stands(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert config_lib.path("~/runs/x") == Path("/home/somebody/runs/x")
+    config = config_lib.load("configs/digits.py", ["data.dir=~/data", "train.init_from=~/runs/a", "plateau.mode=replay:~/runs/b"])
+    assert (config.data.dir, config.train.init_from) == ("/home/somebody/data", "/home/somebody/runs/a")
+    assert config.plateau.mode == "replay:/home/somebody/runs/b"

@@ -69,3 +69,10 @@ def test_leaves_are_arrays_over_members():
 def test_refuses(spec, message):
     with pytest.raises(UserError, match=message):
         hyper.parse_members(spec, BASE)
+
+
+@pytest.mark.parametrize("spec", ["seed=[0,0,1]", "seeds=2; seed=1", "learning_rate=[.01,.01]"])
+def test_equal_members_are_refused(spec):
+    config = config_lib.load("configs/digits.py", [f"ensemble.members={spec}"])
+    with pytest.raises(UserError, match="twice: the same network would count as two"):
+        hyper.from_config(config)

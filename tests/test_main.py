@@ -1,5 +1,6 @@
 """The list of commands, that each is there and explains itself quickly, and that Ctrl-C ends them at any moment."""
 
+import os
 import re
 import subprocess
 import sys
@@ -89,3 +90,17 @@ def test_other_errors_are_not_the_users():
 
     with pytest.raises(RuntimeError, match="a bug"):
         run_cli(fail)
+
+
+def test_a_console_that_cannot_print_a_letter_prints_its_code():
+    script = "from alexnet_jax.errors import run_cli; run_cli(lambda: print('1.03 ± 0.45 %'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "1.03 \\xb1 0.45 %\n", "")
+
+
+def test_a_console_that_went_away_is_no_error_of_what_was_done():
+    script = "from alexnet_jax.errors import run_cli, say; run_cli(lambda: say('done'))"
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (process.returncode, process.stderr) == (0, "")

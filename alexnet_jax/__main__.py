@@ -5,7 +5,7 @@ python -m alexnet_jax
 
 COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
 
-  python -m alexnet_jax.prepare    raw images -> a dataset: digits, idx (MNIST family), folder, tfds
+  python -m alexnet_jax.prepare    raw images -> a dataset: digits, idx (MNIST family), folder, imagenet, tfds
   python -m alexnet_jax.train      config + dataset -> a run directory; the same command again resumes
   python -m alexnet_jax.control    commands to a run that trains: drop the learning rate, set, save, stop
   python -m alexnet_jax.evaluate   run directories -> exact errors, ten-crop, ensembles
@@ -18,6 +18,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m experiments.reproduce  published results next to results measured on your dataset
   python -m experiments.report     run directories -> report.html
   python -m experiments.publish    results of runs and ablations -> README.md and docs/results.md
+  python -m experiments.prove_resume  a run killed again and again -> what differs from one that wasn't
   python -m experiments.parity     every variant compared with an independent PyTorch network
   python -m experiments.benchmark  speed and memory of each part, next to the same part in PyTorch
 

@@ -5,6 +5,7 @@ sweep/          trains many settings and ranks them by their errors
 ablate/         measures the effect of one factor on the test error, with confidence intervals
 reproduce/      measures the paper's claims on a dataset that you have
 benchmark/      measures speed and memory, and compares them with PyTorch's
+prove_resume/   a run that is killed again and again, held against an undisturbed one
 peers/          the same networks in PyTorch
 report.py       writes the full report of a run
 parity.py       compares every variant with PyTorch: logits and gradients

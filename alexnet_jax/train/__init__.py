@@ -7,6 +7,7 @@ schedule.py    when things happen, and what time does to the learning rate
 plateau.py     when validation no longer improves, the learning rate drops
 rates.py       all that changes learning rates: plateaus, commands, the record of another run
 inbox.py       commands and signals that reach a running run
+saves.py       the run's checkpoints: what is saved, what is under way, for how long a disk may refuse
 meter.py       means of the metrics, and speed, between two lines of the log
 __main__.py    the command
 """

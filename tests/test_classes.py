@@ -120,6 +120,7 @@ def test_a_run_in_another_order_is_evaluated_through_its_names(runs):
         answers(runs / "shuffled", same_order=True)
 
 
+@pytest.mark.slow
 def test_its_report_is_about_the_datasets_classes(runs):
     assert jax.tree.all(jax.tree.map(np.array_equal, run.load(runs / "digits").state.hyper, run.load(runs / "shuffled").state.hyper))
     pages = [write_report(runs / name, network_sections(runs / name)).read_text() for name in ("digits", "shuffled")]

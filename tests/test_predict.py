@@ -264,7 +264,7 @@ def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, mon
         params = jax.tree.map(
             lambda leaf: np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf), loaded.state.params
         )
-        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=params))
+        return lambda *_: loaded._replace(state=dataclasses.replace(loaded.state, params=params))
 
     monkeypatch.setattr(run, "load", load_with_nan(1))
     found = answers(pictures, "--top=10")

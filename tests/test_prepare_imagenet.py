@@ -286,8 +286,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("form", ["tars", "kaggle"])
-@pytest.mark.parametrize("kill", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize(
+    ("form", "kill"),
+    [
+        ("tars", "SIGKILL"),
+        ("kaggle", "SIGINT"),
+        pytest.param("tars", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("kaggle", "SIGKILL", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_prepare_goes_on_to_the_same_bytes(form, kill, tmp_path, monkeypatch):
     """At a chunk of its own each time, until none is left: 12 of train in 4 shards, 3 of validation."""
     source, script = make(tmp_path / "source", form), tmp_path / "killed.py"

@@ -132,7 +132,7 @@ def test_diverged_members_are_left_out(workdir, monkeypatch):
         def spoil(leaf):
             return np.where(np.isin(np.arange(2), lost).reshape(2, *[1] * (leaf.ndim - 1)), np.nan, leaf)
 
-        return lambda _: loaded._replace(state=dataclasses.replace(loaded.state, params=jax.tree.map(spoil, loaded.state.params)))
+        return lambda *_: loaded._replace(state=dataclasses.replace(loaded.state, params=jax.tree.map(spoil, loaded.state.params)))
 
     monkeypatch.setattr(run, "load", load_with_nan(0))
     titled = by_title(network_sections(workdir))

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+PREPARATIONS = [command for command in COMMANDS if "alexnet_jax.prepare" in command]
 BRIEF = [
     "--config.train.epochs=0.1",
     "--config.train.batch_size=8",
@@ -84,16 +85,32 @@ def test_commands_are_found():
     assert len(COMMANDS) >= 12
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(command, marks=[pytest.mark.slow] * is_slow(command)) for command in COMMANDS if command != "make test"],
-)
-def test_command_runs(command, folder):
+def run(command, folder):
     """On two devices, and `make train` with the compiler's settings that users have."""
     quick = "" if command == "make train" else os.environ["XLA_FLAGS"].partition(" ")[2]
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {quick}"}
     process = subprocess.run(brief(command), cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.fixture(scope="module")
+def prepared(folder):
+    """The folder after the README's `prepare` commands, which quick and slow commands need."""
+    for command in PREPARATIONS:
+        run(command, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] * is_slow(command))
+        for command in COMMANDS
+        if command not in ("make test", *PREPARATIONS)
+    ],
+)
+def test_command_runs(command, prepared):
+    run(command, prepared)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if any(name in command for name in TRAININGS)])

@@ -31,7 +31,8 @@ from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from alexnet_jax.errors import UserError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of every save
+# orbax tells every step of every save, and each of its threads that a full disk stops, with a traceback: `DiskError` says that once.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a damaged checkpoint it tells every read that is still under way
 
 FOLDER = "checkpoints"
@@ -74,6 +75,7 @@ class Checkpoints:
         self.directory = Path(workdir).absolute() / FOLDER
         self._policy = _Kept()
         self._saving: tuple[int, float] | None = None  # the step that is being written, since when
+        _let_late_calls_fail()
         options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, create=True, cleanup_tmp_directories=True)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -136,11 +138,13 @@ class Checkpoints:
         if self._saving is None or self._manager.is_saving_in_progress():
             return None
         (step, started), self._saving = self._saving, None
+        path = self.directory / str(step)
         try:
-            self._manager.check_for_errors()
+            self._manager.wait_until_finished()  # `check_for_errors` doesn't know of all of them: some threads fail after it
+            if not path.is_dir():
+                raise FileNotFoundError(f"{path} isn't there")
         except (OSError, ValueError) as error:
             raise self._refused(error) from None
-        path = self.directory / str(step)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return Saved(step, path, time.perf_counter() - started, size)
 
@@ -231,7 +235,7 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
     if record is None:
         raise Damaged(f"checkpoint {where} is damaged (its record can't be read, or doesn't have its checksum); {advice}")
     wanted = {name: _restore_args(template) for name, template in templates.items()}
-    _let_late_reads_fail()
+    _let_late_calls_fail()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             restored = reader.restore(where, args=ocp.args.Composite(**wanted))
@@ -245,20 +249,20 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
     return Found(step, trees, record)
 
 
-def _let_late_reads_fail() -> None:
-    """Don't print the reads that are still under way when orbax has found one that is damaged and has closed its event loop.
+def _let_late_calls_fail() -> None:
+    """Don't print the reads and writes that are still under way when one has failed and orbax has closed its event loop.
 
-    Each of them fails in a callback of tensorstore's, with a traceback: dozens of lines for one damaged file.
+    Each of them fails in a callback of tensorstore's, with a traceback: dozens of lines for one damaged file or one full disk.
     """
     before = sys.unraisablehook
-    if getattr(before, "lets_late_reads_fail", False):
+    if getattr(before, "lets_late_calls_fail", False):
         return
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
-    hook.lets_late_reads_fail = True  # type: ignore[attr-defined]
+    hook.lets_late_calls_fail = True  # type: ignore[attr-defined]
     sys.unraisablehook = hook
 
 

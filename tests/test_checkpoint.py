@@ -1,5 +1,7 @@
 import json
 import random
+import resource
+import time
 
 import jax
 import numpy as np
@@ -174,6 +176,33 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
             with pytest.raises(checkpoint.DiskError, match=r"No space left on device; .* MB are free\).*saved before is whole"):
                 checkpoints.save(2, trees(2), {})
     assert restore(tmp_path, 1, trees()).trees["networks"].step == 1
+
+
+def test_a_save_that_the_disk_refuses_in_the_background_is_never_called_saved(tmp_path, capfd):
+    """The threads of a save fail one after the other, some after the save seems to have ended; this limit stops them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_until_it_is_told(checkpoints, step, made):
+        checkpoints.save(step, made, {})
+        while (saved := checkpoints.poll()) is None:
+            time.sleep(0.001)
+        return saved
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, trees(1), {})
+        assert checkpoints.wait().step == 1
+        for step in range(2, 6):
+            made = trees(step, value=np.random.default_rng(step).random((2, 4000, 3), np.float32), width=4000)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            try:
+                with pytest.raises(checkpoint.DiskError, match="cannot write a checkpoint"):
+                    save_until_it_is_told(checkpoints, step, made)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        checkpoints.save(6, trees(6), {})
+        assert checkpoints.wait().step == 6
+    assert steps(tmp_path) == [1, 6]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("first", "seen"), [(None, "cannot write a checkpoint"), (UserError("the log can't be written"), "the log can't")])

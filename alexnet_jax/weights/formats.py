@@ -202,7 +202,9 @@ def write_onnx(path: Path, weights: Weights) -> str:
     """
     from alexnet_jax.weights.onnx_graph import graph
 
-    path.write_bytes(graph(weights).SerializeToString())
+    network, _ = weights.networks()
+    made = graph(network.model.arch, network.hyper, weights.dataset, weights.params)
+    path.write_bytes(made.SerializeToString())
     shape = ", ".join(map(str, weights.dataset.image_shape))
     return f"feed it uint8 images (batch, {shape}); what comes back are log-probabilities; the classes' names are in its metadata"
 

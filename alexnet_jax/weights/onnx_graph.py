@@ -2,7 +2,7 @@
 
 `formats.write_onnx` writes it:
 
-    onnx.save(graph(weights), "alexnet.onnx")       # uint8 (batch, height, width, channels) -> float32 log-probabilities (batch, classes)
+    onnx.save(graph(arch, hyper, dataset, params), "alexnet.onnx")  # uint8 (batch, height, width, channels) -> log-probabilities
 
 The onnx package, which the ONNX project keeps, builds it layer by layer. No converter can take the JAX program itself: jax2onnx 0.17 has no
 rule for the batched convolutions (`custom_vmap`) and requires orbax-checkpoint below 0.11.37, its older releases fail with JAX 0.10, and
@@ -19,18 +19,20 @@ from alexnet_jax.weights import torch_layout
 from alexnet_jax.weights.torch_layout import LAYERS
 
 if TYPE_CHECKING:
+    from alexnet_jax.data import Dataset
     from alexnet_jax.hyper import Hyper
     from alexnet_jax.model.alexnet import Architecture
     from alexnet_jax.prepare.pixel_stats import PixelStats
-    from alexnet_jax.weights.formats import Weights
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what nearly every runtime reads
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _NAMES = {(layer, leaf): f"{layer}.{leaf}" for layer in LAYERS for leaf in ("kernel", "bias")}
 
 
-def graph(weights: "Weights") -> Any:
+def graph(arch: "Architecture", hyper: "Hyper", dataset: "Dataset", params: torch_layout.Params) -> Any:
     """The `onnx.ModelProto` of a network, with its classes' names in `metadata_props`.
+
+    `hyper` is a run's of one member; `params` are that member's, without the axis of members.
 
     Raises:
       UserError: the onnx package isn't installed, or ONNX's LRN can't be this network's.
@@ -41,16 +43,14 @@ def graph(weights: "Weights") -> Any:
     except ImportError:
         raise UserError('--to onnx needs the onnx package, which is not installed: pip install -e ".[onnx]"') from None
 
-    network, _ = weights.networks()
-    arch, dataset = network.model.arch, weights.dataset
     if arch.lrn and arch.lrn_size % 2 == 0:
         raise UserError(
             f"--to onnx: ONNX's LRN with an even window, model.lrn_size={arch.lrn_size}, reaches up where this one reaches down"
         )
     build = _Graph()
-    x = _view(build, arch, network.hyper, dataset.stats, dataset.image_shape)
-    tensors = torch_layout.to_oihw(weights.params, _NAMES, arch.map_sizes[-1])
-    x = _layers(build, arch, network.hyper, tensors, x)
+    x = _view(build, arch, hyper, dataset.stats, dataset.image_shape)
+    tensors = torch_layout.to_oihw(params, _NAMES, arch.map_sizes[-1])
+    x = _layers(build, arch, hyper, tensors, x)
     build.add("LogSoftmax", [x], output="log_probabilities", axis=-1)
 
     images = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", *dataset.image_shape])

@@ -195,15 +195,6 @@ def load(workdir: str | Path, missing_ok: bool = False) -> History:
     return _history(_content(path, 0).splitlines())
 
 
-def read_events(workdir: str | Path) -> list[dict]:
-    """The events of `load(workdir)` as a plain list.
-
-    Raises:
-      UserError: as in `load`.
-    """
-    return load(workdir).events
-
-
 def missing(workdir: str | Path, step: int, events: list[dict]) -> list[dict]:
     """Those of some events of a step that the log doesn't have: what a kill kept a run from logging."""
 

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.history import EVENTS, nan_for_null, plain, read_events
+from alexnet_jax.history import EVENTS, load, nan_for_null, plain
 from alexnet_jax.progress import Bar
 
 TENSORBOARD = "tensorboard"
@@ -271,8 +271,7 @@ def _new_tensorboard(directory: Path) -> Any:
 
 def _member_names(workdir: Path) -> list[str]:
     """The member names that an earlier process of this run logged; empty for a new run."""
-    events = read_events(workdir) if (workdir / EVENTS).exists() else []
-    return next((event["member_names"] for event in reversed(events) if event["event"] == "start"), [])
+    return load(workdir, missing_ok=True).start.get("member_names", [])
 
 
 def _end_torn_line(path: Path, file: Any) -> None:

@@ -30,22 +30,22 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def summary(workdir: Path) -> str:
     past = history.load(workdir)
-    arrays, points = len(_state(workdir)), len(_tensorboard(workdir))
+    count, points = len(arrays(workdir)), len(_tensorboard(workdir))
     return (
-        f"{arrays} arrays at step {past.step:,}, {len(past.of_kind(*_OF_THE_TRAINING))} events, {points:,} points of TensorBoard, "
+        f"{count} arrays at step {past.step:,}, {len(past.of_kind(*_OF_THE_TRAINING))} events, {points:,} points of TensorBoard, "
         f"predictions, results; {_size(workdir) / 1e6:.1f} MB"
     )
 
 
 def _arrays(one: Path, other: Path) -> Iterator[str]:
-    mine, theirs = _state(one), _state(other)
+    mine, theirs = arrays(one), arrays(other)
     for name in sorted(mine.keys() | theirs.keys()):
         if name not in mine or name not in theirs or not np.array_equal(mine[name], theirs[name], equal_nan=True):
             yield f"checkpoint: {name} differs"
 
 
-def _state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, by its path."""
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by its path: networks, momentum, plateau, the meter's sums."""
     loaded = run.load(workdir)
     members = loaded.network.hyper.members
     training = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.history import EVENTS, Follower, load
+from alexnet_jax.history import EVENTS, Follower, History, load
 
 LATE = ("last evaluation", "test", "report")  # moments that come once, at the end
 EARLY = ("start", "compilation", "step", "evaluation", "checkpoint write", "log write")
@@ -78,10 +78,10 @@ def carry_out(kill: Kill, config: str, overrides: Sequence[str], workdir: Path, 
 def _wait_for(kill: Kill, process: subprocess.Popen, workdir: Path, dice: random.Random) -> bool:
     """Return at the moment; False where the process ended before."""
     log = Follower(workdir, skip=True)
-    seen: list[dict] = []
+    seen: list[History] = []
 
-    def has(*kinds: str) -> bool:
-        return any(event["event"] in kinds for event in seen)
+    def has(kind: str) -> bool:
+        return any(new.of_kind(kind) for new in seen)
 
     def tail() -> int:
         return (workdir / EVENTS).stat().st_size if (workdir / EVENTS).exists() else 0
@@ -107,10 +107,9 @@ def _wait_for(kill: Kill, process: subprocess.Popen, workdir: Path, dice: random
     while time.monotonic() < until:
         if process.poll() is not None:
             return False
-        new = log.read().events
-        seen += new
+        seen.append(log.read())
         if kill.moment == "last evaluation":
-            ready = any(event["event"] == "train" and log.steps and event["step"] >= log.steps for event in seen)
+            ready = log.steps > 0 and any(event["step"] >= log.steps for new in seen for event in new.trains)
         else:
             done = log.step / log.steps if log.steps else 0.0
             ready = done >= min(share, 0.98 if kill.moment in EARLY else 1.0) and moments[kill.moment]()

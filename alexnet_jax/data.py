@@ -268,17 +268,21 @@ def train_batches(
     Yields:
       `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,): the example's place in the stream. B is batch_size / count.
     """
-    size = len(source)
-
-    @functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
-    def order(epoch: int) -> np.ndarray:
-        return _shuffled(size, (seed, epoch))
 
     def batch(places: np.ndarray) -> dict[str, np.ndarray]:
-        indices = [order(place // size)[place % size] for place in places.tolist()]
-        return {**source.gather(np.array(indices)), "index": places.astype(np.uint32)}
+        return {**source.gather(stream_indices(len(source), seed, places)), "index": places.astype(np.uint32)}
 
     return _iterate(batch, source, sys.maxsize, batch_size, process, threads, position)
+
+
+def stream_indices(size: int, seed: int, places: np.ndarray) -> np.ndarray:
+    """The indices in a split of `size` examples at these places of a run's endless stream: int (N,) -> int64 (N,)."""
+    return np.array([_epoch_order(size, seed, place // size)[place % size] for place in places.tolist()])
+
+
+@functools.lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
+def _epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    return _shuffled(size, (seed, epoch))
 
 
 def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 EVENTS = "events.jsonl"
-# Events that a run repeats after it went back to an earlier step.
+# Kinds of events that a run repeats after it went back to an earlier step. It repeats its sentinels' warnings too.
 _REPEATED = ("train", "eval", "drop", "rate", "checkpoint", "control")
 
 
@@ -89,6 +89,11 @@ class History:
     def warnings(self) -> list[dict]:
         return self.of_kind("warning")
 
+    @property
+    def told(self) -> set[tuple[str, int | None]]:
+        """(sentinel, member) of the sentinels' warnings (train/sentinels.py)."""
+        return {(event["sentinel"], event.get("member")) for event in self.warnings if "sentinel" in event}
+
     @cached_property
     def happenings(self) -> list[dict]:
         """All events that are neither a point of a curve nor a checkpoint."""
@@ -108,6 +113,16 @@ class History:
     def speeds(self) -> list[float]:
         """`images_per_second` of each training event: images that the run read in a second, for any number of members."""
         return [event["images_per_second"] for event in self.trains]
+
+    @property
+    def waiting(self) -> float:
+        """The fraction of the training time for which the devices waited for data."""
+        seconds = [1 / event["images_per_second"] for event in self.trains]  # of an image
+        return (
+            sum(event.get("waiting", 0.0) * each for event, each in zip(self.trains, seconds, strict=True)) / sum(seconds)
+            if seconds
+            else 0.0
+        )
 
     @cached_property
     def rate_curve(self) -> list[tuple[float, list[float]]]:
@@ -268,7 +283,7 @@ def _history(lines: Iterable[bytes]) -> History:
             damaged += 1
             continue
         if event["event"] in ("start", "resume"):
-            events = [e for e in events if e["event"] not in _REPEATED or _still_holds(e, event)]
+            events = [e for e in events if not _is_repeated(e) or _still_holds(e, event)]
         if closed and event["event"] == "train" and event["step"] > closed:
             # The run went on after its former end. What it logged only because it ended there is not part of the longer run.
             events, closed = [e for e in events if not e.get("closing")], 0
@@ -288,6 +303,11 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict | None]:
             continue
         whole = isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("step"), int)
         yield event if whole else None
+
+
+def _is_repeated(event: dict) -> bool:
+    """Whether a run that went back to an earlier step says it again."""
+    return event["event"] in _REPEATED or "sentinel" in event
 
 
 def _still_holds(event: dict, back: dict) -> bool:

@@ -101,13 +101,22 @@ def even(batch_size: int) -> int:
 
 def replicate(tree: Any) -> Any:
     """Put a whole copy of every leaf on every device of this process."""
-    mesh = Mesh(np.array(jax.local_devices()), (DEVICES,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _sharding(PartitionSpec()))
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Split this process's batch among its devices: (B, ...) -> (devices, B / devices, ...)."""
-    return jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
+def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Put each device's share of this process's batch on it: (B, ...) -> (devices, B / devices, ...). Returns before the copy is done."""
+    shares = jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
+    return jax.device_put(shares, _sharding(PartitionSpec(DEVICES)))
+
+
+def local(replicated: jax.Array) -> jax.Array:
+    """A replicated array as the first device of this process has it."""
+    return replicated.addressable_data(0)
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (DEVICES,)), spec)
 
 
 def over_devices_train(train_step: Callable) -> Any:

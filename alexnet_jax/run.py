@@ -30,7 +30,7 @@ from alexnet_jax import checkpoint, classes, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError
-from alexnet_jax.model.alexnet import contradictions
+from alexnet_jax.model.alexnet import LAST, contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.runlog import command, writing
@@ -45,6 +45,7 @@ RESUMABLE = (
     "train.checkpoint_every_epochs",
     "train.members_per_program",
     "train.remat",
+    "train.on_stall",
     "train.disk_patience",
     "data.dir",
     "data.threads",
@@ -247,7 +248,7 @@ def _unlike(ours: tuple[str, ...], dataset: str, names: tuple[str, ...]) -> str:
 
 def _reordered(params: dict[str, Any], places: np.ndarray) -> dict[str, Any]:
     """The parameters with only the last layer changed: its k-th output is what was its output `places[k]`."""
-    return {**params, "fc8": {leaf: values[..., places] for leaf, values in params["fc8"].items()}}
+    return {**params, LAST: {leaf: values[..., places] for leaf, values in params[LAST].items()}}
 
 
 def start_state(workdir: Path, network: Network, config: ConfigDict, names: tuple[str, ...]) -> tuple[TrainState, list[str]]:
@@ -283,7 +284,7 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
     if places is not None:
         params = _reordered(params, places)
     else:
-        params["fc8"] = state.params["fc8"]
+        params[LAST] = state.params[LAST]
         if loaded.classes == classes.unnamed(len(loaded.classes)):
             notes.append(f"fc8 is new: {source} has no names for its classes; import it again with --classes FILE to keep its fc8")
         else:

@@ -9,15 +9,15 @@ Values for each of M members are lists of length M.
 
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
     memory      message, needed and free (bytes)
-    train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second
+    train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second, waiting (fraction of the time: for data)
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
     drop        member, learning_rate (the new one, times the schedule's factor at this step), factor, reason: plateau | control | replay
     rate        member, learning_rate (as above), value (the hyperparameter that was set), reason: control | replay
     checkpoint  path, relative to the run directory
     resume      `step` is the step that the run went back to; evaluated (the step of its last evaluation)
     control     the command's fields, and outcome
-    warning     message, and member if it concerns one member
-    end         reason: epochs | done | stopped; seconds of this process; test (of a finished run): its results
+    warning     message, and member if it concerns one member; sentinel (one of train/sentinels.py) if one found it
+    end         reason: epochs | done | stopped | stalled | diverged; seconds of this process; test (of a finished run): its results
 
 `images_per_second` counts the images that the run reads in a second; texts call it images/s. `member_images_per_second` is this number
 times the number of members, since each member trains on every image; texts call it images x members a second. For example, a run of seven
@@ -48,6 +48,7 @@ from alexnet_jax.history import EVENTS, load, nan_for_null, plain
 from alexnet_jax.progress import Bar
 
 TENSORBOARD = "tensorboard"
+SHOWN_WAITING = 0.01  # a smaller share of the time is not worth a place on the console
 MEMBERS_SHOWN = 4  # the console lists the values of up to this many members, and summarises those of more
 _NO_CURVE = ("event", "step", "time", "split", "epoch", "count")
 
@@ -119,19 +120,18 @@ class RunLog:
         self._mirror(event)
         self._show(event)
 
-    def progress(self, step: int, images_per_second: float | None = None) -> None:
-        """Move the bar to `step` steps done. May be called at every step; does nothing where stderr is not a terminal."""
+    def progress(self, step: int) -> None:
+        """Move the bar to `step` steps done; does nothing where stderr is not a terminal."""
         if not self._write:
             return
-        if images_per_second is not None:
-            self._speed = f"{images_per_second:,.0f} images/s"
         self._bar.to(step, "".join(f", {part}" for part in (self._speed, self._metrics) if part))
 
     def _show(self, event: dict) -> None:
         """Show the event on the console: as a line, or, for training on a terminal, at the end of the bar."""
         if event["event"] == "train" and self._bar.terminal:
             self._metrics = f"loss {_members(event['loss'], '.3f')}, lr {_members(event['learning_rate'], '.3g')}"
-            self.progress(event["step"], event["images_per_second"])
+            self._speed = _speed(event)
+            self.progress(event["step"])
         else:
             self._bar.say(describe(event))
 
@@ -202,7 +202,7 @@ def describe(event: dict) -> str:
         case "train":
             return (
                 f"{step}  epoch {e['epoch']:.2f}  train  loss {_members(e['loss'], '.4f')}  error {_members(e['error'], '.2%')}"
-                f"  lr {_members(e['learning_rate'], '.3g')}  {e['images_per_second']:,.0f} images/s"
+                f"  lr {_members(e['learning_rate'], '.3g')}  {_speed(e)}"
             )
         case "eval":
             return f"{step}  epoch {e['epoch']:.2f}  {e['split']}  loss {_members(e['loss'], '.4f')}  {_errors(e)}"
@@ -222,6 +222,12 @@ def describe(event: dict) -> str:
             return f"{step}  end ({e['reason']}) after {e['seconds']:,.0f} s{results}"
         case kind:
             return "  ".join([step, kind, *(f"{name}={value}" for name, value in event.items() if name not in ("event", "step", "time"))])
+
+
+def _speed(train: dict) -> str:
+    """Images in a second, and for how much of the time the devices waited for data, where that is worth saying."""
+    waiting = train.get("waiting", 0.0)
+    return f"{train['images_per_second']:,.0f} images/s" + (f", waiting for data {waiting:.0%}" if waiting >= SHOWN_WAITING else "")
 
 
 def _errors(result: dict) -> str:

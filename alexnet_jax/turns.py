@@ -56,6 +56,10 @@ class Turns(NamedTuple):
 
         return jax.tree.map(joined, *parts)
 
+    def member(self, parts: Sequence[Any], number: int) -> Any:
+        """One member's leaves (...) of the trees of all turns, leaves (size, ...)."""
+        return jax.tree.map(lambda leaf: parallel.local(leaf)[number % self.size] if np.ndim(leaf) else leaf, parts[number // self.size])
+
 
 def plan(members: int, per_program: int) -> Turns:
     """The turns of a run with at most `per_program` members each; 0 means `parallel.MEMBERS_PER_PROGRAM`."""

@@ -72,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.remat = False  # compute activations again for the gradient instead of storing them: less memory, a third more work
     config.train.epochs = 90.0  # at most; a run ends earlier if all its members are done
     config.train.log_every_steps = 50
+    config.train.on_stall = "warn"  # warn | stop: what the run does if a member's loss stays where guessing has it
     config.train.checkpoint_every_epochs = 0.5
     config.train.disk_patience = 10.0  # minutes for which the disk may refuse checkpoints and the log before the run stops
 

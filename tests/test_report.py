@@ -151,6 +151,7 @@ def test_the_report_of_a_finished_run(tmp_path):
         "epochs": "10.0 of 10.0",
         "last learning rate": "0.01, 0.001",
         "speed": "155 images/s, 310 images x members a second",
+        "waiting for data": "0% of the time",
         "last validation error": "40.00 to 41.00 %",
         "command": command,
         "devices": "2 x cpu:cpu",

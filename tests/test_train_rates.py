@@ -32,7 +32,7 @@ def test_a_member_that_is_done_is_not_moved(tiny_config):
     before = owned.controls
     (answer,) = owned.obey(3, {**command, "member": 1})
     assert owned.controls is before  # nothing was put on the devices anew
-    assert answer["outcome"] == "refused: member 1 is done: after the last plateau nothing is learnt any more"
+    assert answer["outcome"] == "refused: member 1 is done: nothing is learnt any more after the last plateau, or once frozen"
     *_, answer = owned.obey(3, command)
     assert answer["outcome"] == "learning_rate of all members but 1 that are done is now 0.5"
     assert owned.hyper.learning_rate == pytest.approx([0.5, 0.02])

@@ -29,6 +29,7 @@ from alexnet_jax.model.remat import remat
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 INITS = ("paper", "caffe", "scaled")
+LAST = "fc8"  # the layer that gives the logits: no activation follows it
 CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "lrn_order": ("after_pool", "before_pool"),
@@ -262,7 +263,7 @@ class AlexNet(nn.Module):
             x = self._output(name, activation(self._dense(name, x, arch.units, arch.positive_bias)))  # 4096
             if arch.dropout_place == "after":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
-        return self._output("fc8", self._dense("fc8", x, self.classes)).astype(jnp.float32)
+        return self._output(LAST, self._dense(LAST, x, self.classes)).astype(jnp.float32)
 
     def _stage(self, x, hyper, convolutions, norm, lean):
         """Convolutions, each with its activation, then the pool and, if `norm`, LRN. A lean stage keeps only `x` for its gradient."""
@@ -330,7 +331,7 @@ def _kernel_init(init: str, layer: str):
     caffe    as the paper's, but 0.005 in fc6 and fc7 (BVLC's model files).
     scaled   He: N(0, 2 / fan-in), and N(0, 0.01) in fc8 so that training starts at a loss of ln(classes) whatever the pixel scale.
     """
-    if init == "scaled" and layer != "fc8":
+    if init == "scaled" and layer != LAST:
         return nn.initializers.he_normal()
     return nn.initializers.normal(0.005 if init == "caffe" and layer in ("fc6", "fc7") else 0.01)
 

@@ -25,6 +25,15 @@ def logits(model: AlexNet, params: Any, views: jax.Array, hyper: Hyper, dropout_
     return model.apply({"params": params}, views, hyper, dropout_keys)  # type: ignore[return-value]
 
 
+def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Hyper, dropout_keys: Any = None) -> dict[str, jax.Array]:
+    """The outputs of all layers of one network, after their activations, in order: `{"conv1": (B, height, width, filters), ...}`.
+
+    The last one, `"fc8": (B, classes)`, holds the logits.
+    """
+    _, kept = model.apply({"params": params}, views, hyper, dropout_keys, mutable="intermediates")
+    return kept["intermediates"]["layers"]  # type: ignore[index]
+
+
 def make_log_probs(model: AlexNet, stats: PixelStats, ten_crop: bool = False) -> Callable:
     """`log_probs(params, hyper, images) -> float32 (M, B, classes)` of uint8 images (B, H, W, C), without dropout.
 

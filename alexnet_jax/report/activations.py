@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.augment import augment, evaluation_view
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.alexnet import LAST
+from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.run import Run
 from alexnet_jax.state import AUGMENT
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from alexnet_jax.data import Examples
 
 BATCH = 64
-LAST = "fc8"  # gives logits: no activation follows it
 
 
 class LayerStatistics(NamedTuple):
@@ -33,15 +33,6 @@ class LayerStatistics(NamedTuple):
     std: np.ndarray
     zeros: np.ndarray  # fraction of the values that are zero
     dead: np.ndarray  # fraction of the units that are zero for every image; a filter is one unit, dead if it is zero everywhere
-
-
-def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Any) -> dict[str, jax.Array]:
-    """The outputs of all layers of one network, after their activations, for mean-subtracted `views`; without dropout.
-
-    `{"conv1": (B, height, width, filters), ..., "fc8": (B, classes)}`
-    """
-    _, kept = model.apply({"params": params}, views, hyper, mutable="intermediates")
-    return kept["intermediates"]["layers"]  # type: ignore[index]
 
 
 def layer_statistics(run: Run, members: list[int], images: np.ndarray) -> LayerStatistics:

@@ -66,6 +66,7 @@ def summary(past: History, record: dict) -> list[tuple[str, str]]:
         rates = sorted(set(past.learning_rates), reverse=True)
         rows.append(("last learning rate", ", ".join(f"{rate:.3g}" for rate in rates)))
         rows.append(("speed", speed(past)))
+        rows.append(("waiting for data", f"{past.waiting:.0%} of the time"))
     if evals:
         low, high = (f"{100 * bound(evals[-1]['top1_error']):.2f}" for bound in (min, max))
         rows.append((f"last {evals[-1]['split']} error", f"{low} %" if low == high else f"{low} to {high} %"))

@@ -11,7 +11,7 @@ CPUs it ends with the same bits. A second Ctrl-C ends the process at once.
 import argparse
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import STOPPED, run_cli, say
+from alexnet_jax.errors import STOPPED, UserError, run_cli, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         return STOPPED
     say(words.results_table(history.load(args.workdir)))
     say(f"checkpoints in {args.workdir / 'checkpoints'}, figures in {args.workdir / 'figures'}, report: {page}")
+    if len(test["diverged"]) == len(test["members"]):
+        raise UserError(
+            "every member has diverged, so nothing was learnt; the warnings say where; lower optimizer.learning_rate, in another --workdir"
+        )
     return 0
 
 

@@ -4,7 +4,6 @@
 obeys a command, saves. The devices own the networks (`Loop.parts`), the host owns the hyperparameters and plateaus (`Loop.rates`).
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,19 +19,19 @@ from alexnet_jax import checkpoint, data, history, memory, metrics, parallel, ru
 from alexnet_jax.checkpoint import Checkpoints, Damaged, Found
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import plain
+from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.forward import make_log_probs, make_sums
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.state import Networks, TrainState
 from alexnet_jax.train import plateau, schedule
+from alexnet_jax.train.feed import Feed
 from alexnet_jax.train.inbox import Inbox, StopSignal
-from alexnet_jax.train.meter import Meter
+from alexnet_jax.train.meter import NEVER, Meter
 from alexnet_jax.train.rates import Event, Rates
 from alexnet_jax.train.saves import Saves
+from alexnet_jax.train.sentinels import Sentinels
 from alexnet_jax.train.setup import Setup, validate
 from alexnet_jax.train.step import make_train_step
-
-# Steps, and an epoch too, before a loss at chance is worth a warning: on few images healthy networks need some epochs to take off.
-STALLED_AFTER = 100
 
 
 class Ties(NamedTuple):
@@ -61,7 +60,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """Train to the end, or until a signal; returns the test results, None for a run that was stopped.
 
     Raises:
-      UserError: as `prepare`; or a config that contradicts the run that the directory holds; a program that can't fit into memory.
+      UserError: as `prepare`; or a config that contradicts the run that the directory holds; a program that can't fit into memory; a
+        member that doesn't learn, if `train.on_stall` says so.
     """
     setup, free = prepare(config)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
@@ -79,8 +79,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
                 log.event("warning", loop.step, message=note)
             reason = loop.run()
             loop.save_at_last()
-            predictions = None if reason == "stopped" else loop.test()
-            reason = reason if predictions else "stopped"  # the test too may have been stopped
+            predictions = None if reason in ("stopped", "stalled") else loop.test()
+            reason = reason if predictions or reason == "stalled" else "stopped"  # the test too may have been stopped
             test = None
             if predictions:
                 run.save_predictions(workdir, loop.step, metrics.answers(predictions))
@@ -88,6 +88,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             if reason != "stopped":
                 loop.turn_away()
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
+    if reason == "stalled":
+        stalled = ", ".join(map(str, loop.sentinels.stalled))
+        go_on = "the same command with --config.train.on_stall=warn goes on"
+        raise UserError(f"stopped at step {loop.step:,} and saved: not learning, member {stalled} (train.on_stall=stop); {go_on}")
     return test
 
 
@@ -107,7 +111,6 @@ class Loop:
         self.sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))
         members = self.network.hyper.members
         self.meter = Meter(self.config.train.batch_size, members)
-        self.warned: set[tuple[int, str]] = set()
         self.saves = Saves(self.checkpoints, self.log, 60 * self.config.train.disk_patience)
 
         networks = Networks(fresh.step, fresh.params, self.network.hyper)
@@ -116,7 +119,7 @@ class Loop:
         record: dict[str, Any] = {"evaluated": 0, "commands": [], "accuracy": None, "best": -1.0}
         if found:
             networks, training, record = found.trees["networks"], found.trees["training"], found.record
-            self.meter.resume(training["meter"])
+            self.meter.resume(int(networks.step), training["meter"])
         self.step = int(networks.step)
         self.parts = turns.place(TrainState(networks.step, networks.params, training["opt_state"]), self.turns)
         self.evaluated = record["evaluated"]  # the step of the last whole evaluation
@@ -139,7 +142,9 @@ class Loop:
         )
         for message in warnings:
             self.log.event("warning", self.step, message=message)
-        self._tell(history.missing(self.checkpoints.directory.parent, self.step, record.get("untold", [])))
+        workdir = self.checkpoints.directory.parent
+        self._tell(history.missing(workdir, self.step, record.get("untold", [])))
+        self.sentinels = Sentinels(setup, history.load(workdir).told)
 
     def _newest(self, templates: dict[str, Any]) -> tuple[Found | None, list[str]]:
         """The newest checkpoint that is whole, and what is to be said of those that aren't: they are set aside.
@@ -173,15 +178,27 @@ class Loop:
         return program
 
     def run(self) -> str:
-        """Step until there is a reason to end: `epochs`, `done` (every member plateaued after its last drop) or `stopped`."""
-        batches = self._train_batches()
+        """Step until there is a reason to end.
+
+        Returns:
+          `epochs`; `done`: every member plateaued after its last drop; `diverged`: every member is frozen; `stalled`: a member doesn't
+          learn, and `train.on_stall` is stop; or `stopped`.
+        """
+        with Feed(self._train_batches()) as feed:
+            return self._run(feed)
+
+    def _run(self, feed: Feed) -> str:
         first = self.step
         while True:
             # What changes at a step is in its checkpoint: a run that resumes at a step has it already.
             if self.step > first:
                 self._tell(self.rates.replay(self.step))
-            if (self._due(self.timeline.evaluate_every) or self._ends) and self.evaluated < self.step and not self.validate():
+            diverged = bool((self.meter.frozen != NEVER).all())
+            evaluates = self._due(self.timeline.evaluate_every) or self._ends or diverged
+            if evaluates and self.evaluated < self.step and not self.validate():
                 return "stopped"
+            if diverged:
+                return "diverged"
             if self.rates.plateau.done.all():
                 return "done"
             if self._ends:
@@ -193,18 +210,29 @@ class Loop:
             program = self.train_step
             if self.stop.requested:
                 return "stopped"
-            self.parts, step_metrics = program(self.parts, self.rates.controls, parallel.shard(next(batches)))
+            self.parts, step_metrics = program(self.parts, self.rates.controls, self.next_batch(feed))
             self.step += 1
-            self.meter.add(step_metrics)
+            self.meter.add(step_metrics, feed.waited())
             if self._due(self.timeline.log_every) or self._ends:
                 self._log_training()
+                if self.sentinels.stalled and self.config.train.on_stall == "stop":
+                    return "stalled"
             self.saves.look(self.step)
+
+    def next_batch(self, feed: Feed) -> dict[str, Any]:
+        """The next batch, on the devices. Where the data fail, what has been learnt is saved first."""
+        try:
+            return feed.take(lambda: self.meter.busy)
+        except Exception:
+            self.save_at_last()
+            raise
 
     def validate(self) -> bool:
         """Evaluate on the validation split and let the plateau take it into account; False when a signal came in between.
 
         An evaluation that comes only because the run ends here moves no plateau: a run that is prolonged is the run of more epochs.
         """
+        self.meter.settle()
         with self.meter.pause():
             split = self.config.data.validation_split
             result = metrics.sum_over_split(
@@ -216,9 +244,12 @@ class Loop:
             if result is None:
                 return False
             regular = self._due(self.timeline.evaluate_every)
+            frozen = self.meter.frozen
             self.evaluated, self.accuracy = self.step, 1 - float(result["ensemble_top1_error"])
             self.log.event("eval", self.step, epoch=self._epoch, split=split, closing=not regular or None, **result)
+            self._tell(self.sentinels.after_evaluation(result["top1_error"], frozen, self._member))
             if regular:
+                self.rates.retire(frozen != NEVER)
                 self._tell(self.rates.after_evaluation(self.step, 1 - result["top1_error"]))
             if self.accuracy > self.best:
                 self.best = self.accuracy
@@ -307,8 +338,8 @@ class Loop:
             self.log.event(event["event"], self.step, **{name: value for name, value in event.items() if name != "event"})
 
     def _train_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """The run's batches from here on. Where the data fail, what has been learnt is saved first."""
-        batches = data.train_batches(
+        """The run's batches from here on."""
+        return data.train_batches(
             self.sources["train"],
             batch_size=self.config.train.batch_size,
             seed=self.config.data.seed,
@@ -316,11 +347,11 @@ class Loop:
             threads=self.config.data.threads,
             process=parallel.process(),
         )
-        try:
-            yield from batches
-        except Exception:
-            self.save_at_last()
-            raise
+
+    def _member(self, number: int) -> tuple[Any, Hyper]:
+        """One member's parameters and hyperparameters as they are now."""
+        hyper = jax.tree.map(lambda leaf: leaf[number], self.rates.hyper)
+        return self.turns.member([part.params for part in self.parts], number), hyper
 
     def _on_devices(self) -> tuple[list[Any], list[Any]]:
         """The parameters and hyperparameters of each turn."""
@@ -350,20 +381,7 @@ class Loop:
             member_images_per_second=speed * self.network.hyper.members,
             **values,
         )
-        self.log.progress(self.step, speed)
-        chance = math.log(len(self.dataset.classes))
-        for member, loss in enumerate(values["loss"]):
-            if not math.isfinite(loss):
-                self._warn(member, "diverged", f"the loss is {loss}: the member has diverged; lower its learning rate")
-            elif self._epoch >= 1 and self.step >= STALLED_AFTER and abs(loss - chance) < 5e-3 * chance:
-                advice = "not learning; change model.init, the rate or model.pixel_scale"
-                self._warn(member, "stalled", f"the loss is still ln(classes) = {chance:.3f}: {advice}")
-
-    def _warn(self, member: int, kind: str, message: str) -> None:
-        """Warn of a member, once for each kind."""
-        if (member, kind) not in self.warned:
-            self.warned.add((member, kind))
-            self.log.event("warning", self.step, member=member, message=message)
+        self._tell(self.sentinels.after_training(self.step, self._epoch, values, self.meter.frozen, self._member))
 
     def _due(self, every: int) -> bool:
         return self.step > 0 and self.step % every == 0

@@ -98,6 +98,10 @@ class Rates:
         said = np.flatnonzero(plateaued & (after.stale == settings.patience))
         return [{"event": "warning", "member": int(member), "message": message} for member in said]
 
+    def retire(self, members: np.ndarray) -> None:
+        """Some members (M,) are frozen: they are done, so no drop and no command is about them."""
+        self._change(self.hyper, replace(self.plateau, done=self.plateau.done | members))
+
     def replay(self, step: int) -> list[Event]:
         """Repeat the changes that the replayed run made at this step."""
         events: list[Event] = []
@@ -152,7 +156,9 @@ class Rates:
         members = ~done & (np.ones(count, bool) if member is None else np.arange(count) == member)
         named = "all members" if member is None else f"member {member}"
         if not members.any():
-            raise UserError(f"{named} {'are' if member is None else 'is'} done: after the last plateau nothing is learnt any more")
+            raise UserError(
+                f"{named} {'are' if member is None else 'is'} done: nothing is learnt any more after the last plateau, or once frozen"
+            )
         return members, f"{named} but {done.sum()} that are done" if member is None and done.any() else named
 
     def _drop(self, members: np.ndarray, step: int, factor: float, cooldown: int, reason: str) -> list[Event]:

@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import network, turns
 from alexnet_jax.data import Dataset
+from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.network import Network
 from alexnet_jax.train import rates, schedule
 from alexnet_jax.train.rates import Policy
 from alexnet_jax.train.schedule import Timeline
 from alexnet_jax.turns import Turns
 
+ON_STALL = ("warn", "stop")
 ROLES = ("train", "validation", "test")  # of splits
 
 
@@ -40,6 +42,8 @@ def validate(config: ConfigDict, dataset: Dataset) -> Setup:
       UserError: a value that makes no sense, an unknown name, a split that the dataset doesn't have, a network that doesn't suit the
         images, a run to replay that doesn't suit the members.
     """
+    if config.train.on_stall not in ON_STALL:
+        raise UserError(f"train.on_stall is {config.train.on_stall!r}{did_you_mean(config.train.on_stall, ON_STALL)}")
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ROLES}
     timeline = schedule.make_timeline(config, len(sources["train"]))
     built = network.build(config, dataset.image_shape, len(dataset.classes))

@@ -17,10 +17,18 @@ from jax import lax
 
 from alexnet_jax.augment import augment
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.alexnet import LAST, AlexNet
 from alexnet_jax.model.forward import logits
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.state import AUGMENT, DROPOUT, MEMBER_AXES, Batch, Controls, MakeOptimizer, TrainState, example_keys
+
+
+def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch) -> tuple[Any, Hyper, Any]:
+    """What one member's network is applied to in a training step: augmented views (B, size, size, C), `hyper`, dropout's keys (B,)."""
+    views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
+        example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
+    )
+    return views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"])
 
 
 def make_train_step(
@@ -30,13 +38,14 @@ def make_train_step(
 
     `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
     top-1 `error`, of dropout networks on augmented images, and the `learning_rate` in force, of which `schedule(step)` is a factor.
+
+    A member whose loss or gradient isn't finite is frozen: the step is not made, and the bias of its last layer becomes NaN. So its answers
+    are NaN from then on (no ensemble counts them), no later step moves it, and its other parameters show what it was. Its `loss` and
+    `error` are NaN.
     """
 
     def loss_fn(params, hyper: Hyper, batch: Batch):
-        views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
-            example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
-        )
-        scores = logits(model, params, views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"]))
+        scores = logits(model, params, *inputs(model, stats, hyper, batch))
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
         return jnp.mean(losses), jnp.mean(jnp.argmax(scores, -1) != batch["label"], dtype=jnp.float32)
 
@@ -48,9 +57,13 @@ def make_train_step(
         learning_rate = controls.learning_rate(schedule(state.step))
         optimizer = make_optimizer(learning_rate, hyper.momentum, hyper.weight_decay)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        finite = jax.tree.reduce(lambda so_far, gradient: so_far & jnp.isfinite(gradient).all(), gradients, jnp.isfinite(loss))
         # A member that is done stays what it was. Masking the update, not the result, keeps this in the optimiser's one pass.
-        updates = jax.tree.map(lambda update: jnp.where(controls.done, 0, update), updates)
+        updates = jax.tree.map(lambda update: jnp.where(finite & ~controls.done, update, 0), updates)
         params = optax.apply_updates(state.params, updates)
+        bias = params[LAST]["bias"]
+        params = {**params, LAST: {**params[LAST], "bias": jnp.where(finite | controls.done, bias, jnp.nan)}}
+        loss, error = jnp.where(finite, loss, jnp.nan), jnp.where(finite, error, jnp.nan)
         metrics = {"loss": loss, "error": error, "learning_rate": learning_rate}
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 

@@ -87,8 +87,10 @@ class Task:
         code, directory = self.process.wait(), self.program.directory
         if code == 0:
             return None
-        stopped = self._events.read().end.get("reason") == "stopped"  # as by alexnet_jax.control
-        if stopped or self.stopping or code in _STOPPED:
+        reason = self._events.read().end.get("reason")
+        if reason == "diverged":
+            return None  # which is a result
+        if reason == "stopped" or self.stopping or code in _STOPPED:  # "stopped": as by alexnet_jax.control
             return STOPPED
         error = _last_error((directory / LOG).read_bytes()[self._log_start :].decode(errors="replace"), code)
         with writing(directory / FAILURE):

@@ -16,8 +16,9 @@ from alexnet_jax import checkpoint, history, run
 from alexnet_jax.train import plateau
 from alexnet_jax.train.meter import Meter
 
+_SPEEDS = ("images_per_second", "member_images_per_second", "waiting")
 # Fields of events that depend on the machine and the moment, and kinds of events that tell of processes, not of the training.
-_OF_THE_MOMENT = ("time", "seconds", "bytes", "images_per_second", "member_images_per_second", "path", "devices")
+_OF_THE_MOMENT = ("time", "seconds", "bytes", *_SPEEDS, "path", "devices")
 _OF_THE_TRAINING = ("train", "eval", "drop", "rate", "control")
 _LARGER = 1.5  # the killed run may take so much more room, for the log of its restarts
 _SHOWN = 5
@@ -101,7 +102,7 @@ def _tensorboard(workdir: Path) -> dict[tuple[str, int], float]:
             if event.session_log.status == SessionLog.START:
                 points = {key: value for key, value in points.items() if key[1] < event.step}
             values = {(value.tag, event.step): value.simple_value for value in event.summary.value}
-            points |= {key: value for key, value in values.items() if "images_per_second" not in key[0]}
+            points |= {key: value for key, value in values.items() if not key[0].endswith(_SPEEDS)}
     return points
 
 

@@ -4,7 +4,8 @@
     python -m experiments.parity                   all variants
     python -m experiments.parity one_tower owt     only these
 
-The networks have their full size, random weights and no dropout, and get two images of random pixels in float32. An error is the largest
+The networks have their full size, random weights and no dropout, and get two images of random pixels in float32, without TF32. On a GPU
+both sides use it. An error is the largest
 difference between two tensors, divided by the largest absolute number in PyTorch's. The gradients are those of a randomly weighted sum of
 the logits; the table shows the parameter with the largest error. If torchvision is installed, its own alexnet is compared too.
 
@@ -58,6 +59,9 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
     import jax
     import torch
 
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.allow_tf32 = False  # as precision="highest" below; matrix products don't use it unless they are told to
+
     from alexnet_jax.hyper import Hyper
     from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
     from alexnet_jax.weights import formats, torch_layout
@@ -77,7 +81,7 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
     rng = np.random.default_rng(0)
     params = random_params(jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32), hyper)["params"], rng)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in torch_layout.to_oihw(params, names, map_size).items()})
-    module.eval()
+    module.eval().to(device)
 
     @jax.jit
     def ours(images, weighting):
@@ -90,13 +94,15 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
 
     def theirs(images, weighting):
         module.zero_grad()
-        logits = module(torch.from_numpy((images / scale).transpose(0, 3, 1, 2)))
-        (logits * torch.from_numpy(weighting)).sum().backward()
-        return logits.detach().numpy(), {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+        logits = module(torch.from_numpy((images / scale).transpose(0, 3, 1, 2)).to(device))
+        (logits * torch.from_numpy(weighting).to(device)).sum().backward()
+        return logits.detach().cpu().numpy(), {name: parameter.grad.cpu().numpy() for name, parameter in module.named_parameters()}
 
     def draw(number):
         images, weighting = rng.normal(0, 74, shape).astype(np.float32), rng.normal(size=(IMAGES, classes)).astype(np.float32)
-        (logits, gradients), (wanted_logits, wanted) = jax.tree.map(np.asarray, ours(images, weighting)), theirs(images, weighting)
+        with jax.default_matmul_precision("highest"):
+            logits, gradients = jax.tree.map(np.asarray, ours(images, weighting))
+        wanted_logits, wanted = theirs(images, weighting)
         found = torch_layout.to_oihw(gradients, names, map_size)
         return Parity(relative_error(logits, wanted_logits), {name: relative_error(found[name], wanted[name]) for name in wanted}, number)
 

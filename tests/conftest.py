@@ -2,16 +2,24 @@
 
 XLA's compiling is most of the tests' work, so here it optimises little: a training step of two members is compiled in 0.9 s, not in 6.6.
 What is about the program as users have it is compiled with the options `as_shipped`.
+
+The tests with the mark `accelerator` run on one accelerator too, in float32 without TF32 and with operations that repeat to the bit:
+
+    JAX_PLATFORMS=cuda,cpu python -m pytest -m accelerator
 """
 
 import os
 import signal
 from importlib.metadata import version
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-if version("jax").startswith("0.10."):  # later ones have no other way of emitting
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-os.environ["JAX_PLATFORMS"] = "cpu"
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    if version("jax").startswith("0.10."):  # later ones have no other way of emitting
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+else:
+    os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true"
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes, and PyTorch, share the memory
 
 import pytest
 

@@ -9,6 +9,8 @@ from alexnet_jax.augment import augment, evaluation_view, ten_views
 from alexnet_jax.hyper import AUGMENTATIONS, Hyper
 from alexnet_jax.prepare.pixel_stats import PixelStats
 
+pytestmark = pytest.mark.accelerator
+
 OFF = dict.fromkeys(AUGMENTATIONS, 0.0)
 STATS = PixelStats(
     mean=np.float32([100, 110, 120]),

@@ -1,5 +1,6 @@
 """Benchmarks: sides take turns, tables and JSON agree, and the peer does the same work as we do."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from alexnet_jax.model.layers import forward_flops, step_flops
 from alexnet_jax.model.lrn import lrn
 from alexnet_jax.weights import torch_layout
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import growth, growth_figure, measure, ours
+from experiments.benchmark import gpu, growth, growth_figure, measure, ours
+from experiments.benchmark import settings as settings_lib
 from experiments.benchmark.input import make_dataset
 from experiments.benchmark.settings import QUICK, Settings
 from experiments.benchmark.table import Table
@@ -94,6 +96,8 @@ def test_rows_are_aligned_and_kept(tmp_path, capsys):
         (["trian"], "unknown part 'trian'; did you mean train?"),
         (["train", "--rounds", "0"], "--rounds 0; it must be positive"),
         (["train", "--members", "0"], "--members 0; it must be at least 1"),
+        (["train", "--batch", "128", "0"], "--batch 0; it must be at least 1"),
+        (["gpu", "--rounds", "3"], "gpu has settings of its own"),
     ],
 )
 def test_nonsense_is_refused(words, message):
@@ -120,6 +124,39 @@ def test_a_part_runs(tmp_path, capsys):
 def test_every_part_runs(part, tmp_path):
     benchmark.main([part, "--quick", "--out", str(tmp_path)])
     assert json.loads((tmp_path / f"{part}.json").read_text())["rows"]
+
+
+def test_what_fails_or_hangs_or_comes_too_late_costs_only_itself(tmp_path, monkeypatch, capsys):
+    """A plan of four: one succeeds, one fails, one hangs, and the last finds less time than an item gets."""
+    for name, code in (("good", "print('fine')"), ("bad", "raise SystemExit('no')"), ("stuck", "import time; time.sleep(60)")):
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "LEAST", 1)
+    monkeypatch.setattr(gpu, "PLAN", tuple(gpu.Item(f"{name} {name}", 9.0) for name in ("good", "bad", "stuck", "good")))
+    with pytest.raises(UserError, match=r"not finished: bad, stuck, good; .*gpu\.log says why"):
+        gpu.run(Settings(minutes=4 / 60), tmp_path)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["result"] for row in rows[:3]] == ["done", "failed, exit code 1", "ended at its limit"]
+    assert rows[3]["result"].startswith("left out")
+    log = (tmp_path / "gpu.log").read_text()
+    assert "fine" in log
+    assert "no\n" in log
+    assert "fine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("item", gpu.PLAN, ids=lambda item: item.name)
+def test_the_plan_has_words_that_its_commands_know(item, monkeypatch):
+    """All but the first, of the tests, are parts of this command with settings that it takes."""
+    if item.name == "tests":
+        assert "-m accelerator" in item.words
+        return
+    assert item.name in benchmark.PARTS
+    for sizes in (item.full, item.quick):
+        parser = argparse.ArgumentParser()
+        settings_lib.add_arguments(parser)
+        parsed = settings_lib.from_arguments(parser.parse_args([*item.words.split()[2:], *sizes.split()]))
+        assert parsed.networks == (("one_tower",) if "one_tower" in item.words else Settings().networks)
+    assert sum(other.name == item.name for other in gpu.PLAN) == 1, "its JSON would be written twice"
 
 
 def test_the_figure_shows_every_point(tmp_path):

@@ -5,6 +5,8 @@ import pytest
 
 from alexnet_jax.model.lrn import lrn
 
+pytestmark = pytest.mark.accelerator
+
 CHANNELS = jnp.arange(10.0, 90.0, 10.0)
 GOLDEN = {
     ("paper", 2.0): [5.651838, 10.708635, 14.866753, 17.999544, 20.192328, 21.619856, 26.028212, 31.330759],

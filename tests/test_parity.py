@@ -12,6 +12,7 @@ from experiments import parity
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_narrow_networks_agree(variant):
     width = {"small": 0.5}.get(variant, 0.125)
@@ -37,6 +38,7 @@ def test_another_network_does_not_agree(monkeypatch):
     assert not parity.compare("caffenet", width=0.125, classes=12).agrees
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize(("size", "channels"), [(1, 3), (2, 16), (3, 16), (4, 3), (5, 1), (5, 3), (5, 16), (6, 16)])
 def test_lrn_is_pytorchs(size, channels):
     rng = np.random.default_rng(size)

@@ -92,6 +92,7 @@ def interrupt(patch, at_step, action):
     patch.setattr(loop.Loop, "next_batch", interrupted)
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 def test_things_happen_at_their_own_steps(reference):
     directory, test, traces = reference
@@ -170,6 +171,7 @@ def test_run_directory_is_as_contracted(reference):
     assert all(len(event[name]) == 2 for name in ("loss", "error", "learning_rate"))
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 def test_stopped_in_an_epoch_and_in_an_evaluation_and_killed_then_resumed_to_the_same_bits(reference, tiny_config, tmp_path, capsys):
     config = tiny_config(*LOOP)

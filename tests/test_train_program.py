@@ -75,12 +75,14 @@ def inside(kernel, size):
     return (1 - beside * (beside + 1) / (kernel * size)) ** 2
 
 
+@pytest.mark.accelerator
 def test_the_state_is_updated_in_place(trained):
     """Every array of the state is donated: its buffer takes the result. Without that a step would need the state's memory twice."""
     header = trained.program.compiled.as_text().splitlines()[0]
     assert header.count("may-alias") + header.count("must-alias") == len(jax.tree.leaves(trained.parts))
 
 
+@pytest.mark.accelerator
 def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained):
     """Whatever the rate, the strengths and the batch. A loop that only steps leaves the device alone with its data."""
     changes = [controls_of(f"learning_rate=[{rate},.1], rotation={degrees}") for rate, degrees in ((0.01, 0), (0.001, 10), (0.0, 45))]

@@ -103,6 +103,7 @@ def test_the_abstract_state_is_the_states():
     assert jax.eval_shape(lambda state: state, init_state(*of)) == abstract_state(*of)
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 def test_a_member_of_seven_is_the_run_of_that_member_alone():
     model = network()
@@ -113,6 +114,7 @@ def test_a_member_of_seven_is_the_run_of_that_member_alone():
     assert not np.allclose(metrics[0]["loss"][4], metrics[0]["loss"][3])
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rematerialisation_changes_no_number(dtype):
@@ -167,6 +169,7 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     assert np.array_equal(metrics[1]["loss"], plain_metrics[1]["loss"])
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 def test_a_done_member_stays_what_it_was():
     model = network()
@@ -178,6 +181,7 @@ def test_a_done_member_stays_what_it_was():
     assert jax.tree.all(jax.tree.map(np.array_equal, member(after.params, 1), member(free.params, 1)))
 
 
+@pytest.mark.accelerator
 @pytest.mark.newest
 def test_one_trace_whatever_the_rate():
     model, traces = network(), []

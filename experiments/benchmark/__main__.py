@@ -3,6 +3,7 @@
     python -m experiments.benchmark                  all parts
     python -m experiments.benchmark train members    only these parts
     python -m experiments.benchmark --quick          tiny sizes, to check that everything works
+    python -m experiments.benchmark gpu              tests and measurements on one accelerator, within 8 minutes
 
 Each line is printed as soon as it is measured. PART.json in --out has the time of every turn, the machine and the settings. The peer is
 PyTorch, if it is installed (pip install -e ".[peers]"). Don't run other programs at the same time: the load of the machine at the start is
@@ -21,7 +22,7 @@ from experiments.benchmark import PARTS
 from experiments.benchmark import settings as settings_lib
 
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES=0", "tpu": "TPU_VISIBLE_CHIPS=0"}  # makes only one device visible
-IN_CHILDREN = ("members", "startup", "memory")
+IN_CHILDREN = ("members", "startup", "memory", "digits", "gpu")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         description=f"Measure speed and memory, and compare each part with PyTorch if it is installed:\n\n{parts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="only these (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these (default: all but gpu)")
     parser.add_argument(
         "--out", type=config_lib.path, default=Path("benchmarks"), metavar="DIR", help="directory for PART.json (default: benchmarks)"
     )
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{', '.join(machine['devices'])}\n{versions}\n{machine['threads']}")
     if not measure.has_torch():
         print('no peer: PyTorch is not installed; it comes with: pip install -e ".[peers]"')
-    for part in args.parts or PARTS:
+    for part in args.parts or [part for part in PARTS if part != "gpu"]:
         if backend == "tpu" and part in IN_CHILDREN:
             print(f"\n{part} is left out: it needs other processes, which can't use the TPU while this process has it")
             continue

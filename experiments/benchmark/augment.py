@@ -21,7 +21,7 @@ IMAGES = {"one_tower": "256 -> 227, colour", "small": "28 -> 28, grey"}
 
 
 def run(settings: Settings, out: Path) -> None:
-    batch = settings.batch or BATCH
+    batch = settings.batch(BATCH)
     title = f"Augmentation of {batch} images: crop, flip, rotation, shift, whitening, colour"
     table = Table("augment", title, COLUMNS, settings, out)
     for variant in settings.networks:

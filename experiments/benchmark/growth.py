@@ -23,23 +23,23 @@ MEMBER_COUNTS, BATCH_SIZES = (1, 2, 4, 7, 16), (16, 32, 64, 128, 256, 512)
 
 def run(settings: Settings, out: Path) -> None:
     title = (
-        f"Growth; the batch has {settings.batch or BATCH} images, except in the rows `images a batch`; the input has no members, so its "
+        f"Growth; the batch has {settings.batch(BATCH)} images, except in the rows `images a batch`; the input has no members, so its "
         "rows count images a second"
     )
     table = Table("growth", title, COLUMNS, settings, out)
     points: dict[str, list[tuple[int, measure.Timing]]] = {}
     _datasets(table, points, settings)
-    _steps(table, points, settings, MEMBERS, {count: (count, settings.batch or BATCH) for count in settings.members or MEMBER_COUNTS})
-    sizes = BATCH_SIZES if settings.batch is None else (settings.batch, 2 * settings.batch)
+    _steps(table, points, settings, MEMBERS, {count: (count, settings.batch(BATCH)) for count in settings.members or MEMBER_COUNTS})
+    sizes = BATCH_SIZES if settings.batches is None else (settings.batches[0], 2 * settings.batches[0])
     _steps(table, points, settings, BATCHES, {size: (1, size) for size in sizes})
-    for path in growth_figure.write(points, settings.batch or BATCH, out):
+    for path in growth_figure.write(points, settings.batch(BATCH), out):
         print(f"  figure: {path}")
 
 
 def _datasets(table: Table, points: dict, settings: Settings) -> None:
     """Times the input of images of 28 x 28 pixels, from datasets of several sizes, in turn."""
     sizes = [max(1, round(factor * settings.images)) for factor in GROWTH]
-    batch = min(settings.batch or BATCH, sizes[0])
+    batch = min(settings.batch(BATCH), sizes[0])
     sides: dict[tuple[str, int], measure.Side] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:

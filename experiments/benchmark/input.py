@@ -39,7 +39,7 @@ ACCELERATORS = (1_000, 3_000, 10_000)  # images/s that an accelerator may take
 
 
 def run(settings: Settings, out: Path) -> None:
-    batch = min(settings.batch or BATCH, settings.images)
+    batch = min(settings.batch(BATCH), settings.images)
     table = Table("input", f"Input pipeline, {settings.images:,} images, batches of {batch}, shuffled", COLUMNS, settings, out)
     with tempfile.TemporaryDirectory() as folder:
         _run_prepare(settings, Path(folder), table)

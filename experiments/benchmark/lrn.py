@@ -23,7 +23,7 @@ def run(settings: Settings, out: Path) -> None:
     table = Table("lrn", title, COLUMNS, settings, out)
     for size in SIZES:
         for dtype in ("float32", "bfloat16"):
-            _layer(table, settings, (settings.batch or BATCH, size, size, CHANNELS), dtype)
+            _layer(table, settings, (settings.batch(BATCH), size, size, CHANNELS), dtype)
     if "one_tower" in settings.networks:
         _share_of_step(table, settings)
 
@@ -60,7 +60,7 @@ def _layer(table: Table, settings: Settings, shape: tuple[int, ...], dtype: str)
 
 def _share_of_step(table: Table, settings: Settings) -> None:
     """Times the one-tower network's training step with and without LRN, ours and PyTorch's."""
-    batch = settings.batch or STEP_BATCH
+    batch = settings.batch(STEP_BATCH)
     data = ours.random_batch("one_tower", batch)
     sides: dict[str, measure.Side] = {}
     for lrn_on in (True, False):

@@ -5,8 +5,10 @@ python -m experiments.benchmark memory
 
 import resource
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
@@ -15,6 +17,7 @@ from experiments.benchmark.table import Table
 COLUMNS = {
     "network": "<9",
     "batch": "6d",
+    "dtype": "<8",
     "side": "<24",
     "process MiB": "12,.0f",
     "device MiB": "11,.0f",
@@ -34,55 +37,63 @@ class Peak(NamedTuple):
 
 
 def run(settings: Settings, out: Path) -> None:
-    batch = settings.batch or BATCH
+    batch = settings.batch(BATCH)
     title = "Peak memory of the training process, and of the device if it has its own memory"
     table = Table("memory", title, COLUMNS, settings, out)
-    for variant in settings.networks:
-        sides = {"ours": peak_of_ours, "ours, train.remat": peak_of_lean}
-        if measure.has_torch():
-            sides["PyTorch eager"] = peak_of_torch
-        for side, peak in sides.items():
-            measure.progress(f"{variant}: {side}")
-            process, device, temporaries, flops = measure.in_child(peak, variant, settings.width, batch)
-            table.row(
-                network=variant,
-                batch=batch,
-                side=side,
-                process_MiB=process / 2**20,
-                device_MiB=device and device / 2**20,
-                temporaries_MiB=temporaries and temporaries / 2**20,
-                GFLOP=flops and flops / 1e9,
-            )
+    sides: dict[str, Callable[..., Peak]] = {"ours": peak_of_ours, "ours, train.remat": peak_of_lean}
+    if measure.has_torch():
+        sides["PyTorch eager"] = peak_of_torch
+    for dtype in settings.dtypes:
+        for variant in settings.networks:
+            measure.progress(f"{variant}, {dtype}: all sides at once")
+            for side, (process, device, temporaries, flops) in _in_children(sides, variant, settings.width, batch, dtype).items():
+                table.row(
+                    network=variant,
+                    batch=batch,
+                    dtype=dtype,
+                    side=side,
+                    process_MiB=process / 2**20,
+                    device_MiB=device and device / 2**20,
+                    temporaries_MiB=temporaries and temporaries / 2**20,
+                    GFLOP=flops and flops / 1e9,
+                )
     table.note("temporaries MiB and GFLOP are XLA's plan for one training step")
 
 
-def peak_of_ours(variant: str, width: float, batch: int, remat: bool = False) -> Peak:
+def _in_children(sides: dict[str, Callable[..., Peak]], *network: Any) -> dict[str, Peak]:
+    """The peak of each side, in processes that run at the same time, since nothing is timed; threads wait for them."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(sides, pool.map(lambda peak: measure.in_child(peak, *network), sides.values()), strict=True))
+
+
+def peak_of_ours(variant: str, width: float, batch: int, dtype: str, remat: bool = False) -> Peak:
     """Our peak after some training steps, including compilation."""
     import jax
 
     from experiments.benchmark import ours
 
     ours.start()
-    step = ours.TrainStep(variant, ours.network(variant, width).clone(remat=remat), "seeds=1", ours.random_batch(variant, batch))
+    model = ours.network(variant, width, dtype=dtype).clone(remat=remat)
+    step = ours.TrainStep(variant, model, "seeds=1", ours.random_batch(variant, batch))
     for _ in range(STEPS):
         step()
     statistics = jax.local_devices()[0].memory_stats()
     return Peak(peak_bytes(), statistics and statistics.get("peak_bytes_in_use"), *step.planned())
 
 
-def peak_of_lean(variant: str, width: float, batch: int) -> Peak:
+def peak_of_lean(variant: str, width: float, batch: int, dtype: str) -> Peak:
     """As `peak_of_ours`, with train.remat: activations are computed again for the gradient instead of stored."""
-    return peak_of_ours(variant, width, batch, remat=True)
+    return peak_of_ours(variant, width, batch, dtype, remat=True)
 
 
-def peak_of_torch(variant: str, width: float, batch: int) -> Peak:
+def peak_of_torch(variant: str, width: float, batch: int, dtype: str) -> Peak:
     """PyTorch's peak after as many training steps."""
     from alexnet_jax import parallel
     from experiments.benchmark import ours
     from experiments.peers import torch_train
 
     torch_train.start(parallel.cores())
-    step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant])
+    step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant], dtype=dtype)
     for _ in range(STEPS):
         step()
     return Peak(peak_bytes(), torch_train.device_peak())

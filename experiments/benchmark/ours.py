@@ -100,14 +100,14 @@ class TrainStep:
 
 
 class Evaluation:
-    """The evaluation of networks on one prepared batch: centre crop or ten crops, forward pass, log-probabilities on the host."""
+    """The evaluation of networks on one batch on the device: centre crop or ten crops, forward pass, log-probabilities on the host."""
 
     def __init__(self, variant: str, model: AlexNet, spec: str, images: np.ndarray, ten_crop: bool = False) -> None:
         chosen, log_probs = members(spec), make_log_probs(model, pixel_stats(CHANNELS[variant]), ten_crop)
         params = init_state(model, OPTIMIZER, chosen, CHANNELS[variant]).params
         in_turn = turns.plan(chosen.members, 0)
         self._predict = turns.predictor(log_probs, in_turn, turns.place(params, in_turn), turns.place(chosen, in_turn))
-        self._images = images
+        self._images = jax.device_put(images)  # as in the training step
 
     def __call__(self) -> np.ndarray:
         return self._predict(self._images)

@@ -36,15 +36,19 @@ STEPS, STRETCHES = 10, 10  # steps of a stretch, from one log line to the next, 
 
 
 def run(settings: Settings, out: Path) -> None:
-    batch = settings.batch or 64
+    batch = settings.batch(64)
     title = f"The loop's overhead: configs/digits.py with one member, batch {batch}"
     table = Table("overhead", title, COLUMNS, settings, out)
     seconds: dict[str, list[float]] = {ALONE: [], REAL: [], IDLE: []}
     with tempfile.TemporaryDirectory() as folder:
         prepare_digits(folder)
         config = _config(folder, batch)
-        step_alone = _step_alone(config)
-        sides = {ALONE: lambda: step_alone(STRETCHES), REAL: lambda: _in_loop(config), IDLE: lambda: _in_loop(config, _Idle)}
+        steps = step_alone(config)
+        sides = {
+            ALONE: lambda: [measure.seconds_of(lambda: steps(STEPS)) / STEPS for _ in range(STRETCHES)],
+            REAL: lambda: in_loop(config),
+            IDLE: lambda: in_loop(config, _Idle),
+        }
         for number in range(1, settings.rounds + 1):
             for side, measured in sides.items():
                 measure.progress(f"{side}: round {number} of {settings.rounds}")
@@ -64,7 +68,7 @@ def _config(folder: str, batch: int) -> ConfigDict:
     return config_lib.load(f"{ROOT / 'configs/digits.py'}:members=1", [f"{name}={value}" for name, value in changes.items()])
 
 
-def _in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]:
+def in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]:
     """Seconds of a step in each stretch of a whole run except the first, from the run's own log."""
     with tempfile.TemporaryDirectory() as workdir, contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # the log's lines
@@ -84,24 +88,22 @@ class _Idle(turns.TrainProgram):
         return parts, self.metrics
 
 
-def _step_alone(config: ConfigDict) -> Callable[[int], list[float]]:
-    """A function that times the run's own step on one prepared batch, in stretches: `stretches` -> seconds of a step in each.
-
-    As in the loop, the host waits only at the end of a stretch of `STEPS` steps.
-    """
-    dataset = data.load(config.data)
+def step_alone(config: ConfigDict) -> Callable[[int], None]:
+    """A function that takes so many of the run's own steps, on one batch. As in the loop, the host waits only after the last of them."""
+    dataset = data.load(config.data, config.model.pixel_mean)
     network = build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
-    batches = data.train_batches(dataset.source("train"), batch_size=config.train.batch_size, seed=0, position=0, threads=1)
     one = turns.plan(1, 0)
-    batch, held = parallel.shard(next(batches)), {"parts": turns.place(network.init_state(), one)}
+    batch = parallel.shard(data.blank_batch(config.train.batch_size, dataset.image_shape))
+    held = {"parts": turns.place(network.init_state(), one)}
     controls = turns.place(ours.controls(network.hyper), one)
     program = turns.TrainProgram(step, one, held["parts"], controls, batch)
+    batch = jax.device_put(batch, program.compiled.input_shardings[0][2])
 
-    def steps() -> None:
-        for _ in range(STEPS):
+    def steps(count: int) -> None:
+        for _ in range(count):
             held["parts"], metrics = program(held["parts"], controls, batch)
         jax.block_until_ready((held["parts"], metrics))
 
-    steps()
-    return lambda stretches: [measure.seconds_of(steps) / STEPS for _ in range(stretches)]
+    steps(STEPS)
+    return steps

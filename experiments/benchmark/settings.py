@@ -10,6 +10,7 @@ import dataclasses
 from alexnet_jax.errors import UserError
 
 NETWORKS = ("one_tower", "small")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,22 +21,29 @@ class Settings:
     turn: float = 0.5  # the least seconds of a turn
     networks: tuple[str, ...] = NETWORKS
     width: float = 1.0  # multiplies the number of units of the variants
-    batch: int | None = None  # images of a step; None: each part has its own default
+    batches: tuple[int, ...] | None = None  # images of a step; None: each part has its own default
+    dtypes: tuple[str, ...] = ("float32",)  # of activations and products; PyTorch's bfloat16 is autocast
     members: tuple[int, ...] | None = None  # None: each part has its own default
     images: int = 2000  # images in the datasets of `input`; `growth` uses multiples of it
     limit: float = 120.0  # seconds; `members` skips grouped convolutions that take longer
     compile: bool = True  # also time PyTorch with torch.compile
+    minutes: float = 8.0  # within which `gpu` ends
 
     def __post_init__(self) -> None:
-        for field in ("rounds", "width", "images", "limit", "batch"):
+        for field in ("rounds", "width", "images", "limit", "minutes"):
             value = getattr(self, field)
-            if value is not None and value <= 0:
+            if value <= 0:
                 raise UserError(f"--{field} {value:g}; it must be positive")
-        if self.members is not None and min(self.members) < 1:
-            raise UserError(f"--members {min(self.members)}; it must be at least 1")
+        for option, counts in (("--batch", self.batches), ("--members", self.members)):
+            if counts is not None and min(counts) < 1:
+                raise UserError(f"{option} {min(counts)}; it must be at least 1")
+
+    def batch(self, default: int) -> int:
+        """Images of a step, for a part that measures steps of one size: the first of `batches`, or the part's default."""
+        return self.batches[0] if self.batches else default
 
 
-QUICK = Settings(rounds=2, turn=0.0, width=0.04, batch=8, members=(1, 2), images=64, limit=60.0, compile=False)
+QUICK = Settings(rounds=2, turn=0.0, width=0.04, batches=(8,), members=(1, 2), images=64, limit=60.0, compile=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +53,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turn", type=float, metavar="S", help=f"the least seconds of a turn (default: {full.turn:g})")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="measure only these (default: both)")
     parser.add_argument("--width", type=float, metavar="F", help="multiply the networks' number of units, for a machine with less memory")
-    parser.add_argument("--batch", type=int, metavar="N", help="images of a step (default: that of the part, mostly 128)")
+    parser.add_argument(
+        "--batch",
+        dest="batches",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="images of a step; only `train` takes several (default: mostly 128)",
+    )
+    parser.add_argument(
+        "--dtype",
+        dest="dtypes",
+        nargs="+",
+        choices=DTYPES,
+        help="of activations and products (default: float32, which GPUs multiply in TF32)",
+    )
     parser.add_argument("--members", type=int, nargs="+", metavar="M", help="members of a run (default: those of the part, mostly 1 7 32)")
     parser.add_argument("--images", type=int, metavar="N", help=f"images in the datasets of `input` and `growth` (default: {full.images})")
     parser.add_argument(
         "--limit", type=float, metavar="S", help=f"skip grouped convolutions that take longer (default: {full.limit:g} seconds)"
     )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="also time torch.compile (default: yes)")
-    sizes = f"{quick.rounds} rounds, width {quick.width}, batch {quick.batch}, only eager PyTorch"
+    parser.add_argument("--minutes", type=float, metavar="F", help=f"within which `gpu` ends (default: {full.minutes:g})")
+    sizes = f"{quick.rounds} rounds, width {quick.width}, batch {quick.batch(0)}, only eager PyTorch"
     parser.add_argument("--quick", action="store_true", help=f"tiny sizes, to check that everything works: {sizes}")
 
 

@@ -26,10 +26,25 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def start(threads: int) -> None:
-    """Set PyTorch's number of threads, its seed, and on GPUs TensorFloat-32, which JAX uses there by default too."""
+    """Set PyTorch's number of threads, its seed, and what makes it fast on GPUs.
+
+    That is TensorFloat-32, which JAX uses there by default too, and the choice of cuDNN's algorithms by their time.
+    """
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high")  # cuDNN's convolutions use TensorFloat-32 without it
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
+
+
+def precision(dtype: str) -> torch.autocast:
+    """Automatic mixed precision for a dtype other than float32: weights, gradients and the update stay float32."""
+    return torch.autocast(DEVICE.type, getattr(torch, dtype), enabled=dtype != "float32")
+
+
+def graph_of(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function by torch.compile, with code of its own for each shape: otherwise, from the second shape on it is for all, and slower."""
+    torch._dynamo.config.recompile_limit = 64  # the ninth network of a process would run eagerly
+    return torch.compile(function, dynamic=False)
 
 
 def describe() -> str:
@@ -41,6 +56,11 @@ def synchronise() -> None:
     """Wait until the GPU has finished its work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
+
+
+def layouts(variant: str) -> tuple[str, ...]:
+    """The memory layouts that may be the fastest for a network."""
+    return ("channels_last",) if variant == "one_tower" else tuple(LAYOUTS)
 
 
 @functools.cache
@@ -84,17 +104,21 @@ class Training:
         lrn: bool = True,
         layout: str = "channels_last",
         compiled: bool = False,
+        dtype: str = "float32",
     ) -> None:
         self.images = random_images(variant, batch, channels, layout)
         self.labels = torch.randint(classes, (batch,), device=DEVICE)
         self.networks = [network(variant, width, classes, channels, lrn, layout=layout) for _ in range(members)]
         self.optimizers = [torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.networks]
-        self._forward: list[Callable[[Tensor], Tensor]] = [torch.compile(net) if compiled else net for net in self.networks]
+        self._forward: list[Callable[[Tensor], Tensor]] = [graph_of(net) if compiled else net for net in self.networks]
+        self._dtype = dtype
 
     def __call__(self) -> None:
         for forward, optimizer in zip(self._forward, self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(forward(self.images), self.labels).backward()
+            with precision(self._dtype):
+                loss = F.cross_entropy(forward(self.images), self.labels)
+            loss.backward()
             optimizer.step()
         synchronise()
 
@@ -102,19 +126,22 @@ class Training:
 class Evaluation:
     """The forward pass of a network on one prepared batch of float images; a call returns log-probabilities on the host."""
 
-    def __init__(self, variant: str, batch: int, width: float, channels: int, classes: int, *, layout: str, compiled: bool) -> None:
+    def __init__(
+        self, variant: str, batch: int, width: float, channels: int, classes: int, *, layout: str, compiled: bool, dtype: str = "float32"
+    ) -> None:
         self._images = random_images(variant, batch, channels, layout)
         module = network(variant, width, classes, channels, layout=layout).eval()
-        self._forward = torch.compile(module) if compiled else module
+        self._forward = graph_of(module) if compiled else module
+        self._dtype = dtype
 
     def __call__(self) -> np.ndarray:
-        with torch.inference_mode():
-            return F.log_softmax(self._forward(self._images), -1).cpu().numpy()
+        with torch.inference_mode(), precision(self._dtype):
+            return F.log_softmax(self._forward(self._images).float(), -1).cpu().numpy()
 
 
-def matrix_product(a: np.ndarray, b: np.ndarray) -> Callable[[], None]:
-    """A function that multiplies two matrices."""
-    x, y = torch.from_numpy(a).to(DEVICE), torch.from_numpy(b).to(DEVICE)
+def matrix_product(a: np.ndarray, b: np.ndarray, dtype: str) -> Callable[[], None]:
+    """A function that multiplies two matrices in a dtype."""
+    x, y = (torch.from_numpy(array).to(DEVICE, getattr(torch, dtype)) for array in (a, b))
 
     def product():
         torch.mm(x, y)
@@ -139,7 +166,7 @@ def normalisation(x: np.ndarray, gradient: np.ndarray, dtype: str, layout: str, 
     if not _normalises(dtype):
         layer = norm
         norm = lambda x: layer(x.float()).to(x.dtype)  # noqa: E731
-    norm = torch.compile(norm) if compiled else norm
+    norm = graph_of(norm) if compiled else norm
     inputs, cotangent = put(x).requires_grad_(), put(gradient)
 
     def forward_and_backward():

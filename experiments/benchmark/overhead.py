@@ -12,7 +12,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 from unittest import mock
 
 import jax
@@ -82,10 +82,12 @@ def in_loop(config: ConfigDict, replacement: type | None = None) -> list[float]:
 class _Idle(turns.TrainProgram):
     """Replaces the train step: returns the state unchanged, and metrics that exist already."""
 
-    metrics: ClassVar = {name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")}
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._metrics = jax.device_put({name: np.zeros(1, np.float32) for name in ("loss", "error", "learning_rate")})
 
     def __call__(self, parts, controls, batch):
-        return parts, self.metrics
+        return parts, self._metrics
 
 
 def step_alone(config: ConfigDict) -> Callable[[int], None]:

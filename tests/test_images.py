@@ -5,13 +5,14 @@ import struct
 import zlib
 from pathlib import Path
 
+import cykooz_resizer as fast
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.images import ImageError, Resize, load_image, load_resized
+from alexnet_jax.images import INTERPOLATIONS, ImageError, Resize, load_image, load_resized
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], np.uint8)
 
@@ -46,6 +47,18 @@ def test_jpeg():
     blocks = np.repeat(np.repeat(COLOURS, 16, 0), 16, 1)
     decoded = load_image(encode(Image.fromarray(blocks), "jpeg", quality=95, subsampling=0))
     assert np.abs(decoded[8::16, 8::16].astype(int) - COLOURS).max() <= 3
+
+
+def test_heic():
+    """A file that pillow-heif wrote: red and green above blue, 96 x 64 pixels."""
+    path = Path(__file__).with_name("three_colours.heic")
+    decoded = load_image(path).astype(int)
+    assert decoded.shape == (64, 96, 3)
+    for colour, part in (((220, 30, 30), (0, 0)), ((30, 200, 30), (0, 1)), ((30, 30, 220), (1, 0)), ((30, 30, 220), (1, 1))):
+        block = decoded.reshape(2, 32, 2, 48, 3)[part[0], 4:-4, part[1], 4:-4]
+        assert np.abs(block - colour).max() <= 3
+    with pytest.raises(ImageError, match="broken"):
+        load_image(path.read_bytes()[:-5])
 
 
 def test_grey_and_bilevel():
@@ -187,6 +200,21 @@ def test_resize_is_antialiased_and_keeps_grey():
     assert small.shape == (16, 16, 1)
     assert np.abs(small.astype(int) - 127).max() <= 3  # plain sampling would give 0 or 255
     assert Resize(64)(checkerboard) is checkerboard
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_resize_is_pillows_to_a_grey_level_and_the_same_on_every_cpu(interpolation, monkeypatch):
+    photo = load_image(photograph("china.jpg", 500, 375))
+    for image in (photo, photo[..., :1]):
+        small = Resize(256, interpolation=interpolation)(image)
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        peer = picture.resize((256, 256), Image.Resampling[interpolation.upper()], box=(62.5, 0, 437.5, 375))
+        assert np.abs(small.astype(int) - np.asarray(peer).reshape(small.shape)).mean() < 0.3
+        with monkeypatch.context() as patch:
+            plain = fast.Resizer()
+            plain.cpu_extensions = fast.CpuExtensions.none
+            patch.setattr(fast, "Resizer", lambda plain=plain: plain)
+            np.testing.assert_array_equal(Resize(256, interpolation=interpolation)(image), small)
 
 
 def test_resize_takes_the_centre():

@@ -18,7 +18,6 @@ from alexnet_jax.prepare.shards import LeftOut
 
 # What a file so named holds is said to be a picture: it is an error if it can't be decoded. Other files are looked into.
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-HEIC = (".heic", ".heif", ".hif")
 VALIDATION = ("val", "validation", "valid")  # names of the folder
 LAYOUT = "--source must hold train/CLASS/*.jpg and, if there is one, val/CLASS/*.jpg"
 
@@ -37,14 +36,12 @@ def find_pictures(folder: str | Path) -> Found:
     """
     found = Found([], [])
     for entry in _files(folder, set()):
-        lower = entry.name.lower()
         if not entry.is_file() and os.path.exists(entry.path):  # a pipe or the like; a dangling link is an error when it is read
             found.left_out.append(LeftOut("not a file", shown(entry.path)))
-        elif lower.endswith(EXTENSIONS) or (not lower.endswith(HEIC) and is_image(entry.path)):
+        elif entry.name.lower().endswith(EXTENSIONS) or is_image(entry.path):
             found.images.append(entry.path)
         else:
-            reason = "HEIC (convert to JPEG)" if lower.endswith(HEIC) else "not an image"
-            found.left_out.append(LeftOut(reason, shown(entry.path)))
+            found.left_out.append(LeftOut("not an image", shown(entry.path)))
     found.images.sort()
     found.left_out.sort()
     return found

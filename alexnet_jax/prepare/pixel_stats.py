@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-BLOCK = 1 << 15  # products of so many pixels fit into 32 bits, whose sums take half the time of 64
+BLOCK = 256  # products of so many pixels add up to less than 2^24: exact in float32, which takes a third of the time of integers
 
 
 @dataclass
@@ -20,12 +20,12 @@ class Moments:
     @classmethod
     def of(cls, image: np.ndarray) -> "Moments":
         pixels = np.ascontiguousarray(image.reshape(-1, image.shape[-1]).T)
-        products = np.zeros((len(pixels), len(pixels)), np.int64)
-        for start in range(0, pixels.shape[1], BLOCK):
-            block = pixels[:, start : start + BLOCK].astype(np.int32)
-            # einsum and not a matrix product: exact, as fast at this shape, and no BLAS threads in every worker.
-            products += np.einsum("ip,jp->ij", block, block)
-        return cls(pixels.shape[1], pixels.sum(1, dtype=np.int64), products)
+        channels, count = pixels.shape
+        blocks = np.zeros((channels, -(-count // BLOCK), BLOCK), np.float32)
+        blocks.reshape(channels, -1)[:, :count] = pixels
+        # einsum and not a matrix product: as fast at this shape, and no BLAS threads in every worker.
+        products = np.einsum("ibp,jbp->bij", blocks, blocks).sum(0, dtype=np.float64).astype(np.int64)
+        return cls(count, pixels.sum(1, dtype=np.int64), products)
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.count + other.count, self.total + other.total, self.products + other.products)

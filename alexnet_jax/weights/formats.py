@@ -198,7 +198,7 @@ def write_onnx(path: Path, weights: Weights) -> str:
     """Write the graph of `write_stablehlo`'s program, in float32, for any ONNX runtime; returns in words what to feed it.
 
     Raises:
-      UserError: the onnx package isn't installed, or ONNX has no operator for this network.
+      UserError: the onnx package isn't installed.
     """
     from alexnet_jax.weights.onnx_graph import graph
 

@@ -35,7 +35,7 @@ def graph(arch: "Architecture", hyper: "Hyper", dataset: "Dataset", params: torc
     `hyper` is a run's of one member; `params` are that member's, without the axis of members.
 
     Raises:
-      UserError: the onnx package isn't installed, or ONNX's LRN can't be this network's.
+      UserError: the onnx package isn't installed.
     """
     try:
         import onnx
@@ -43,10 +43,6 @@ def graph(arch: "Architecture", hyper: "Hyper", dataset: "Dataset", params: torc
     except ImportError:
         raise UserError('--to onnx needs the onnx package, which is not installed: pip install -e ".[onnx]"') from None
 
-    if arch.lrn and arch.lrn_size % 2 == 0:
-        raise UserError(
-            f"--to onnx: ONNX's LRN with an even window, model.lrn_size={arch.lrn_size}, reaches up where this one reaches down"
-        )
     build = _Graph()
     x = _view(build, arch, hyper, dataset.stats, dataset.image_shape)
     tensors = torch_layout.to_oihw(params, _NAMES, arch.map_sizes[-1])
@@ -111,11 +107,19 @@ def _layers(build: _Graph, arch: "Architecture", hyper: "Hyper", tensors: dict[s
 
     def norm(x: str, stage: int) -> str:
         k, alpha, beta = (float(values[0]) for values in (hyper.lrn_k, hyper.lrn_alpha, hyper.lrn_beta))
-        if alpha and beta:
-            alpha *= arch.pixel_scales[0] ** 2 * (1 if arch.lrn_convention == "per_size" else arch.lrn_size)  # ONNX divides by the size
-            return build.add("LRN", [x], f"norm{stage}", size=arch.lrn_size, alpha=alpha, beta=beta, bias=k)
-        # Without its sum LRN is a factor, 1 where it is switched off; onnxruntime's LRN refuses such constants.
-        return build.add("Mul", [x, build.constant(f"norm{stage}.factor", np.float32(k**-beta))], f"norm{stage}")
+        if not (alpha and beta):  # a factor, 1 where LRN is switched off; onnxruntime's LRN refuses such constants
+            return build.add("Mul", [x, build.constant(f"norm{stage}.factor", np.float32(k**-beta))], f"norm{stage}")
+        size, channels = arch.lrn_size, len(tensors[f"conv{stage}.bias"])
+        alpha *= arch.pixel_scales[0] ** 2 * (1 if arch.lrn_convention == "per_size" else size)  # ONNX divides by the size
+        if size % 2:
+            return build.add("LRN", [x], f"norm{stage}", size=size, alpha=alpha, beta=beta, bias=k)
+        # ONNX's even window reaches up where this one reaches down, and onnxruntime has none: sums over channels as a 1x1 convolution.
+        window = sum(np.eye(channels, k=reach) for reach in range(-(size // 2), (size - 1) // 2 + 1)) * (alpha / size)
+        kernel = build.constant(f"norm{stage}.window", window[..., None, None].astype(np.float32))
+        bias = build.constant(f"norm{stage}.k", np.full(channels, k, np.float32))
+        denominator = build.add("Conv", [build.add("Mul", [x, x]), kernel, bias])
+        power = build.add("Pow", [denominator, build.constant(f"norm{stage}.beta", np.float32(beta))])
+        return build.add("Div", [x, power], f"norm{stage}")
 
     def pool_and_norm(x: str, stage: int) -> str:
         normalised = arch.lrn and stage < 3

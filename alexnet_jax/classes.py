@@ -4,14 +4,16 @@
     places(("cat", "dog"), ("dog", "cat"))          # [1, 0]: where each class of a dataset stands among a network's
     places(unnamed(2), ("dog", "cat"))              # None: class 0 and class 1 may be anything
     imagenet()                                      # ("n01440764", "n01443537", ...), in the order that everyone trains with
+    words(("n02119789",))                           # ("kit fox, Vulpes macrotis",)
 
-`run` and `evaluate` match with it, `weights` and `evaluate` read names with it.
+`run` and `evaluate` match with it, `weights` and `evaluate` read names with it, `weights` and `prepare` ask it for words.
 """
 
 import codecs
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,15 @@ def imagenet() -> tuple[str, ...]:
     """The WordNet ids of ILSVRC-2012's classes, sorted: label 0 is n01440764, a tench. TFDS ships them."""
     text = (resources.files("tensorflow_datasets") / "datasets" / "imagenet2012" / "labels.txt").read_text(encoding="utf-8")
     return tuple(sorted(text.split()))
+
+
+def words(names: Iterable[str]) -> tuple[str, ...]:
+    """What those of the names mean that are WordNet ids of ILSVRC-2012, "" for others; nothing where none is. TFDS ships the words."""
+    from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
+
+    known = dict(zip(imagenet(), IMAGENET_LABELS_LIST, strict=True))
+    found = tuple(known.get(name, "") for name in names)
+    return found if any(found) else ()
 
 
 def places(network: tuple[str, ...], dataset: tuple[str, ...]) -> np.ndarray | None:

@@ -60,6 +60,11 @@ def test_what_is_no_list_of_names(data, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_words_of_wordnet_ids():
+    assert classes.words(("n02119789", "cat", "n03126707")) == ("kit fox, Vulpes macrotis", "", "crane (machine)")
+    assert classes.words(("cat", "n00000001")) == ()
+
+
 def test_no_file_of_names(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*: No such file"):
         classes.read(tmp_path / "none", 3)

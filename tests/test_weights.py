@@ -273,6 +273,9 @@ def test_caffes_classes_are_imagenets_in_their_order(caffe_file, tmp_path, capsy
     head = {"fc8.blobs[0]": np.zeros((1000, 256)), "fc8.blobs[1]": np.zeros(1000)}
     loaded = imported("caffe", caffe_file("caffe", tensors=head)[0], tmp_path)
     assert (loaded.classes[0], loaded.classes[65], loaded.classes[-1]) == ("n01440764", "n01751748", "n15075141")
+    shown = data.class_labels(run.read_config(tmp_path / "from-caffe")["dataset"])
+    assert [shown[i] for i in (65, 278)] == ["n01751748: sea snake", "n02119789: kit fox, Vulpes macrotis"]
+    assert [shown[i] for i in (134, 517)] == ["n02012849: crane (bird)", "n03126707: crane (machine)"]
     assert "1000 classes, taken for ImageNet's in the order of their WordNet ids" in capsys.readouterr().out
 
 
@@ -419,7 +422,7 @@ def test_refused_safetensors(members, tmp_path):
     del record["config"]["model"]["groups"]
     text = json.dumps({**header, "__metadata__": {"alexnet_jax": json.dumps(record)}}).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
-    assert "does not say which network it holds" in refusal(arguments)
+    assert "but not as this command writes it; export it again" in refusal(arguments)
     assert set(SAFETENSORS_NAMES.values()) == set(header) - {"__metadata__"}
     assert not (tmp_path / "x").exists()
 

@@ -13,6 +13,7 @@ from unittest import mock
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from alexnet_jax import predict
 from alexnet_jax.errors import UserError
@@ -211,6 +212,26 @@ def test_every_form(form, tensors, tmp_path, capsys, monkeypatch):
     assert loaded.config.model.to_dict() == model.model_config("owt").to_dict()
     np.testing.assert_allclose(loaded.stats.mean, np.float32([0.485, 0.456, 0.406]) * 255, rtol=1e-6)
     np.testing.assert_allclose(loaded.config.model.pixel_scale, np.array([0.229, 0.224, 0.225]) * 255)
+
+
+def test_safetensors_with_torchvisions_names(tensors, tmp_path, capsys):
+    """As networks are shared on hubs: no pickle, the same names."""
+    file, arguments = tmp_path / "model.safetensors", ["import", "--from", "torchvision", tmp_path / "model.safetensors"]
+    half = {name: array.astype(ml_dtypes.bfloat16) for name, array in prefixed(tensors, "model.").items()}
+    save_file(half | {"step": np.array(3)}, file, {"format": "pt"})
+    loaded = imported("torchvision", file, tmp_path)
+    said = capsys.readouterr().out
+    assert "names begin with model.\n" in said
+    assert "left out: 1 other tensor, under step" in said
+    assert "converted to float32 from bfloat16" in said
+    expected = half["model.classifier.6.weight"].T.astype(np.float32)
+    assert np.array_equal(loaded.state.params["fc8"]["kernel"][0], expected)
+    assert "is imported with --from torchvision" in refusal(["import", "--from", "safetensors", file, "--workdir", tmp_path / "x"])
+    main(["export", "--to", "safetensors", str(file), "--run", str(tmp_path / "from-torchvision")])
+    assert "own safetensors file; import it with --from safetensors" in refusal([*arguments, "--workdir", tmp_path / "x"])
+    file.write_bytes(file.read_bytes()[:-10])
+    assert "not a safetensors file, or not a whole one" in refusal([*arguments, "--workdir", tmp_path / "x"])
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_average_beside_it_is_asked_about(tensors, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.classes import words as words_of
 from alexnet_jax.errors import UserError
 from alexnet_jax.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.devkit import DEVKIT, KAGGLE_TRUTH, TINY_TRUTH, Labels, read_labels
@@ -68,8 +69,9 @@ def raw_imagenet(source: Path, resize: Resize, encoding: str | None, allow_incom
         "validation": _validation(source, validation, numbers, labels, whole, allow_incomplete, left_out),
     }
     left_out += _tests(source)
-    words = labels.words_from or f"nothing ({DEVKIT} or Kaggle's LOC_synset_mapping.txt beside it would tell them)"
-    print(f"train: {train}, {len(classes):,} classes; validation: {validation}; classes' words: {words}", file=sys.stderr)
+    words = [labels.words.get(wnid, "") for wnid in classes] if labels.words else words_of(classes)
+    words_from = labels.words_from or ("TFDS" if words else f"nothing ({DEVKIT} beside it would tell them)")
+    print(f"train: {train}, {len(classes):,} classes; validation: {validation}; classes' words: {words_from}", file=sys.stderr)
     counts = {split: len(items) for split, items in splits.items() if isinstance(items, Sequence)}
     if not allow_incomplete:
         _require_published(source)
@@ -84,7 +86,7 @@ def raw_imagenet(source: Path, resize: Resize, encoding: str | None, allow_incom
         source=f"ImageNet: train from {train.name}, validation from {validation.name}",
         resize=resize,
         left_out=left_out,
-        class_words=[labels.words.get(wnid, "") for wnid in classes] if labels.words else (),
+        class_words=words,
         plan=_plan(classes, resize, encoding, splits, (train, validation), labels),
         check=None if allow_incomplete else functools.partial(_check, whole, labels, classes),
     )

@@ -52,7 +52,8 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     """
     known = weights.dataset.classes
     if file:
-        record = {**weights.dataset.describe(), "classes": classes.read(file, len(known)), "class_words": ()}  # words were the old names'
+        named = classes.read(file, len(known))
+        record = {**weights.dataset.describe(), "classes": named, "class_words": classes.words(named)}
         return weights._replace(dataset=dataset_from_json(record)), f"named by {file}"
     if known == classes.unnamed(len(known)):
         return weights, "without names (--classes FILE gives them)"

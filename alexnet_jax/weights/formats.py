@@ -1,6 +1,7 @@
 """The files that other projects keep networks in, read and written; weights.py is their command.
 
-    torchvision   torchvision's alexnet, as PyTorch saves its state dict, alone or in a checkpoint; read without PyTorch (pth.py)
+    torchvision   torchvision's alexnet, as PyTorch saves its state dict, alone or in a checkpoint, or as safetensors does; read without
+                  PyTorch (pth.py)
     caffe         bvlc_alexnet or CaffeNet, a .caffemodel of the old or the new form; read alone
     safetensors   this project's: parameters, config and classes, all that a run directory says of one member
     stablehlo     a program for CPU, CUDA and TPU, which needs JAX and nothing of this project; written alone
@@ -68,19 +69,26 @@ Reading = tuple[Weights, list[str]]  # what was read, and what its user should k
 
 
 def read_torchvision(path: Path, under: str = "") -> Reading:
-    """torchvision's alexnet from a PyTorch file: a state dict, alone or in a checkpoint, with the prefixes that wrappers give its names.
+    """torchvision's alexnet from a PyTorch or a safetensors file: a state dict, alone or in a checkpoint, with wrappers' prefixes.
 
     `under` says which, where a file holds several.
 
     Raises:
-      UserError: not a PyTorch file, one that holds more than data, or no such network or several.
+      UserError: neither of these files, one that holds more than data, or no such network or several.
     """
     from alexnet_jax.weights import pth
+
+    if _is_safetensors(path):
+        tree, metadata = _open_safetensors(path)
+        if _RECORD in metadata:
+            raise UserError(f"{path} is this project's own safetensors file; import it with --from safetensors")
+    else:
+        tree = pth.read(path)
 
     def shapes_of(tensors: Mapping[str, matching.Tensor]) -> matching.Shapes:
         return _oihw_shapes("owt", TORCHVISION_NAMES, _count(tensors, TORCHVISION_NAMES))
 
-    stored, notes = matching.find(path, pth.read(path), shapes_of, under)
+    stored, notes = matching.find(path, tree, shapes_of, under)
     tensors = {name: tensor.array() for name, tensor in stored.items()}
     kinds = {tensor.dtype.name for tensor in tensors.values()}
     if strange := kinds - {"float16", "bfloat16", "float32", "float64"}:
@@ -117,26 +125,74 @@ def read_safetensors(path: Path) -> Reading:
     Raises:
       UserError: not a safetensors file, one of another project, or tensors that contradict the config in it.
     """
-    from safetensors import SafetensorError, safe_open
-
     from alexnet_jax import config as config_lib
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file, or not a whole one ({error})") from None
+    held, metadata = _open_safetensors(path)
+    tensors = {name: tensor.array() for name, tensor in held.items()}
+    if _RECORD not in metadata:
+        raise UserError(
+            f"{path} does not say which network it holds: only files that this command exported do; "
+            "a network with torchvision's names of tensors is imported with --from torchvision"
+        )
     try:
         record = json.loads(metadata[_RECORD])
         config, dataset = config_lib.from_json(record["config"]), dataset_from_json(record["dataset"])
         shapes = _shapes(config, dataset)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} does not say which network it holds: only files that this command exported do") from None
+        raise UserError(f"{path} says in its metadata which network it holds, but not as this command writes it; export it again") from None
     matching.check(path, tensors, {SAFETENSORS_NAMES[key]: shape for key, shape in shapes.items()})
     params: Params = {layer: {} for layer in LAYERS}
     for (layer, leaf), name in SAFETENSORS_NAMES.items():
         params[layer][leaf] = tensors[name]
     return Weights(config, dataset, params), []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """A tensor of a safetensors file. Two are equal that have one name."""
+
+    name: str
+    numbers: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.numbers.dtype
+
+    def array(self) -> np.ndarray:
+        return self.numbers
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its beginning: 8 bytes, how long the JSON map is that follows."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:  # of which the reader tells
+        return False
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _open_safetensors(path: Path) -> tuple[dict[str, _Held], dict[str, str]]:
+    """Its tensors by their names, and its metadata.
+
+    Raises:
+      UserError: it isn't one, or not a whole one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: _Held(name, file.get_tensor(name)) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except AttributeError:
+        raise UserError(f"{path} holds numbers that NumPy lacks, as those of 8 bits; convert them to float16 or float32") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file, or not a whole one ({error})") from None
 
 
 def write_torchvision(path: Path, weights: Weights) -> str:
@@ -242,6 +298,7 @@ def _imagenet(variant: str, named: tuple[str, ...]) -> "tuple[ConfigDict, Datase
     stats = {"mean": config.model.pixel_mean, "std": pixel_std**0.5, "pca_std": PCA_STD, "pca_axes": PCA_AXES}
     shape = (STORED_SIZE, STORED_SIZE, 3)
     record = {"name": config.data.name, "classes": named, "image_shape": shape, "split_sizes": {}, "stats": stats}
+    record["class_words"] = classes.words(named)
     return config.lock(), dataset_from_json(record)
 
 

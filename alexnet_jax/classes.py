@@ -23,6 +23,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 IMAGENET_CLASSES = 1000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _WORDNET_ID = re.compile(r"n\d{8}(?=[\s,:]|$)")
 
 
@@ -88,7 +89,7 @@ def read(path: Path, count: int) -> tuple[str, ...]:
 def _from_lines(path: Path, text: str) -> list[str]:
     lines = text.rstrip().splitlines()
     for number, line in enumerate(lines, 1):
-        if not line.strip() or re.search(r"[\x00-\x1f\x7f]", line):  # a tab is a table's
+        if not line.strip() or _CONTROL.search(line):  # a tab is a table's
             raise UserError(f"{path}, line {number}: {line[:40]!r} is not a class name; write one name a line, or a JSON list or map")
     names = [line.strip() for line in lines]
     ids = [match.group() for name in names if (match := _WORDNET_ID.match(name))]
@@ -98,13 +99,13 @@ def _from_lines(path: Path, text: str) -> list[str]:
 def _from_json(path: Path, text: str) -> list[str]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} begins like JSON and isn't ({error}); write one class name a line, or a JSON list or map") from None
     if isinstance(value, dict):
         value = _by_number(path, value)
     names = [entry[0] if isinstance(entry, list) and entry else entry for entry in value]
     for number, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name.strip() or _CONTROL.search(name):
             raise UserError(f"{path}: class {number} is {json.dumps(name)[:40]} and not a name; write a list of names, or a map of them")
     return names
 

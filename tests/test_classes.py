@@ -46,6 +46,8 @@ def test_words_behind_wordnet_ids_are_no_names(tmp_path):
         (b"cat\ndog\ncat\n", "names both class 0 and class 2 'cat'"),
         (b"{0: 'cat',\n 1: 'dog'}", "begins like JSON and isn't"),
         (b'["cat", 5, "dog"]', "class 1 is 5 and not a name"),
+        (b'["cat", "two\\nlines", "dog"]', r'class 1 is "two\\nlines" and not a name'),
+        pytest.param(b"[" * 100_000, "begins like JSON and isn't", id="deep"),
         (b'["cat", "", "dog"]', 'class 1 is "" and not a name'),
         (b'{"0": "cat", "1": "dog", "3": "cow"}', "a JSON map, but not of the numbers 0 to 2 to names"),
         (b'{"classes": ["cat", "dog", "cow"]}', "a JSON map, but not of the numbers 0 to 0 to names"),

@@ -234,6 +234,10 @@ def test_idx_mistakes(idx, tmp_path):
     write_idx(idx / "t10k-labels-idx1-ubyte", np.full(12, 7, np.uint8))
     with pytest.raises(UserError, match=r"labels 1 to 3, the t10k files .* 7 to 7; they do not belong together"):
         attempt()
+    write_idx(idx / "t10k-labels-idx1-ubyte", np.empty(0, np.uint8))
+    write_idx(idx / "t10k-images-idx3-ubyte", np.empty((0, 28, 28), np.uint8))
+    with pytest.raises(UserError, match="there are 90 train images and 0 t10k images"):
+        attempt()
     with pytest.raises(UserError, match="dataset name 'fashion-mnist': use letters"):
         prepare.prepare_idx(idx, "fashion-mnist", tmp_path)
     assert not (tmp_path / "toy").exists()

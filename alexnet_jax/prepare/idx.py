@@ -30,6 +30,8 @@ def raw_idx(source: Path, name: str, resize: Resize | None, validation: int | fl
     prefix, files = _find_files(source, name)
     images, labels = _read_pair(source, files, "train")
     test_images, test_labels = _read_pair(source, files, "t10k")
+    if not len(images) or not len(test_images):
+        raise UserError(f"{source}: there are {len(images)} train images and {len(test_images)} t10k images; --source must hold both")
     known = np.unique(labels)  # EMNIST's letters count from 1
     if images.shape[1:] != test_images.shape[1:] or not np.isin(test_labels, known).all():
         raise UserError(

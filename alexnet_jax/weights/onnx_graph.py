@@ -114,7 +114,7 @@ def _layers(build: _Graph, arch: "Architecture", hyper: "Hyper", tensors: dict[s
         if size % 2:
             return build.add("LRN", [x], f"norm{stage}", size=size, alpha=alpha, beta=beta, bias=k)
         # ONNX's even window reaches up where this one reaches down, and onnxruntime has none: sums over channels as a 1x1 convolution.
-        window = sum(np.eye(channels, k=reach) for reach in range(-(size // 2), (size - 1) // 2 + 1)) * (alpha / size)
+        window = np.sum([np.eye(channels, k=reach) for reach in range(-(size // 2), (size - 1) // 2 + 1)], 0) * (alpha / size)
         kernel = build.constant(f"norm{stage}.window", window[..., None, None].astype(np.float32))
         bias = build.constant(f"norm{stage}.k", np.full(channels, k, np.float32))
         denominator = build.add("Conv", [build.add("Mul", [x, x]), kernel, bias])

@@ -3,6 +3,7 @@
 `prepare` and `predict` read every picture with `load_resized`, so that a network is asked about pixels as it was trained on them.
 """
 
+import functools
 import io
 import struct
 import warnings
@@ -10,15 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import cykooz_resizer as fast
 import numpy as np
-import pi_heif
 import simplejpeg
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-
-pi_heif.register_heif_opener()  # Pillow reads HEIC with it
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by orientation: a stored (height, width, C) as it is to be seen
@@ -36,14 +33,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # 7/8 take longer to decode than the whole: the codec has vector code for 1/2, 1/4 and 1/1 alone.
 MARGIN = 2
 HOW = ("shorter-side", "warp")
-_ALGORITHMS = {  # cykooz-resizer's, which takes a sixth of Pillow's time and differs from it by a quarter of a grey level
-    "bicubic": fast.ResizeAlg.convolution(fast.FilterType.catmull_rom),
-    "bilinear": fast.ResizeAlg.convolution(fast.FilterType.bilinear),
-    "lanczos": fast.ResizeAlg.convolution(fast.FilterType.lanczos3),
-    "box": fast.ResizeAlg.convolution(fast.FilterType.box),
-    "nearest": fast.ResizeAlg.nearest(),
-}
-INTERPOLATIONS = tuple(_ALGORITHMS)
+# The filters by which cykooz-resizer interpolates. It takes a sixth of Pillow's time and differs from it by a quarter of a grey level.
+_FILTERS = {"bicubic": "catmull_rom", "bilinear": "bilinear", "lanczos": "lanczos3", "box": "box"}
+INTERPOLATIONS = (*_FILTERS, "nearest")
 
 
 class ImageError(UserError):
@@ -71,13 +63,17 @@ class Resize(NamedTuple):
         rows, columns, channels = image.shape
         if (rows, columns) == (self.size, self.size):
             return image
+        import cykooz_resizer as fast  # not before: Linux on ARM has no wheel of it, and training on prepared images needs none
+
+        filter_type = _FILTERS.get(self.interpolation)
+        algorithm = fast.ResizeAlg.convolution(getattr(fast.FilterType, filter_type)) if filter_type else fast.ResizeAlg.nearest()
         height, width = extent or (rows, columns)
         side = min(width, height)
         left, top = ((width - side) / 2, (height - side) / 2) if self.how == "shorter-side" else (0.0, 0.0)
         kind = fast.PixelType.U8x3 if channels == 3 else fast.PixelType.U8
         source, made = fast.ImageData(columns, rows, kind, image.tobytes()), fast.ImageData(self.size, self.size, kind)
         box = fast.CropBox(left, top, width - 2 * left, height - 2 * top)
-        fast.Resizer().resize(source, made, fast.ResizeOptions(resize_alg=_ALGORITHMS[self.interpolation], crop_box=box))
+        fast.Resizer().resize(source, made, fast.ResizeOptions(resize_alg=algorithm, crop_box=box))
         return np.frombuffer(made.get_buffer(), np.uint8).reshape(self.size, self.size, channels)
 
     def protocol(self) -> str:
@@ -115,6 +111,7 @@ def load_resized(path_or_bytes: str | Path | bytes, resize: Resize, channels: in
 
 def is_image(path: str | Path) -> bool:
     """Whether the file's contents are an image of a known format, by its first bytes; it may still be a broken one."""
+    _know_heic()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -142,6 +139,7 @@ class _Decoded(NamedTuple):
 
 def _decode(path_or_bytes: str | Path | bytes, side: int | None = None) -> _Decoded:
     """`side`: pixels of the shorter side that are enough."""
+    _know_heic()
     if isinstance(path_or_bytes, bytes):
         name, data = "the image", path_or_bytes
     else:
@@ -168,6 +166,14 @@ def _decode(path_or_bytes: str | Path | bytes, side: int | None = None) -> _Deco
         raise ImageError(f"{name} is not an image of a known format") from None
     except Exception as error:  # Pillow's decoders raise nearly every exception there is on a broken file
         raise ImageError(f"{name} is a broken image: {error}") from None
+
+
+@functools.cache
+def _know_heic() -> None:
+    """Let Pillow read HEIC too."""
+    import pi_heif  # not before: training on prepared images needs none of it
+
+    pi_heif.register_heif_opener()
 
 
 def _decode_bytes(data: bytes, side: int | None) -> _Decoded:

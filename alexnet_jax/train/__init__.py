@@ -8,6 +8,9 @@ plateau.py     when validation no longer improves, the learning rate drops
 rates.py       all that changes learning rates: plateaus, commands, the record of another run
 inbox.py       commands and signals that reach a running run
 saves.py       the run's checkpoints: what is saved, what is under way, for how long a disk may refuse
+feed.py        each batch on the devices while the step before it computes
 meter.py       means of the metrics, and speed, between two lines of the log
+sentinels.py   what is said of members that don't learn, of data that come too late
+diagnosis.py   one member's step computed again: which layers are not finite, which units are dead
 __main__.py    the command
 """

@@ -13,6 +13,7 @@ What is saved are plain arrays without a trace of devices, so a run may go on wi
 by validation accuracy, and every one that a person asked for.
 """
 
+import errno
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, cannot_write
 
 # orbax tells every step of every save, and each of its threads that a full disk stops, with a traceback: `DiskError` says that once.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -83,7 +84,7 @@ class Checkpoints:
             self._policy.records = {step: record for step in steps(workdir) if (record := _read_record(self.directory / str(step)))}
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
-            raise UserError(f"cannot write {self.directory}: {error.strerror}; make it writable, then run again") from None
+            raise cannot_write(self.directory, error) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -173,11 +174,9 @@ class Checkpoints:
         return aside
 
     def _refused(self, error: Exception) -> DiskError:
-        free = shutil.disk_usage(self.directory).free if self.directory.exists() else 0
-        return DiskError(
-            f"cannot write a checkpoint in {self.directory} ({_reason(error)}; {free / 1e6:,.0f} MB are free); what was saved before is "
-            "whole. Make room, then run again"
-        )
+        free = f"; {shutil.disk_usage(self.directory).free / 1e6:,.1f} MB are free" if self.directory.exists() else ""
+        what = f"cannot write a checkpoint in {self.directory} ({_reason(error)}{free})"
+        return DiskError(f"{what}; what was saved before is whole. Make room, then run again")
 
 
 class _Kept(PreservationPolicy):
@@ -317,8 +316,9 @@ def _restore_args(template: Any) -> ocp.args.PyTreeRestore:
 
 
 def _reason(error: Exception) -> str:
-    """The first words of an error: those of tensorstore fill pages."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The system's words for an error, such as "No space left on device", else its first line. Those of tensorstore fill pages."""
+    known = [os.strerror(code) for code in errno.errorcode if os.strerror(code) in str(error)]
+    return max(known, key=len) if known else (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _check_shapes(restored: Any, template: Any, where: Path) -> None:

@@ -12,14 +12,15 @@ As a command it prints a config with all its fields, or the fields that differ b
 
 import argparse
 import ast
-import importlib.util
+import errno
 import json
 import os
-import re
 import sys
+import traceback
 from collections.abc import Iterable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,7 +32,8 @@ Value = bool | int | float | str | tuple
 _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
 
-PATHS = ("data.dir", "train.init_from", "plateau.mode")  # fields in which a ~ may stand
+PATHS = ("data.dir", "train.init_from", "plateau.mode")  # fields that hold a path, perhaps one that begins with ~
+SHOWN = 80  # letters of a value in an error
 
 
 def new_config() -> ConfigDict:
@@ -80,35 +82,57 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
       UserError: the file does not exist or has no `get_config`, an argument or field is unknown, or a value has the wrong type.
     """
     path, _, arg = spec.partition(":")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         files = sorted(str(file) for file in Path("configs").glob("[!_]*.py"))
         raise UserError(f"no config file {path}{did_you_mean(path, files)}")
-    module_spec = importlib.util.spec_from_file_location("config_file", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
+    module = ModuleType("config_file")
+    module.__file__ = path
     try:
-        module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise UserError(f"config file {path} can't be read: {error}") from None
-    if not hasattr(module, "get_config"):
-        raise UserError(f"config file {path} has no get_config(arg)")
-    try:
+        SourceFileLoader("config_file", path).exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"config file {path} has no get_config(arg)")
         config = module.get_config(arg)
-    except (AttributeError, KeyError, TypeError, ValueError, NameError) as error:
-        raise UserError(f"config file {path}: {error.args[0] if error.args else error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program: it may do anything wrong
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"config file {path}{where} can't be read: {error.args[0] if error.args else type(error).__name__}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config file {path}: get_config returns {type(config).__name__}, no config; end it with `return config`")
     for override in overrides:
         name, _, text = override.partition("=")
         _set(config, name, text)
-    for name in PATHS:  # the shell leaves a ~ alone that doesn't begin a word
+    for name in PATHS:
         section, field = name.split(".")
-        config[section][field] = re.sub(r"^((?:replay:)?)(~.*)", lambda m: m[1] + os.path.expanduser(m[2]), config[section][field])
+        replay = "replay:" if config[section][field].startswith("replay:") else ""
+        text = config[section][field].removeprefix(replay)
+        config[section][field] = replay + (_at_home(text) if text else "")
     return config.lock()
 
 
 def path(text: str) -> Path:
-    """A path of the command line, for `type=`: `~` is the home directory wherever it stands, as in --workdir=~/runs."""
-    return Path(text).expanduser()
+    """A path of the command line, for `type=`: `~` is the home directory wherever it stands, as in --workdir=~/runs.
+
+    Raises:
+      UserError: it can't be a path, or nothing says where the home directory is.
+    """
+    return Path(_at_home(text))
+
+
+def _at_home(text: str) -> str:
+    """A path with `~` as the home directory: the shell leaves a ~ alone that doesn't begin a word."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise UserError(f"{text}: nothing says where this home directory is; write the path out, or ./{text} for a file of that name")
+    try:
+        os.lstat(found)
+    except ValueError as error:  # a zero byte, half a letter
+        raise UserError(f"{text!r} can't be a path: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{_shown(text)} can't be a path: {error.strerror}") from None
+    return found
 
 
 def parse_arg(arg: str, **defaults: Value) -> SimpleNamespace:
@@ -138,8 +162,8 @@ def convert(text: str, like: Value, name: str) -> Value:
         if isinstance(like, bool):
             return _SWITCH[text.lower()]
         if isinstance(like, int):
-            value = float(text)
-            return int(value) if value == int(value) else int("not whole")
+            value = number(text)
+            return int(value) if value == int(value) and abs(value) < 2**63 else int("not whole")
         if isinstance(like, float):
             return float(text)
         if isinstance(like, tuple):
@@ -148,10 +172,26 @@ def convert(text: str, like: Value, name: str) -> Value:
             if not isinstance(value, tuple | list) or not all(isinstance(item, kind | int) for item in value):
                 raise ValueError
             return tuple(map(kind, value))
-    except (KeyError, ValueError, SyntaxError, OverflowError):
-        kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: f"a tuple such as {like}"}
-        raise UserError(f"{name}={text}: expected {kinds[type(like)]}") from None
+    except (KeyError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError, MemoryError):  # literal_eval has many
+        kinds = {bool: "true or false", int: "a whole number below 2^63", float: "a number", tuple: f"a tuple such as {like}"}
+        raise UserError(f"{name}={_shown(text)}: expected {kinds[type(like)]}") from None
     return text
+
+
+def number(text: str) -> int | float:
+    """A number: whole numbers keep all their digits, which a float would lose from 2^53 on.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} letters)"
 
 
 def flat(config: ConfigDict) -> dict[str, Value]:

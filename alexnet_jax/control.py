@@ -24,6 +24,7 @@ from typing import Any
 from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.runlog import writing
 from alexnet_jax.train.inbox import CONTROL, POLL, is_running
 
 PATIENCE = 30  # seconds to wait for the answer of a run that is training
@@ -61,11 +62,8 @@ def send(workdir: Path, command: str, **fields: Any) -> dict[str, Any]:
     who = f"{user}@{socket.gethostname()}"
     sent = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"id": uuid.uuid4().hex, "sent": sent, "by": who, "command": command} | fields
-    try:
-        with open(workdir / CONTROL, "ab", buffering=0) as file:
-            file.write(json.dumps(record).encode() + b"\n")  # one write, so that two senders' lines don't mix
-    except OSError as error:
-        raise UserError(f"cannot write {workdir / CONTROL}: {error.strerror}") from None
+    with writing(workdir / CONTROL), open(workdir / CONTROL, "ab", buffering=0) as file:
+        file.write(json.dumps(record).encode() + b"\n")  # one write, so that two senders' lines don't mix
     return record
 
 

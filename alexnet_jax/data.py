@@ -13,6 +13,7 @@ processes, also after a stop. So one number is a run's position in its data: how
 import dataclasses
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,7 +101,7 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits
 
     directory = Path(dataset_dir(section.dir, section.name))
-    if not directory.exists():
+    if not os.path.isdir(directory):
         if section.name != "digits":
             raise UserError(f"no dataset at {directory}; make it with: {section.prepare} --data-dir {section.dir}")
         prepare_digits(section.dir)

@@ -7,9 +7,11 @@ Every command calls `run_cli`:
 """
 
 import contextlib
+import errno
 import io
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -21,13 +23,25 @@ from typing import Any, TextIO
 LISTED = 20  # an error lists at most this many known names; `...` stands for the others
 OURS = ("alexnet_jax", "experiments", "configs")
 FEW = 8  # up to this many names are listed even if one of them is similar: the user may have meant another one
+LONGEST = 2000  # letters of an error
 
 
 STOPPED = 75  # exit code of a command that saved and stopped: "run me again" (EX_TEMPFAIL of sysexits.h)
 
 
 class UserError(Exception):
-    """A mistake in the input. The message says what is wrong, where, and what to do."""
+    """A mistake in the input. The message says what is wrong, where, and what to do, in one line, whatever somebody typed."""
+
+    def __str__(self) -> str:
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
+
+def cannot_write(path: Path, error: OSError, advice: str = "make room or make it writable, then run again") -> UserError:
+    """The error of a file that can't be written: which, why, on a full disk how much is free, and what to do."""
+    free = next((shutil.disk_usage(place).free for place in (path, *path.parents) if os.path.exists(place)), 0)
+    full = f" ({free / 1e6:,.1f} MB are free)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return UserError(f"cannot write {path}: {error.strerror}{full}; {advice}")
 
 
 def require_installed() -> None:
@@ -98,7 +112,8 @@ def _silence(stream: TextIO) -> None:
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code.
 
-    A `UserError` and a full device memory each become one line on stderr and exit code 1. Ctrl-C becomes one line and exit code 130.
+    A `UserError`, a file that the system refuses and a full memory each become one line on stderr and exit code 1. Ctrl-C becomes one line
+    and exit code 130.
     """
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
@@ -115,10 +130,17 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # the text of JaxRuntimeError; JAX is not imported here
             raise
-        full = f"a device's memory is full ({str(error).splitlines()[0]})"
-        say(f"error: {full}; lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program", sys.stderr)
+        say(f"error: {_full('a device', error)}", sys.stderr)
+        code = 1
+    except MemoryError as error:
+        say(f"error: {_full('the machine', error)}", sys.stderr)
         code = 1
     except BrokenPipeError:  # `... | head`
+        code = 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {UserError(f'{error.filename}: {error.strerror}')}", sys.stderr)
         code = 1
     finally:
         if sys.unraisablehook is _interrupt_again:  # a test may go on after a command
@@ -129,6 +151,12 @@ def run_cli(main: Callable[[], int | None]) -> None:
         except OSError:
             _silence(stream)
     sys.exit(code or 0)
+
+
+def _full(whose: str, error: Exception) -> UserError:
+    reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+    advice = "lower the batch size (train. or eval.batch_size, --batch-size) or train.members_per_program"
+    return UserError(f"{whose}'s memory is full{reason}; {advice}")
 
 
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -23,6 +23,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
+from alexnet_jax.runlog import writing
 from alexnet_jax.tables import aligned
 
 
@@ -173,11 +174,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
     print(table(result))
     path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
-    try:
-        made_of = {"runs": list(map(str, args.run)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+    made_of = {"runs": list(map(str, args.run)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+    with writing(path):
         path.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
     print(f"written to {path}")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.events import Known
 
 EVENTS = "events.jsonl"
 # Kinds of events that a run repeats after it went back to an earlier step. It repeats its sentinels' warnings too.
@@ -173,6 +174,7 @@ class Follower:
     def __init__(self, workdir: str | Path, skip: bool = False) -> None:
         self._path = Path(workdir) / EVENTS
         self._offset = self._path.stat().st_size if skip and self._path.exists() else 0
+        self._known = Known()
         self.step = self.steps = 0  # done, and in all, as the log says
 
     def read(self) -> History:
@@ -180,7 +182,7 @@ class Follower:
         content = _content(self._path, self._offset)
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        new = _history(whole.splitlines())
+        new = _history(whole.splitlines(), self._known)
         self.step = new.step if new.events else self.step
         self.steps = new.start.get("steps", self.steps)
         return new
@@ -207,7 +209,7 @@ def load(workdir: str | Path, missing_ok: bool = False) -> History:
     path = Path(workdir) / EVENTS
     if not missing_ok and not path.exists():
         raise UserError(f"{workdir} is not a run directory: it has no {EVENTS}; pass a directory that alexnet_jax.train made")
-    return _history(_content(path, 0).splitlines())
+    return _history(_content(path, 0).splitlines(), Known())
 
 
 def missing(workdir: str | Path, step: int, events: list[dict]) -> list[dict]:
@@ -275,10 +277,10 @@ def _content(path: Path, offset: int) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _history(lines: Iterable[bytes]) -> History:
+def _history(lines: Iterable[bytes], known: Known) -> History:
     events: list[dict] = []
     damaged = closed = 0  # `closed`: the step at which the run ended, where that was no regular one
-    for event in _parsed(lines):
+    for event in _parsed(lines, known):
         if event is None:
             damaged += 1
             continue
@@ -293,16 +295,15 @@ def _history(lines: Iterable[bytes]) -> History:
     return History(events, damaged)
 
 
-def _parsed(lines: Iterable[bytes]) -> Iterator[dict | None]:
+def _parsed(lines: Iterable[bytes], known: Known) -> Iterator[dict | None]:
     """Each line as an event; None for a damaged line, such as half a line after a kill."""
     for line in lines:
         try:
             event = nan_for_null(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             yield None
             continue
-        whole = isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("step"), int)
-        yield event if whole else None
+        yield event if known.whole(event) else None
 
 
 def _is_repeated(event: dict) -> bool:

@@ -8,8 +8,8 @@ a value never recompiles a program. `network.build` reads the members of a confi
     names[0]                                # "learning_rate=0.003 seed=0"
 """
 
-import ast
 import itertools
+import math
 import re
 from typing import Any
 
@@ -17,6 +17,7 @@ import flax.struct
 import numpy as np
 from ml_collections import ConfigDict
 
+from alexnet_jax.config import number
 from alexnet_jax.errors import UserError, did_you_mean
 
 
@@ -50,6 +51,7 @@ class Hyper:
 
 FIELDS = tuple(Hyper.__dataclass_fields__)
 AUGMENTATIONS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
+MOST = 100_000  # members of a run: each takes half a kilobyte on the host before anything is known of its memory
 # Names that switch several fields together.
 SWITCHES = {
     "lrn": {"off": {"lrn_k": 1.0, "lrn_alpha": 0.0}, "on": {}},
@@ -91,6 +93,7 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
     for product in filter(None, (part.strip() for part in spec.split(";"))):
         axes = [_parse_axis(item, base) for item in re.split(r",(?![^\[]*\])", product)]
         _check_distinct(product, axes)
+        _check_count(len(rows) + math.prod(map(len, axes)))
         varied = [len(choices) > 1 or ";" in spec for choices in axes]
         for point in itertools.product(*axes):
             rows.append(dict(base))
@@ -139,18 +142,18 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
                 raise UserError(f"ensemble.members: {name}={word!r}; write on or off")
         return [(f"{name}={word}", SWITCHES[name][word]) for word in words]
     try:
-        values = [ast.literal_eval(word) for word in words]
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            raise ValueError
+        values = [number(word) for word in words]
         if name in ("seed", "seeds"):
             values = [value if isinstance(value, int) else int("not an integer") for value in values]
-    except (ValueError, SyntaxError):
+    except ValueError:
         kind = "whole numbers" if name in ("seed", "seeds") else "numbers"
         raise UserError(f"ensemble.members: {name}={text}: expected {kind}, as {name}=1 or {name}=[1,2]") from None
     if name == "seeds":
-        if len(values) != 1 or values[0] < 1:
+        count = int(values[0])
+        if len(values) != 1 or count < 1:
             raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; to choose the seeds, write seed=[0,3]")
-        name, values = "seed", [int(base["seed"]) + i for i in range(values[0])]
+        _check_count(count)
+        name, values = "seed", [int(base["seed"]) + i for i in range(count)]
     return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
 
 
@@ -162,6 +165,11 @@ def _check_distinct(product: str, axes: list[list[tuple[str, dict[str, float]]]]
         if twice := seen & fields:
             raise UserError(f"ensemble.members: {product!r} sets {min(twice)} twice; leave one of them out")
         seen |= fields
+
+
+def _check_count(members: int) -> None:
+    if members > MOST:
+        raise UserError(f"ensemble.members defines {members:,} members; a run has at most {MOST:,}")
 
 
 def check_settable(field: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, cannot_write
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "w")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another directory") from None
+        raise cannot_write(path, error, "make room or choose another directory") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

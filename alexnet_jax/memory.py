@@ -5,10 +5,10 @@ The loop (train/loop.py) checks the state before anything is compiled, and the w
     memory.check(memory.of_state(state, turns), parallel.memory())
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.state import TrainState
@@ -85,4 +85,4 @@ def size(number: int) -> str:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

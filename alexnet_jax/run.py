@@ -95,12 +95,10 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
             f"{workdir} has checkpoints and no {CONFIG}: how they were trained is unknown; put it back, or use another --workdir"
         )
     temporary = path.with_suffix(".tmp")
-    try:
+    with writing(path):
         workdir.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --workdir") from None
 
 
 def _numerics() -> dict[str, Any]:

@@ -27,12 +27,10 @@ JSON has no NaN: NaN and the infinities are written as null, and null is read as
 """
 
 import contextlib
-import errno
 import json
 import math
 import os
 import shlex
-import shutil
 import socket
 import statistics
 import sys
@@ -43,7 +41,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, cannot_write
 from alexnet_jax.history import EVENTS, load, nan_for_null, plain
 from alexnet_jax.progress import Bar
 
@@ -178,15 +176,25 @@ class RunLog:
         if self._refused_since is None:
             self._refused_since = now
             if self._patience:
-                self._bar.say(f"warning: {_cannot_write(path, error)}; the run goes on and tries again for {self._patience / 60:g} minutes")
+                goes_on = f"the run goes on and tries again for {self._patience / 60:g} minutes"
+                self._bar.say(f"warning: {cannot_write(path, error, goes_on)}")
         if now - self._refused_since >= self._patience:
-            raise UserError(f"{_cannot_write(path, error)}; make room, then run the same command again")
+            raise cannot_write(path, error, "make room, then run the same command again")
 
     def _close_tensorboard(self) -> None:
         if self._tensorboard is not None:
             writer, self._tensorboard = self._tensorboard, None
             with contextlib.suppress(OSError):  # of its last bytes, which the events have too
                 writer.close()
+
+
+def read_events(workdir: str | Path) -> list[dict]:
+    """The events of a run, as `history.load` has them, which also knows what follows from them.
+
+    Raises:
+      UserError: there is no log, or it can't be read.
+    """
+    return load(workdir).events
 
 
 def describe(event: dict) -> str:
@@ -295,9 +303,4 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{_cannot_write(path, error)}; make room or make it writable, then run again") from None
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    free = next((shutil.disk_usage(place).free for place in (path, *path.parents) if place.exists()), 0)
-    return f"cannot write {path}: {error.strerror}" + (f" ({free / 1e6:,.1f} MB are free)" if error.errno == errno.ENOSPC else "")
+        raise cannot_write(path, error) from None

@@ -16,6 +16,19 @@ from pathlib import Path
 PATIENCE = 60.0  # seconds after which nobody is waiting any more
 
 
+def evaluation(top1_error, loss, split="validation"):
+    """The fields of an eval event, but its epoch."""
+    each = {"loss": loss, "top1_error": top1_error, "top5_error": top1_error}
+    return {"split": split, "count": 100, **each, "ensemble_top1_error": min(top1_error)}
+
+
+def results_of(top1_error, nll, split="test"):
+    """The results of a finished run on its test split."""
+    each = {"top1_error": top1_error, "top5_error": top1_error, "nll": nll}
+    names = ("mean_top1_error", "std_top1_error", "ensemble_top1_error", "ensemble_top5_error", "relative_cut")
+    return {"split": split, "count": 100, **each, **dict.fromkeys(names, 0.1), "diverged": [], "curve": []}
+
+
 def main(directory: Path, deed: str) -> int:
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -35,8 +48,8 @@ def main(directory: Path, deed: str) -> int:
     if stopped:
         event("end", 2, reason="stopped", seconds=1.0)
         return 1
-    event("eval", 10, split="validation", epoch=1.0, count=100, loss=[0.5, 0.5], top1_error=[0.01, 0.02])
-    event("end", 10, reason="epochs", seconds=2.0, test={"split": "test", "top1_error": [0.02, 0.03], "nll": [0.5, 0.5]})
+    event("eval", 10, epoch=1.0, **evaluation([0.01, 0.02], [0.5, 0.5]))
+    event("end", 10, reason="epochs", seconds=2.0, test=results_of([0.02, 0.03], [0.5, 0.5]))
     return 0
 
 

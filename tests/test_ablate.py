@@ -10,6 +10,7 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax import data, history, hyper
 from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import RunLog
 from experiments.ablate import __main__ as ablate
 from experiments.ablate import comparison, figures, lrn_range, study
 from experiments.ablate import files as ablation_files
@@ -358,10 +359,10 @@ def test_a_bar_in_a_name_does_not_break_the_table():
 
 def test_warnings_say_whom_and_when(tmp_path):
     warnings = [(20, 4, "slow"), (20, 5, "slow"), (30, 4, "odd"), (40, 6, "slow"), (50, 9, "another point's")]
-    lines = [json.dumps({"event": "warning", "step": step, "member": member, "message": words}) for step, member, words in warnings]
-    (tmp_path / "events.jsonl").write_text(
-        "\n".join([*lines, json.dumps({"event": "warning", "step": 60, "message": "of no member"})]) + "\n"
-    )
+    with RunLog(tmp_path, 100) as log:
+        for step, member, words in warnings:
+            log.event("warning", step, member=member, message=words)
+        log.event("warning", 60, message="of no member")
     result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), tmp_path, members=[4, 5, 6])
     assert study._warnings(result) == [
         "the run warned about seed 0 at step 20, 1 at step 20, 2 at step 40: slow",

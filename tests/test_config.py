@@ -135,7 +135,7 @@ def test_a_config_that_starts_from_another_cannot_misspell_a_field(tmp_path):
     file = tmp_path / "mine.py"
     text = "from configs import imagenet\ndef get_config(arg=''):\n    config = imagenet.get_config(arg)\n"
     file.write_text(f"{text}    config.optimizer.learning_rat = 0.5\n    return config\n")
-    with pytest.raises(UserError, match=r"config file .*mine\.py: .*learning_rat"):
+    with pytest.raises(UserError, match=r"config file .*mine\.py, line 4 can't be read: .*learning_rat"):
         config_lib.load(str(file))
 
 

@@ -7,6 +7,7 @@ import pytest
 from alexnet_jax import history
 from alexnet_jax.history import Follower
 from alexnet_jax.runlog import RunLog
+from tests.stand_in import results_of
 
 START = {"members": 2, "member_names": ["a", "b"], "steps": 20, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 640}
 
@@ -60,7 +61,7 @@ def test_an_end_is_the_end_until_the_run_goes_on(tmp_path):
             20,
             reason="epochs",
             seconds=8.0,
-            test={"split": "test", "top1_error": [0.1, 0.2], "ensemble_top1_error": 0.1, "top5_error": [0.0, 0.0]},
+            test=results_of([0.1, 0.2], [0.5, 0.5]),
         )
         past = history.load(tmp_path)
         assert (past.end["reason"], past.test["split"], past.pace) == ("epochs", "test", (16, 8.0))
@@ -78,7 +79,7 @@ def test_a_log_is_followed_line_by_line(tmp_path):
     assert [event["step"] for event in follower.read().trains] == [5]
     assert follower.read().events == []
     assert follower.progress() == 0.25
-    line = json.dumps({"event": "checkpoint", "step": 10}).encode() + b"\n"
+    line = json.dumps({"event": "checkpoint", "step": 10, "time": "2026-01-01T00:00:00+00:00", "path": "checkpoints/10"}).encode() + b"\n"
     with path.open("ab", buffering=0) as file:
         file.write(line[:20])
         assert follower.progress() == 0.25  # the line is still being written

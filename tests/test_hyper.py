@@ -60,7 +60,7 @@ def test_leaves_are_arrays_over_members():
         ("lrn=maybe", "on or off"),
         ("lrn_k=0", "divide by zero"),
         ("learning_rate", "not name=value"),
-        ("learning_rate=nan", "expected numbers"),
+        ("learning_rate=nan", "learning_rate = nan is outside"),
         ("seed=-1", "outside"),
         ("seeds=2, seed=[5,6]", "sets seed twice"),
         ("lrn=[on,off], lrn_k=1", "sets lrn_k twice"),

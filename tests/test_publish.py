@@ -10,16 +10,18 @@ import pytest
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import plain
+from alexnet_jax.runlog import RunLog
 from experiments import publish
 from experiments.ablate import comparison
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
+from tests.stand_in import results_of
 
+START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 12, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 500}
 TEST = {
-    "split": "test",
+    **results_of([0.1, 0.08], [0.5, 0.5]),
     "members": ["seed=0", "seed=1"],
     "count": 200,
-    "top1_error": [0.1, 0.08],
     "mean_top1_error": 0.09,
     "std_top1_error": 0.0141,
     "ensemble_top1_error": 0.07,
@@ -42,13 +44,13 @@ def run(tmp_path):
         "dataset": {"name": "digits"},
         "config": {"train": {"epochs": 2.0, "batch_size": 50}},
     }
-    events = [
-        {"event": "start", "step": 0, "member_names": ["seed=0", "seed=1"]},
-        *({"event": "train", "step": step, "member_images_per_second": 10.0 * step} for step in (1, 2, 3)),
-        {"event": "end", "step": 12, "test": TEST},
-    ]
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    with RunLog(directory, 12) as log:
+        log.event("start", 0, **START)
+        for step in (1, 2, 3):
+            values = {"loss": [0.5] * 2, "error": [0.5] * 2, "learning_rate": [0.1] * 2}
+            log.event("train", step, epoch=0.1 * step, images_per_second=5.0 * step, member_images_per_second=10.0 * step, **values)
+        log.event("end", 12, reason="epochs", seconds=1.0, test=TEST)
     ten = {
         **TEST,
         "ensemble_top1_error": 0.06,
@@ -188,8 +190,8 @@ def test_what_cannot_be_published(run, tmp_path):
     figure.rename(directory / "figures" / "ensemble.png")
     with pytest.raises(UserError, match="hasn't finished"):
         publish.keep("two", unfinished, root)
-    with (directory / "events.jsonl").open("a") as log:  # it was told to go on for longer
-        log.write(json.dumps({"event": "start", "step": 12, "member_names": ["seed=0", "seed=1"]}) + "\n")
+    with RunLog(directory, 24) as log:  # it was told to go on for longer
+        log.event("start", 12, **START)
     with pytest.raises(UserError, match="hasn't finished"):
         publish.keep("two", directory, root)
     with pytest.raises(UserError, match="is not NAME=DIR"):

@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog, command, describe
+from tests.stand_in import results_of
 
 START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 100, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 640}
 
@@ -88,16 +89,19 @@ def test_not_a_number_is_null_in_the_file_and_nan_for_the_reader(tmp_path, value
     with RunLog(tmp_path, 100) as log:
         log.event("start", 0, **START)
         log.event("train", 5, **train(loss=np.array([value, 1.0], np.float32)))
-        log.event("end", 5, reason="stopped", seconds=1.0, test=evaluation(ensemble=value))
+        log.event("end", 5, reason="stopped", seconds=1.0, test=results_of([0.1, 0.2], [value, 0.5]))
     raw = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert raw[1]["loss"] == [None, 1.0]
     _, event, end = history.load(tmp_path).events
     assert math.isnan(event["loss"][0])
     assert event["loss"][1] == 1.0
-    assert math.isnan(end["test"]["ensemble_top1_error"])
+    assert math.isnan(end["test"]["nll"][0])
 
 
-@pytest.mark.parametrize("torn", ['{"event": "train", "ste', "\0" * 40, '{"event": "checkpoint", "step": 7, "time": "", "path": "x"}'])
+WHOLE = '{"event": "checkpoint", "step": 7, "time": "2026-01-01T00:00:00+00:00", "path": "x"}'
+
+
+@pytest.mark.parametrize("torn", ['{"event": "train", "ste', "\0" * 40, WHOLE])
 def test_a_torn_last_line_is_skipped_and_the_next_event_starts_afresh(tmp_path, torn):
     with RunLog(tmp_path, 100) as log:
         log.event("checkpoint", 1, path="a")

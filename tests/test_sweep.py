@@ -16,6 +16,7 @@ from alexnet_jax import data, parallel, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import __main__ as summary
 from alexnet_jax.model.alexnet import architecture
+from alexnet_jax.runlog import RunLog
 from experiments.launch import cost
 from experiments.launch.cost import Cost, Pace, check, estimate
 from experiments.launch.points import Point, pack
@@ -23,6 +24,7 @@ from experiments.launch.results import FAILURE
 from experiments.launch.train import describe
 from experiments.sweep import ranking, record
 from experiments.sweep.__main__ import main
+from tests.stand_in import evaluation, results_of
 
 CONFIG = "configs/digits.py"
 TINY = ("model.width=0.04", "train.batch_size=40", "train.epochs=0.5", "train.log_every_steps=5", "eval.batch_size=64")
@@ -36,14 +38,17 @@ def log(program, validation, test, lost=(), seconds=8.0, split="test"):
     directory.mkdir(parents=True, exist_ok=True)
     config = config_lib.load(program.config, program.overrides)
     (directory / "config.json").write_text(json.dumps({"config": json.loads(config.to_json())}))
-    loss = [None if m in lost else 0.5 for m in range(members)]
+    loss = [NAN if m in lost else 0.5 for m in range(members)]
     events = [
-        {"event": "start", "step": 0, "members": members, "steps": 100},
-        {"event": "eval", "step": 50, "split": "validation", "loss": [0.5] * members, "top1_error": [0.9] * members},
-        {"event": "eval", "step": 100, "split": "validation", "loss": loss, "top1_error": validation},
-        {"event": "end", "step": 100, "seconds": seconds, "test": {"split": split, "top1_error": test, "nll": loss}},
+        ("eval", 50, {"epoch": 5.0, **evaluation([0.9] * members, [0.5] * members)}),
+        ("eval", 100, {"epoch": 10.0, **evaluation(validation, loss)}),
+        ("end", 100, {"reason": "epochs", "seconds": seconds, "test": results_of(test, loss, split)}),
     ]
-    (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    with RunLog(directory, 100) as run_log:
+        names = [f"seed={m}" for m in range(members)]
+        run_log.event("start", 0, members=members, member_names=names, steps=100, steps_per_epoch=10.0, devices="1 cpu", images=640)
+        for kind, step, fields in events:
+            run_log.event(kind, step, **fields)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from alexnet_jax.model.remat import remat
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 INITS = ("paper", "caffe", "scaled")
 LAST = "fc8"  # the layer that gives the logits: no activation follows it
+MOST = 1_000_000  # pixels of a side, channels or units of a layer: more are a mistake, and shapes have 64 bits
 CHOICES = {
     "activation": tuple(ACTIVATIONS),
     "lrn_order": ("after_pool", "before_pool"),
@@ -81,13 +82,14 @@ class Architecture:
         if len(self.filters) != 5 or len(self.stem_padding) != 2:
             raise UserError(f"model.filters {self.filters} must hold 5 numbers, model.stem_padding {self.stem_padding} 2")
         for field in ("input_size", "stem_kernel", "stem_stride", "groups", "pool_size", "pool_stride", "lrn_size"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
+            if not 1 <= getattr(self, field) <= MOST:
+                raise UserError(f"model.{field} is {getattr(self, field)}; it must be at least 1 and at most {MOST:,}")
         if not 0 <= min(self.stem_padding) <= max(self.stem_padding) < self.stem_kernel:
             raise UserError(f"model.stem_padding {self.stem_padding} must be at least 0 and below model.stem_kernel={self.stem_kernel}")
-        if not 0 < self.width < math.inf or min(*self.channels, self.units) < 1:
+        if not 0 < self.width < math.inf or not 1 <= min(*self.channels, self.units) <= max(*self.channels, self.units) <= MOST:
             raise UserError(
-                f"model.width={self.width} of {self.filters} filters and {self.dense} units leaves some layer empty; each needs at least 1"
+                f"model.width={self.width} of {self.filters} filters and {self.dense} units leaves some layer empty or too large; each "
+                f"needs 1 to {MOST:,}"
             )
         if any(count % self.groups for count in self.channels):
             raise UserError(f"{self.channels} filters can't be split into model.groups={self.groups}; change model.width or model.filters")
@@ -95,8 +97,8 @@ class Architecture:
             raise UserError(f"model.pool_stride={self.pool_stride} skips pixels: it must not exceed model.pool_size={self.pool_size}")
         if min(self.map_sizes) < 1:
             raise UserError(f"model.input_size={self.input_size} is too small: the maps shrink to {self.map_sizes} after the five stages")
-        if not all(0 < scale < math.inf for scale in self.pixel_scales):
-            raise UserError(f"model.pixel_scale is {self.pixel_scale}; pixels are divided by it: it must be positive")
+        if not all(0 < scale <= MOST for scale in self.pixel_scales):
+            raise UserError(f"model.pixel_scale is {self.pixel_scale}; pixels are divided by it: it must be positive, at most {MOST:,}")
         if self.lrn and len(set(self.pixel_scales)) > 1:
             raise UserError(f"model.lrn normalises over channels on one scale: model.pixel_scale={self.pixel_scale} must be one number")
         if not math.isfinite(self.positive_bias):

@@ -89,5 +89,6 @@ def _power(denominator, beta):
 def _window_sum(values, below, above):
     """Sum over channels i - below .. i + above, zeros beyond the edges: a sum of slices, which XLA fuses into one pass."""
     channels = values.shape[-1]
+    below, above = min(below, channels - 1), min(above, channels - 1)  # further away are zeros alone
     padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(below, above)])
     return sum(padded[..., offset : offset + channels] for offset in range(below + above + 1))

@@ -6,7 +6,7 @@ write({RECORDS: [(2000, timing)], ...}, batch=128, out=Path("benchmarks"))
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import cannot_write
 from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes
 from experiments.benchmark.measure import Timing
 
@@ -60,7 +60,7 @@ def write(points: dict[str, Points], batch: int, out: Path) -> list[Path]:
         for path in paths:
             figure.savefig(path, dpi=160)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from None
+        raise cannot_write(path, error, "choose another --out") from None
     return paths
 
 

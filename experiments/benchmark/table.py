@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import cannot_write
 from alexnet_jax.history import plain
 from alexnet_jax.runlog import command
 from alexnet_jax.tables import heading_line, row_line
@@ -72,7 +72,7 @@ class Table:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(plain(self._record), indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}; choose another --out") from None
+            raise cannot_write(self._path, error, "choose another --out") from None
 
 
 def text(record: dict[str, Any]) -> str:

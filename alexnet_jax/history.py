@@ -108,7 +108,7 @@ class History:
         return self.events[-1]["step"] if self.events else 0
 
     def epoch_of(self, event: dict) -> float:
-        return event["step"] / self.start["steps_per_epoch"]
+        return event["step"] / self.start["steps_per_epoch"] if self.start else math.nan
 
     @cached_property
     def speeds(self) -> list[float]:

@@ -51,6 +51,7 @@ class Hyper:
 
 FIELDS = tuple(Hyper.__dataclass_fields__)
 AUGMENTATIONS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
+LARGEST = float(np.finfo(np.float32).max)
 MOST = 100_000  # members of a run: each takes half a kilobyte on the host before anything is known of its memory
 # Names that switch several fields together.
 SWITCHES = {
@@ -191,7 +192,7 @@ def check_range(field: str, value: float) -> None:
     """
     upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
     limit, open_end = upper.get(field, float("inf")), field in ("momentum", "dropout") or field not in upper
-    if not 0 <= value <= limit or (open_end and value == limit):
+    if not 0 <= value <= min(limit, LARGEST) or (open_end and value == limit):
         raise UserError(f"{field} = {value:g} is outside [0, {limit:g}{')' if open_end else ']'}")
     if field == "lrn_k" and value == 0:
         raise UserError("lrn_k = 0 makes LRN divide by zero where activations are zero; give it a positive value")

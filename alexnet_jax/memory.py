@@ -74,6 +74,22 @@ def check(needs: Needs, available: int) -> None:
     raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.size - 1)}")
 
 
+def check_batch(field: str, images: int, pixels: int, turns: Turns, available: int) -> None:
+    """Refuse a batch whose views alone don't fit: float32 numbers (images, pixels) for each member that runs at once.
+
+    Args:
+      images: of the batch that one device gets.
+      pixels: numbers of a view.
+
+    Raises:
+      UserError: they need more bytes than are available on the device.
+    """
+    if (needed := 4 * images * pixels * turns.size) > available:
+        raise UserError(
+            f"{field} is too large: the views of {images:,} images take {size(needed)} on a device, which has {size(available)}; lower it"
+        )
+
+
 def size(number: int) -> str:
     """A number of bytes as text, such as `12.4 MB`."""
     value, unit = float(number), "B"

@@ -31,12 +31,12 @@ def make_optimizer(
     coefficient; 0 leaves it out.
 
     Raises:
-      ValueError: an unknown rule or bias treatment, or a negative trust coefficient.
+      ValueError: an unknown rule or bias treatment, or a trust coefficient outside [0, 1].
     """
     if rule not in RULES or bias not in BIASES:
         raise ValueError(f"optimizer.rule {rule!r}, optimizer.bias {bias!r}; known rules: {', '.join(RULES)}; biases: {', '.join(BIASES)}")
-    if lars < 0:
-        raise ValueError(f"optimizer.lars is {lars}; it must not be negative")
+    if not 0 <= lars <= 1:
+        raise ValueError(f"optimizer.lars is {lars}; it must lie between 0 and 1")
     decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel if bias == "caffe" else None)
     rate = optax.scale_by_learning_rate(learning_rate)
     velocity = optax.trace(momentum)

@@ -33,12 +33,13 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.model.alexnet import LAST, contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.record import CONFIG, read_config
 from alexnet_jax.runlog import command, writing
 from alexnet_jax.state import Networks, TrainState
 
-CONFIG = "config.json"
 PREDICTIONS = "predictions-test.npz"
-# Fields that may change when a run resumes: its length, and fields that do not change its results.
+# Fields that may change when a run resumes: its length, and fields that change no bit of its networks; tests/test_run.py tries each.
+# Of an evaluation, the batch size changes the last digits of the mean loss, which moves nothing.
 RESUMABLE = (
     "train.epochs",
     "train.log_every_steps",
@@ -78,6 +79,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": dataset.describe(),
         "image_order": ORDER,
         "numerics": _numerics(),
+        "replayed": _replayed(config),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
         "command": command(),
@@ -119,8 +121,8 @@ def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     """
     check_config(workdir, config)
     record = read_config(workdir)
-    if record["dataset"] != dataset.describe():
-        raise UserError(f"{workdir} holds a run on another version of dataset {record['dataset']['name']}; use another directory")
+    if record.get("dataset") != dataset.describe():
+        raise UserError(f"{workdir} holds a run on another version of dataset {dataset.name}; use another directory")
     if record.get("image_order") != ORDER:
         raise UserError(f"{workdir} holds a run that another version of the project shuffled in another order; use another directory")
 
@@ -131,32 +133,25 @@ def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]
     Raises:
       UserError: a field differs that must stay the same.
     """
-    different = config_lib.differences(config_lib.from_json(read_config(workdir)["config"]), config)
+    record = read_config(workdir)
+    different, replayed = config_lib.differences(config_lib.from_json(record["config"]), config), record.get("replayed")
+    follows = replayed is not None and (_replayed(config) or [])[: len(replayed)] == replayed
     for name, (before, after) in different.items():
         bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # poly's rates depend on the number of epochs
-        if name not in RESUMABLE or bound:
+        moved = name == "plateau.mode" and follows  # the run that this one replays has another path now
+        if bound or not (name in RESUMABLE or moved):
             raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another directory, or the old value")
+    if replayed is not None and not follows:
+        raise UserError(f"{workdir} repeats changes of learning rates that {config.plateau.mode.removeprefix('replay:')} no longer has")
     return different
 
 
-def read_config(workdir: str | Path) -> dict[str, Any]:
-    """The content of a run directory's config.json.
-
-    Raises:
-      UserError: it isn't a run directory, or the file can't be read.
-    """
-    path = Path(workdir) / CONFIG
-    try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; pass a directory that alexnet_jax.train made") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})") from None
-    if not isinstance(record, dict) or "config" not in record:
-        raise UserError(f"{workdir} is not a run directory: its {CONFIG} describes no run; pass a directory that alexnet_jax.train made")
-    return record
+def _replayed(config: ConfigDict) -> list[list[Any]] | None:
+    """The changes of learning rates that the run of `plateau.mode=replay:RUN` has made so far; None without such a run."""
+    mode, _, source = config.plateau.mode.partition(":")
+    if mode != "replay":
+        return None
+    return [[event["step"], event["member"], event.get("factor"), event.get("value")] for event in history.load(source).rates]
 
 
 def load(workdir: str | Path, step: str = "last") -> Run:
@@ -167,14 +162,16 @@ def load(workdir: str | Path, step: str = "last") -> Run:
     """
     workdir = Path(workdir)
     record = read_config(workdir)
-    config, dataset = config_lib.from_json(record["config"]), record["dataset"]
+    config = config_lib.from_json(record["config"])
     try:
-        network = build(config, tuple(dataset["image_shape"]), len(dataset["classes"]))
-    except (KeyError, AttributeError) as error:
-        version = record["versions"]["alexnet_jax"]
-        raise UserError(f"{workdir} was made by another version of this project ({version}), whose configs differ: {error}") from None
+        dataset = record["dataset"]
+        stats, names = stats_from_json(dataset["stats"]), tuple(dataset["classes"])
+        network = build(config, tuple(dataset["image_shape"]), len(names))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        version = record.get("versions", {}).get("alexnet_jax", "unknown")
+        raise UserError(f"{workdir} was made by another version of this project ({version}), whose {CONFIG} differs: {error}") from None
     found = checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
-    return Run(workdir, config, tuple(dataset["classes"]), stats_from_json(dataset["stats"]), network, found.trees["networks"])
+    return Run(workdir, config, names, stats, network, found.trees["networks"])
 
 
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:

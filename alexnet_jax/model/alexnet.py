@@ -101,8 +101,9 @@ class Architecture:
             raise UserError(f"model.pixel_scale is {self.pixel_scale}; pixels are divided by it: it must be positive, at most {MOST:,}")
         if self.lrn and len(set(self.pixel_scales)) > 1:
             raise UserError(f"model.lrn normalises over channels on one scale: model.pixel_scale={self.pixel_scale} must be one number")
-        if not math.isfinite(self.positive_bias):
-            raise UserError(f"model.positive_bias is {self.positive_bias}; it must be finite")
+        for field, numbers in (("positive_bias", (self.positive_bias,)), ("pixel_mean", self.pixel_mean)):
+            if not all(abs(number) <= MOST for number in numbers):
+                raise UserError(f"model.{field} is {getattr(self, field)}; it must lie between -{MOST:,} and {MOST:,}")
 
     def check_channels(self, channels: int) -> None:
         """Raise `UserError` where `pixel_scale` or `pixel_mean` is not for images of so many channels."""

@@ -46,6 +46,9 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
         raise UserError(f"one figure can't show {len(workdirs)} runs; compare at most {len(COLOURS)}")
     names = _names(workdirs)
     runs = [Past(name, history.load(workdir), words.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
+    for workdir, run in zip(workdirs, runs, strict=True):
+        if not run.history.start:
+            raise UserError(f"{workdir} has nothing to compare yet: no start event in its log")
     alt = "Training loss and evaluation error of every run against epochs"
     text = "Each line is the mean over a run's members; the shade goes from the best to the worst member. Dashed lines are ensembles."
     sections = [
@@ -82,7 +85,7 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
 
     rows = [
         row("status", lambda run, _: words.state(run.history)),
-        row("dataset", lambda run, _: run.record["dataset"]["name"] if "dataset" in run.record else ""),
+        row("dataset", lambda run, _: run.record.get("dataset", {}).get("name", "")),
         row("members", lambda run, _: str(run.history.start["members"])),
         row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
         row("mean top-1 error", error("mean_top1_error")),

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
 from alexnet_jax.history import History, time_of
+from alexnet_jax.record import CONFIG, read_config
 from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
 from alexnet_jax.tables import aligned
@@ -172,23 +172,15 @@ def read_record(workdir: Path) -> dict:
     """The content of config.json; empty if there is none.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: it cannot be read, or is damaged.
     """
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    return read_config(workdir) if (workdir / CONFIG).exists() else {}
 
 
 def _dataset(dataset: dict) -> str:
-    shape, splits = (
-        " x ".join(map(str, dataset["image_shape"])),
-        ", ".join(f"{size:,} {split}" for split, size in dataset["split_sizes"].items()),
-    )
-    return f"{dataset['name']}: {len(dataset['classes'])} classes, {shape} pixels, {splits}"
+    shape = " x ".join(map(str, dataset.get("image_shape", ())))
+    splits = ", ".join(f"{size:,} {split}" for split, size in dataset.get("split_sizes", {}).items())
+    return f"{dataset.get('name', '?')}: {len(dataset.get('classes', ()))} classes, {shape} pixels, {splits}"
 
 
 def _value(value: Any) -> str:

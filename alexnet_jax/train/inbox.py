@@ -106,4 +106,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         command = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return command if isinstance(command, dict) and isinstance(command.get("command"), str) else None
+    if not isinstance(command, dict) or not isinstance(command.get("command"), str):
+        return None
+    nested = any(isinstance(value, list | dict) for value in command.values())  # no command has such a value
+    return None if nested else command

@@ -52,6 +52,10 @@ def prepare(config: ConfigDict) -> tuple[Setup, int]:
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
     setup = validate(config, data.load(config.data, config.model.pixel_mean))
     free = parallel.memory()
+    pixels = setup.network.model.arch.input_size**2 * setup.network.channels
+    for section in ("train", "eval"):
+        images = config[section].batch_size // jax.device_count()
+        memory.check_batch(f"{section}.batch_size={config[section].batch_size}", images, pixels, setup.turns, free)
     memory.check(memory.of_state(setup.network.abstract_state(), setup.turns), free)
     return setup, free
 

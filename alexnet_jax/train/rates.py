@@ -128,12 +128,12 @@ class Rates:
         match command["command"]:
             case "drop":
                 members, named = self._addressed(command.get("member"))
-                events = self._drop(members, step, float(command["factor"]), self._policy.settings.cooldown, "control")
+                events = self._drop(members, step, _number(command["factor"]), self._policy.settings.cooldown, "control")
                 now = np.unique(self.in_force(step)[members])
                 return f"learning rate of {named} is now {', '.join(f'{rate:.3g}' for rate in now)}", events
             case "set":
                 members, named = self._addressed(command.get("member"))
-                name, value = str(command["name"]), float(command["value"])
+                name, value = str(command["name"]), _number(command["value"])
                 hyper_lib.check_settable(name)
                 hyper_lib.check_range(name, value)
                 done = f"{name} of {named} is now {value:g}"
@@ -193,6 +193,12 @@ class Rates:
 
     def _on_host(self) -> Controls:
         return Controls(self.hyper, self.plateau.scale, self.plateau.done)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise UserError(f"{value} is not a number")
+    return float(value)
 
 
 def _changes(source: str, members: int) -> list[dict[str, Any]]:

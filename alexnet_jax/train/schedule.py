@@ -37,6 +37,8 @@ NOT_NEGATIVE = (
     "plateau.max_drops",
     "plateau.cooldown",
 )
+LARGEST = 2**31 - 1  # of whole numbers on the devices: a run counts its steps there
+MOST = {"data.seed": 2**63 - 1, "data.threads": 1000}
 
 
 class Timeline(NamedTuple):
@@ -59,9 +61,10 @@ def make_timeline(config: ConfigDict, examples: int) -> Timeline:
     """
     for field in (*POSITIVE, *NOT_NEGATIVE):
         section, name = field.split(".")
-        value = config[section][name]
-        if not 0 <= value < math.inf or (value == 0 and field in POSITIVE):
-            raise UserError(f"{field} is {value}; it must be {'positive' if field in POSITIVE else '0 or more'}, and finite")
+        value, most = config[section][name], MOST.get(field, LARGEST)
+        if not 0 <= value <= most or (value == 0 and field in POSITIVE):
+            end = "finite" if not math.isfinite(value) else f"at most {most:,}"
+            raise UserError(f"{field} is {value}; it must be {'positive' if field in POSITIVE else '0 or more'}, and {end}")
     if not 0 < config.plateau.factor < 1:
         raise UserError(f"plateau.factor is {config.plateau.factor:g}; it must lie between 0 and 1")
     if not all(0 < epoch < math.inf for epoch in config.optimizer.drop_epochs):
@@ -71,7 +74,10 @@ def make_timeline(config: ConfigDict, examples: int) -> Timeline:
     per_epoch = examples / config.train.batch_size
 
     def steps(epochs: float) -> int:
-        return max(1, round(epochs * per_epoch))
+        count = max(1, round(epochs * per_epoch))
+        if count > LARGEST:
+            raise UserError(f"{epochs:g} epochs are {count:,} steps; a run has at most {LARGEST:,}")
+        return count
 
     return Timeline(
         steps_per_epoch=per_epoch,
@@ -79,7 +85,7 @@ def make_timeline(config: ConfigDict, examples: int) -> Timeline:
         evaluate_every=steps(config.eval.every_epochs),
         checkpoint_every=steps(config.train.checkpoint_every_epochs),
         log_every=config.train.log_every_steps,
-        warmup=round(config.optimizer.warmup_epochs * per_epoch),
+        warmup=steps(config.optimizer.warmup_epochs) if config.optimizer.warmup_epochs * per_epoch >= 0.5 else 0,
         drops=tuple(map(steps, config.optimizer.drop_epochs)) if config.optimizer.schedule == "fixed" else (),
     )
 

@@ -178,6 +178,12 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     assert restore(tmp_path, 1, trees()).trees["networks"].step == 1
 
 
+def test_the_systems_words_are_taken_from_an_error_that_fills_pages():
+    pages = "INTERNAL: Error writing key '/a/b/c' [source locations]: [OS error 28: ENOSPC No space left on device]\nmore\n"
+    assert checkpoint._reason(ValueError(pages)) == "No space left on device"
+    assert checkpoint._reason(ValueError("first\nsecond")) == "first"
+
+
 def test_a_save_that_the_disk_refuses_in_the_background_is_never_called_saved(tmp_path, capfd):
     """The threads of a save fail one after the other, some after the save seems to have ended; this limit stops them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

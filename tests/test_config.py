@@ -107,6 +107,46 @@ def test_broken_config_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(arg=''):\n    pass\n", "get_config returns NoneType, no config; end it with `return config`"),
+        ("def get_config(arg=''):\n    return 1 / 0\n", "line 2 can't be read: division by zero"),
+        ("1 +\n", "can't be read"),
+        ("\0", "can't be read"),
+        ("x = [].pop()\n", "line 1 can't be read: pop from empty list"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line(text, message, tmp_path):
+    (tmp_path / "mine.txt").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        config_lib.load(str(tmp_path / "mine.txt"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.filters=" + "-" * 9000 + "1", "expected a tuple such as (96, 256, 384, 384, 256)"),
+        ("model.filters=" + "(" * 100_000, "expected a tuple"),
+        ("train.batch_size=1e30", "expected a whole number below 2^63"),
+        ("train.batch_size=" + "9" * 5000, "... (5,000 letters): expected a whole number"),
+        ("data.dir=" + "x/" * 3000, "can't be a path: File name too long"),
+        ("data.dir=a\0b", "can't be a path: embedded null byte"),
+        ("train.init_from=\ud800", "can't be a path"),
+        ("plateau.mode=replay:~no_such_user/run", "~no_such_user/run: nothing says where this home directory is"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_short_line(override, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        config_lib.load("configs/digits.py", [override])
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+def test_a_whole_number_keeps_its_digits():
+    assert config_lib.load("configs/digits.py", ["data.seed=9007199254740993"]).data.seed == 2**53 + 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--config.modle.lrn=False"], "unknown config field modle.lrn; did you mean model.lrn?"),

@@ -40,6 +40,39 @@ def test_damaged_lines_are_counted_and_the_others_read(tmp_path, line):
     assert past.speeds == [100]
 
 
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("train", {"loss": [1.0]}),
+        ("train", {"loss": [1.0, "x"]}),
+        ("train", {"epoch": True}),
+        ("train", {"images_per_second": 1e300}),
+        ("train", {"learning_rate": None}),
+        ("train", {"step": -1}),
+        ("train", {"time": "yesterday"}),
+        ("train", {"time": "2026-01-01T00:00:00"}),
+        ("drop", {"member": 2}),
+        ("drop", {"member": "0"}),
+        ("start", {"steps_per_epoch": 0}),
+        ("start", {"member_names": ["a"]}),
+        ("end", {"test": {"split": "test"}}),
+    ],
+)
+def test_a_line_without_what_its_readers_use_is_damaged(tmp_path, kind, change):
+    with RunLog(tmp_path, 20) as log:
+        log.event("start", 0, **START)
+        train(log, 5)
+        log.event("drop", 6, member=1, learning_rate=0.002, factor=0.1, reason="plateau")
+        log.event("end", 7, reason="epochs", seconds=1.0, test=results_of([0.1, 0.2], [0.5, 0.5]))
+    assert history.load(tmp_path).damaged == 0
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    changed = [event | change if event["event"] == kind else event for event in lines]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in changed))
+    past = history.load(tmp_path)
+    assert past.damaged == 1
+    assert [event["event"] for event in past.events] == [event["event"] for event in lines if event["event"] != kind]
+
+
 def test_the_rates_in_force_follow_drops_and_rates_that_were_set(tmp_path):
     with RunLog(tmp_path, 20) as log:
         log.event("start", 0, **START)

@@ -104,3 +104,26 @@ def test_a_console_that_went_away_is_no_error_of_what_was_done():
     with open("/dev/full", "w") as full:
         process = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(36, "File name too long", "x" * 300), f"error: {'x' * 300}: File name too long\n"),
+        (
+            MemoryError("Unable to allocate 784. GiB"),
+            "error: the machine's memory is full (Unable to allocate 784. GiB); lower the batch size",
+        ),
+        (MemoryError(), "error: the machine's memory is full; lower"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_cli(main)
+    assert caught.value.code == 1
+    found = capsys.readouterr().err
+    assert found.startswith(said)
+    assert found.count("\n") == 1

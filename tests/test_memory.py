@@ -67,3 +67,11 @@ def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp
     with pytest.raises(UserError, match="fewer members"):
         loop.train(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_made():
+    memory.check_batch("eval.batch_size=64", 64, 28 * 28, Turns(7, 7), 10**7)
+    with pytest.raises(
+        UserError, match=r"eval.batch_size=1000000000 is too large: the views of 250,000,000 images take 5.49 TB on a device"
+    ):
+        memory.check_batch("eval.batch_size=1000000000", 250_000_000, 28 * 28, Turns(7, 7), 10**10)

@@ -88,3 +88,8 @@ def test_bfloat16_sums_in_float32():
 def test_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
         lrn(CHANNELS, **kwargs)
+
+
+def test_a_window_wider_than_the_channels_is_all_of_them():
+    x = jnp.arange(6, dtype=jnp.float32).reshape(1, 6)
+    np.testing.assert_allclose(lrn(x, size=10**9), x / (2 + 1e-4 * jnp.sum(x * x)) ** 0.75, rtol=1e-6)

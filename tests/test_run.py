@@ -57,6 +57,30 @@ def test_a_run_without_its_config_is_not_guessed(finished, tiny_config):
     assert json.loads((finished / "config.json").read_text())["config"]
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("config", "train"), 3, "its config is not of the form"),
+        (("config", "train", "epochs"), None, "its config is not of the form"),
+        (("config", "train", "epochs"), {}, "its config is not of the form"),
+        (("dataset", "classes"), "0123456789", "its dataset is not of the form"),
+        (("dataset", "image_shape"), [28, 28], "its dataset is not of the form"),
+        (("dataset", "stats"), {}, r"another version of this project \(.*\), whose config\.json differs: 'mean'"),
+        (("dataset",), [], "its dataset is not of the form"),
+        (("versions",), [], "its versions is not of the form"),
+        (("config",), None, "its config is not of the form"),
+    ],
+)
+def test_a_config_json_of_another_form_is_one_line(place, value, message, finished, tmp_path):
+    record = inner = run.read_config(finished)
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        run.load(tmp_path)
+
+
 # What may differ on resume. 16 steps, evaluated every 3, a drop at every evaluation but the first; stopped at 8.
 LOOP = ("train.epochs=0.51", "eval.every_epochs=0.1", "plateau.patience=1", "plateau.min_delta=1", "plateau.max_drops=9")
 OTHER = {

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from alexnet_jax.train.inbox import SIGNALS, StopSignal
+from alexnet_jax.train.inbox import SIGNALS, Inbox, StopSignal
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -25,3 +25,9 @@ def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored():
             assert not stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_line_with_a_value_that_no_command_has_is_left_out(tmp_path):
+    deep = b'{"command": "drop", "by": ' + b"[" * 400 + b"]" * 400 + b"}\n"
+    (tmp_path / "control.jsonl").write_bytes(deep + b'{"command": "save", "id": "a"}\n')
+    assert [command["id"] for command in Inbox(tmp_path).poll(now=True)] == ["a"]

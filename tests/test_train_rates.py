@@ -45,6 +45,8 @@ def test_a_member_that_is_done_is_not_moved(tiny_config):
         {"command": "drop", "factor": 0.5, "member": True},
         {"command": "drop", "factor": 0.5, "member": 10**400},
         {"command": "drop", "factor": [0.5]},
+        {"command": "set", "name": "learning_rate", "value": True},
+        {"command": "set", "name": "learning_rate", "value": 1e300},
         {"command": "drop"},
         {"command": "set", "name": ["a"], "value": 1},
         {"command": "set", "name": "learning_rate", "value": float("nan")},

@@ -4,7 +4,7 @@ settings.py         the settings of a measurement
 measure.py          times several sides in turn, and describes the machine
 ours.py             this project's side of a measurement; PyTorch's side is in experiments/peers/
 table.py            prints the rows of a part as they are measured, and stores them as JSON
-train.py members.py lrn.py augment.py input.py feed.py evaluate.py startup.py growth.py overhead.py memory.py digits.py    the parts
+train.py members.py lrn.py augment.py input.py feed.py evaluate.py startup.py growth.py overhead.py checkpoint.py memory.py digits.py    the parts
 gpu.py              tests and parts on one accelerator within some minutes, each in a process of its own
 growth_figure.py    the figure of `growth`
 __main__.py         the command
@@ -22,6 +22,7 @@ PARTS = {
     "startup": ("startup", "time from the command to the first step, without and with compiled programs; imports; --help"),
     "growth": ("growth", "time against dataset size, members and batch size, with a figure"),
     "overhead": ("overhead", "the time that the training loop adds to the compiled step"),
+    "checkpoint": ("checkpoint", "a save, of which the loop waits for a part; a restore with and without checksums"),
     "memory": ("memory", "peak memory of the training process"),
     "digits": ("digits", "the training of configs/digits.py from the command to its end, and its test errors"),
     "gpu": ("gpu", "tests and the parts above on one accelerator within --minutes; only where it is named"),

@@ -47,10 +47,22 @@ def cannot_write(path: Path, error: OSError, advice: str = "make room or make it
 def require_installed() -> None:
     """Exit with one line if this Python doesn't have the project, and let a package that turns out to be missing be one line too."""
     try:
-        metadata.distribution("alexnet_jax")
-    except metadata.PackageNotFoundError:
-        sys.exit(f"error: alexnet_jax is not installed in {sys.executable}; {_how_to_install()}")
+        version("alexnet_jax")
+    except UserError as error:
+        sys.exit(f"error: {error}")
     sys.excepthook = _name_what_is_missing
+
+
+def version(package: str) -> str:
+    """The version of an installed package.
+
+    Raises:
+      UserError: it isn't installed, as where the project is a folder on PYTHONPATH alone.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise UserError(f"{package} is not installed in {sys.executable}; {_how_to_install()}") from None
 
 
 def _name_what_is_missing(kind: type[BaseException], error: BaseException, trace: Any) -> None:

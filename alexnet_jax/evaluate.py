@@ -77,6 +77,7 @@ def predict_run(
     views = 10 if ten_crop else 1
     batch_size = batch_size or parallel.even(max(1, loaded.config.eval.batch_size // views))
     source = dataset.source(split)
+    batch_size = min(batch_size, parallel.even(len(source)))  # a larger one would be padding
     log_probs = make_log_probs(loaded.network.model, loaded.stats, ten_crop)
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(

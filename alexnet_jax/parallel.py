@@ -39,6 +39,9 @@ def start() -> None:
     """Prepare JAX before the first computation: device-specific settings, and the persistent compilation cache.
 
     The cache is in the user's cache directory; the environment variable JAX_COMPILATION_CACHE_DIR moves it.
+
+    Raises:
+      UserError: there is no device of the kind that JAX_PLATFORMS names.
     """
     cpu.prepare()
     # A run's draws come from its seeds. These variables of the environment, set for other programs, would change them in silence.
@@ -50,6 +53,11 @@ def start() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "alexnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        jax.devices()
+    except Exception as error:  # JAX's backends each have their own
+        reason, named = (str(error).splitlines() or [type(error).__name__])[0], os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(f"JAX finds no device with JAX_PLATFORMS={named!r} ({reason}); unset it, or set it to cpu, cuda or tpu") from None
 
 
 def process() -> tuple[int, int]:

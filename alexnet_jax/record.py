@@ -20,21 +20,35 @@ CONFIG = "config.json"
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
-    """The content of a run directory's config.json; what it holds has the form above, but anything except the config may be missing.
+    """The content of a run directory's config.json; it has the form above, but only the config is sure to be there.
 
     Raises:
       UserError: it isn't a run directory, or the file can't be read, is damaged or holds something of another form.
+    """
+    record, advice = read_record(workdir), "pass a directory that alexnet_jax.train made"
+    if not record and not (Path(workdir) / CONFIG).exists():
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; {advice}")
+    if "config" not in record:
+        raise UserError(f"{workdir} is not a run directory: its {CONFIG} describes no run; {advice}")
+    return record
+
+
+def read_record(workdir: str | Path) -> dict[str, Any]:
+    """What a directory's config.json holds, any part of which may be missing; empty if there is no such file.
+
+    Raises:
+      UserError: the file can't be read, is damaged or holds something of another form.
     """
     path = Path(workdir) / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG}; pass a directory that alexnet_jax.train made") from None
+        return {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
-    if not isinstance(record, dict) or "config" not in record:
+    if not isinstance(record, dict):
         raise UserError(f"{workdir} is not a run directory: its {CONFIG} describes no run; pass a directory that alexnet_jax.train made")
     wrong = [name for name, fits in _FORM.items() if name in record and not fits(record[name])]
     if wrong:

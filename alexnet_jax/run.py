@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import zipfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import checkpoint, classes, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, version
 from alexnet_jax.model.alexnet import LAST, contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
@@ -80,7 +79,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "image_order": ORDER,
         "numerics": _numerics(),
         "replayed": _replayed(config),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
         "command": command(),
     }
@@ -168,8 +167,8 @@ def load(workdir: str | Path, step: str = "last") -> Run:
         stats, names = stats_from_json(dataset["stats"]), tuple(dataset["classes"])
         network = build(config, tuple(dataset["image_shape"]), len(names))
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        version = record.get("versions", {}).get("alexnet_jax", "unknown")
-        raise UserError(f"{workdir} was made by another version of this project ({version}), whose {CONFIG} differs: {error}") from None
+        made_by = record.get("versions", {}).get("alexnet_jax", "unknown")
+        raise UserError(f"{workdir} was made by another version of this project ({made_by}), whose {CONFIG} differs: {error}") from None
     found = checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
     return Run(workdir, config, names, stats, network, found.trees["networks"])
 

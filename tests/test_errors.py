@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from alexnet_jax.errors import FEW, LISTED, LONGEST, UserError, cannot_write, did_you_mean
+from alexnet_jax.errors import FEW, LISTED, LONGEST, UserError, cannot_write, did_you_mean, version
 
 FIELDS = ("train.batch_size", "train.epochs", "eval.batch_size", "optimizer.rule", *(f"data.field{i}" for i in range(FEW)))
 
@@ -35,6 +35,11 @@ def test_a_long_list_is_cut():
 def test_an_error_is_one_line_whatever_somebody_typed():
     assert str(UserError("no\nfile \ud800\0")) == r"no\nfile \ud800\x00"
     assert len(str(UserError("x" * 10**6))) == LONGEST + 5
+
+
+def test_a_package_that_is_not_installed_is_one_line():
+    with pytest.raises(UserError, match=r"no_such_package is not installed in .*; in .* run `pip install -e .`"):
+        version("no_such_package")
 
 
 def test_what_cannot_be_written_is_said_with_the_free_space_where_it_is_full(tmp_path):

@@ -221,6 +221,12 @@ def test_a_broken_config_is_the_users_error(tmp_path):
         write_report(tmp_path)
 
 
+def test_half_a_letter_is_replaced(tmp_path):
+    log_run(tmp_path)
+    write_config(tmp_path, command="python \ud800")
+    assert "<dd>python ?</dd>" in write_report(tmp_path).read_text()
+
+
 def test_time_between_processes_does_not_count(tmp_path):
     times = [
         ("start", "10:00:00"),

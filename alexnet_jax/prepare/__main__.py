@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from alexnet_jax.config import path
 from alexnet_jax.errors import run_cli
 from alexnet_jax.images import HOW, INTERPOLATIONS
 from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits, prepare_folder, prepare_idx, prepare_imagenet, prepare_tfds
@@ -45,11 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     folder = commands.add_parser("folder", help="images in train/CLASS/, optionally val/CLASS/ and test/CLASS/")
     imagenet = commands.add_parser("imagenet", help="ILSVRC-2012 as it is downloaded, or as Kaggle packs it; Tiny ImageNet")
     tfds = commands.add_parser("tfds", help="any TFDS dataset of labelled images; most need TensorFlow to be built")
-    idx.add_argument("--source", required=True, help="directory of {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] or their like")
-    folder.add_argument("--source", required=True, help="directory that holds train/, and perhaps val/ and test/")
-    imagenet.add_argument("--source", required=True, help="directory of ILSVRC2012_img_{train,val}.tar and the devkit, or of train/, val/")
+    idx.add_argument(
+        "--source", type=path, required=True, help="directory of {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz] or their like"
+    )
+    folder.add_argument("--source", type=path, required=True, help="directory that holds train/, and perhaps val/ and test/")
+    imagenet.add_argument(
+        "--source", type=path, required=True, help="directory of ILSVRC2012_img_{train,val}.tar and the devkit, or of train/, val/"
+    )
     tfds.add_argument(
-        "--source", help="where TFDS keeps its data (default ~/tensorflow_datasets), or the directory of one finished dataset"
+        "--source", type=path, help="where TFDS keeps its data (default ~/tensorflow_datasets), or the directory of one finished dataset"
     )
     idx.add_argument("--name", required=True, help="of the dataset; fashion_mnist and kmnist have class names")
     for command in (folder, imagenet):
@@ -75,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workers", type=_positive, help="processes (default: one for each core)")
         command.add_argument("--skip-corrupt", action="store_true", help=f"leave broken images out and list them in {LEFT_OUT_LIST}")
     for command in (digits, idx, folder, imagenet, tfds):
-        command.add_argument("--data-dir", default="data", help="where datasets lie (default data)")
+        command.add_argument("--data-dir", type=path, default=Path("data"), help="where datasets lie (default data)")
         command.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
     return parser
 

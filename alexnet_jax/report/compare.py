@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import History
+from alexnet_jax.record import read_record
 from alexnet_jax.report import words
 from alexnet_jax.report.curves import scale, series, thinned
 from alexnet_jax.report.page import Drawing, Section, Table, Text, write_figures, write_page
@@ -45,7 +46,7 @@ def write_comparison(workdirs: Sequence[Path], page: Path) -> Path:
     if len(workdirs) > len(COLOURS):
         raise UserError(f"one figure can't show {len(workdirs)} runs; compare at most {len(COLOURS)}")
     names = _names(workdirs)
-    runs = [Past(name, history.load(workdir), words.read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
+    runs = [Past(name, history.load(workdir), read_record(workdir)) for name, workdir in zip(names, workdirs, strict=True)]
     for workdir, run in zip(workdirs, runs, strict=True):
         if not run.history.start:
             raise UserError(f"{workdir} has nothing to compare yet: no start event in its log")

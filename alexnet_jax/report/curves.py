@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_jax.history import History
-from alexnet_jax.report.style import COLOURS, INK, WIDTH, member_colour, style_axes
+from alexnet_jax.report.style import COLOURS, INK, WIDTH, member_colour, printable, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def curves_figure(past: History) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    names = past.start["member_names"]
+    names = [printable(name) for name in past.start["member_names"]]
     evals = [event for event in past.evals if event["split"] == past.evals[0]["split"]]
     figure = Figure(figsize=(WIDTH, 8), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.25, 0.8))

@@ -95,7 +95,7 @@ def write_page(path: Path, title: str, status: str, headline: str, sections: Seq
     environment.filters |= {"inline_svg": inline_svg, "kind": lambda block: type(block).__name__}
     html = environment.get_template("report.html.jinja").render(title=title, status=status, headline=headline, sections=sections)
     with writing(path):
-        path.write_text(html, encoding="utf-8")
+        path.write_text(html, encoding="utf-8", errors="replace")  # a name may hold half a letter
 
 
 def write_figures(directory: Path, sections: Sequence[Section]) -> None:

@@ -8,11 +8,9 @@ The report, the comparison of runs and the train command call it:
 import json
 import statistics
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from alexnet_jax.history import History, time_of
-from alexnet_jax.record import CONFIG, read_config
 from alexnet_jax.report.style import COLOURS
 from alexnet_jax.runlog import describe
 from alexnet_jax.tables import aligned
@@ -166,15 +164,6 @@ def duration(past: History) -> str:
     """How long processes worked on the run: `2 h 5 min` or `3 min 20 s`."""
     minutes, seconds = divmod(round(past.seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
-
-
-def read_record(workdir: Path) -> dict:
-    """The content of config.json; empty if there is none.
-
-    Raises:
-      UserError: it cannot be read, or is damaged.
-    """
-    return read_config(workdir) if (workdir / CONFIG).exists() else {}
 
 
 def _dataset(dataset: dict) -> str:

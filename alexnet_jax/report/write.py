@@ -13,6 +13,7 @@ from pathlib import Path
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import History
+from alexnet_jax.record import read_record
 from alexnet_jax.report import words
 from alexnet_jax.report.charts import ensemble_curve_figure
 from alexnet_jax.report.curves import curves_figure, throughput_figure
@@ -35,7 +36,7 @@ def write_report(workdir: str | Path, network: Sequence[Section] | None = None) 
       UserError: it is not a run directory, or it cannot be read or written.
     """
     workdir = Path(workdir)
-    record = words.read_record(workdir)
+    record = read_record(workdir)
     imported = history.is_imported(workdir)
     past = history.load(workdir, missing_ok=imported)
     if imported:

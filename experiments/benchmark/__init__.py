@@ -4,7 +4,8 @@ settings.py         the settings of a measurement
 measure.py          times several sides in turn, and describes the machine
 ours.py             this project's side of a measurement; PyTorch's side is in experiments/peers/
 table.py            prints the rows of a part as they are measured, and stores them as JSON
-train.py members.py lrn.py augment.py input.py feed.py evaluate.py startup.py growth.py overhead.py checkpoint.py memory.py digits.py    the parts
+train.py members.py lrn.py augment.py input.py feed.py evaluate.py startup.py    the parts, with the next line
+growth.py overhead.py checkpoint.py memory.py digits.py
 gpu.py              tests and parts on one accelerator within some minutes, each in a process of its own
 growth_figure.py    the figure of `growth`
 __main__.py         the command

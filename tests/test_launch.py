@@ -181,6 +181,17 @@ def test_a_run_of_another_config_is_refused_and_one_that_shall_go_on_longer_does
         launch([program._replace(overrides=("model.dropout=.1", *program.overrides))])
 
 
+def test_a_finished_run_whose_rates_depend_on_its_end_does_not_go_on(programs):
+    (program,) = programs("finish")
+    poly = program._replace(overrides=("optimizer.schedule=poly", *program.overrides))
+    config = config_lib.load(CONFIG, poly.overrides)
+    (program.directory / "config.json").write_text(json.dumps({"config": json.loads(config.to_json())}))
+    launch([poly])
+    with pytest.raises(UserError, match=r"holds a run with train\.epochs=20\.0, now it is 30\.0"):
+        launch([poly._replace(overrides=("train.epochs=30", *poly.overrides))], steps=15)
+    assert starts(program) == 1
+
+
 def test_two_launchers_do_not_share_a_directory(programs):
     (program,) = programs("finish")
     with open(program.directory.parent / launch_lib.LOCK, "w") as lock:

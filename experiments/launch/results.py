@@ -7,7 +7,6 @@ launch/ asks for the status of runs; `sweep` and `ablate` collect the results:
         print(result.point.name, result.test_error.mean())
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
+from alexnet_jax.record import read_config
 from alexnet_jax.train.inbox import is_running
 from experiments.launch.points import Point, Program
 
@@ -88,7 +88,7 @@ def _results(program: Program) -> list[Result]:
     validation = np.array(evaluated[-1]["top1_error"], float)
     tested = np.array(test["top1_error"], float)
     lost = ~np.isfinite(np.array(test["nll"], float)) | ~np.isfinite(np.array(evaluated[-1]["loss"], float))
-    first = json.loads((directory / "config.json").read_text())["config"]["ensemble"]["seed"]
+    first = read_config(directory)["config"]["ensemble"]["seed"]
     results = []
     for i, point in enumerate(program.points):
         members = list(range(i * seeds, (i + 1) * seeds))

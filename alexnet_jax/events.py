@@ -76,7 +76,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "train": {
         "epoch": _is_number,
         **dict.fromkeys(("loss", "error", "learning_rate"), _of_each_member),
-        **dict.fromkeys(("images_per_second", "member_images_per_second"), _is_number),
+        **dict.fromkeys(("images_per_second", "member_images_per_second"), _is_positive),
     },
     "eval": {
         "split": _is_text,
@@ -92,10 +92,11 @@ _FIELDS: dict[str, dict[str, Check]] = {
     "end": {"reason": _is_text, "seconds": _is_number},
 }
 _OPTIONAL: dict[str, dict[str, Check]] = {
+    "train": {"waiting": _is_number},
     "drop": {"factor": _is_number},
     "rate": {"value": _is_number},
     "resume": {"evaluated": _is_count},
-    "warning": {"member": _is_member},
+    "warning": {"member": _is_member, "sentinel": _is_text},
     "end": {"test": _is_test},
 }
 

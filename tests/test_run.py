@@ -89,6 +89,7 @@ OTHER = {
     "train.checkpoint_every_epochs": "0.07",
     "train.members_per_program": "1",
     "train.remat": "True",
+    "train.on_stall": "stop",
     "train.disk_patience": "1",
     "data.dir": "",  # where the dataset lies now
     "data.threads": "5",

@@ -131,7 +131,6 @@ def test_config_overrides(field, value, digits_dir, tmp_path_factory):
         patch.setattr(data, "train_batches", three)
         with one_line():
             config = config_lib.load(CONFIG, [f"data.dir={digits_dir}", *TINY, "eval.every_epochs=0.03", f"{field}={value}"])
-            assert not config_lib.differences(config, config_lib.from_json(json.loads(config.to_json())))
             train(config, folder / "run")
             assert not config_lib.differences(config, run.load(folder / "run").config)
     shutil.rmtree(folder)

@@ -189,7 +189,7 @@ class RunLog:
 
 
 def read_events(workdir: str | Path) -> list[dict]:
-    """The events of a run, as `history.load` has them, which also knows what follows from them.
+    """The events of a run as plain dicts, for scripts of one's own; `history.load` also knows what follows from them.
 
     Raises:
       UserError: there is no log, or it can't be read.

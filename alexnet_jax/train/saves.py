@@ -47,14 +47,9 @@ class Saves:
           DiskError: the disk has refused for longer than `patience`.
         """
         try:
-            if extra or {"step": step, **record} != self._newest:
-                self._tell(self._checkpoints.wait())
-                self._checkpoints.save(step, trees(), {**record, **extra})
-                self._newest = {"step": step, **record}
-            if wait:
-                self._tell(self._checkpoints.wait())
+            self._save(step, record, trees, wait, **extra)
         except DiskError as error:
-            return self._refused(step, error)
+            return self._refused(step, error, "The run goes on and tries again at its next checkpoint")
         return None
 
     def save_at_last(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]]) -> None:
@@ -63,15 +58,28 @@ class Saves:
         Raises:
           DiskError: it is over.
         """
-        while self.save(step, record, trees, wait=True):
+        while True:
+            try:
+                return self._save(step, record, trees, wait=True)
+            except DiskError as error:
+                told = self._refused_since is not None
+                self._refused(step, error, "" if told else f"Tried again every {RETRY:g} s, for {self._patience / 60:g} minutes")
             time.sleep(min(RETRY, self._patience))
+
+    def _save(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]], wait: bool, **extra: Any) -> None:
+        if extra or {"step": step, **record} != self._newest:
+            self._tell(self._checkpoints.wait())
+            self._checkpoints.save(step, trees(), {**record, **extra})
+            self._newest = {"step": step, **record}
+        if wait:
+            self._tell(self._checkpoints.wait())
 
     def look(self, step: int) -> None:
         """Log a save that has come to its end in the background since the last look; `step` is the loop's."""
         try:
             self._tell(self._checkpoints.poll())
         except DiskError as error:
-            self._refused(step, error)
+            self._refused(step, error, "The run goes on and tries again at its next checkpoint")
 
     def _tell(self, saved: Saved | None) -> None:
         if saved:
@@ -79,11 +87,12 @@ class Saves:
             path = f"{saved.path.parent.name}/{saved.path.name}"
             self._log.event("checkpoint", saved.step, path=path, seconds=round(saved.seconds, 3), bytes=saved.bytes)
 
-    def _refused(self, step: int, error: DiskError) -> str:
-        """Warn of a save that the disk refused; or give up, when it has done so for too long."""
+    def _refused(self, step: int, error: DiskError, hope: str) -> str:
+        """Warn of a save that the disk refused, and say what comes next, unless `hope` is empty; give up if it has refused for too long."""
         self._newest, now = {}, time.monotonic()
         self._refused_since = self._refused_since or now
         if now - self._refused_since >= self._patience:
             raise error
-        self._log.event("warning", step, message=f"{error}. The run goes on and tries again at its next checkpoint")
+        if hope:
+            self._log.event("warning", step, message=f"{error}. {hope}")
         return str(error)

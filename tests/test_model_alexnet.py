@@ -82,7 +82,7 @@ def test_small_is_the_same_eight_layers():
     assert params["fc6"]["kernel"].shape == (2 * 2 * 64, 1024)
 
 
-def test_layer_order_of_the_seed_network():
+def test_layer_order_of_the_one_tower_network():
     """conv - ReLU - pool - LRN, twice: with LRN before the pool the same parameters give other logits."""
     images = jax.random.normal(jax.random.key(1), (2, 28, 28, 3)) * 70
     after, before = network(width=0.1), network(width=0.1, lrn_order="before_pool")

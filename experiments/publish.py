@@ -48,7 +48,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
-    elif parts := [directory / f"{part}.json" for part in PARTS if (directory / f"{part}.json").exists()]:
+    elif parts := [path for part in PARTS for place in ("", "*/") for path in sorted(directory.glob(f"{place}{part}.json"))]:
         record, figures, shown = {"kind": "benchmark", "parts": [json.loads(path.read_text()) for path in parts]}, directory, ["growth"]
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"

@@ -11,6 +11,7 @@ from alexnet_jax.errors import UserError
 
 NETWORKS = ("one_tower", "small")
 DTYPES = ("float32", "bfloat16")
+VARIATIONS = ("off", "remat", "crops", "lrn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Settings:
     width: float = 1.0  # multiplies the number of units of the variants
     batches: tuple[int, ...] | None = None  # images of a step; None: each part has its own default
     dtypes: tuple[str, ...] = ("float32",)  # of activations and products; PyTorch's bfloat16 is autocast
+    variations: tuple[str, ...] = VARIATIONS  # of the step that `train` times too
     members: tuple[int, ...] | None = None  # None: each part has its own default
     images: int = 2000  # images in the datasets of `input`; `growth` uses multiples of it
     limit: float = 120.0  # seconds; `members` skips grouped convolutions that take longer
@@ -67,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=DTYPES,
         help="of activations and products (default: float32, which GPUs multiply in TF32)",
+    )
+    parser.add_argument(
+        "--variations",
+        nargs="*",
+        choices=VARIATIONS,
+        help="of the step, which `train` times too: augmentation off, train.remat, only centre crops, without LRN (default: all)",
     )
     parser.add_argument("--members", type=int, nargs="+", metavar="M", help="members of a run (default: those of the part, mostly 1 7 32)")
     parser.add_argument("--images", type=int, metavar="N", help=f"images in the datasets of `input` and `growth` (default: {full.images})")

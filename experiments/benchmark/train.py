@@ -6,7 +6,8 @@
 Our side runs the real step on uint8 images. With augmentation off, its strengths are 0, but the resampling is still computed. PyTorch gets
 prepared float images in its own layout, so it has less work. All images lie on the device.
 
-For the first batch size and dtype, variations of the one-tower network's step are timed too: they show what LRN and the augmentation cost.
+For the first batch size and dtype, the variations of the step that --variations names are timed too: they show what LRN, the augmentation
+and train.remat cost.
 """
 
 import time
@@ -43,7 +44,7 @@ def run(settings: Settings, out: Path) -> None:
     title = "Training step on images that lie on the device; `first step s` is for building, compiling and the first step"
     table = Table("train", title, COLUMNS, settings, out)
     peaks = {dtype: matrix_rate(table, settings, dtype) for dtype in settings.dtypes}
-    variations = True
+    variations = settings.variations
     for dtype in settings.dtypes:
         for batch in settings.batches or (BATCH,):
             for variant in settings.networks:
@@ -53,12 +54,14 @@ def run(settings: Settings, out: Path) -> None:
                         _compare(table, settings, peaks[dtype], f"small, M = {members}", case._replace(members=members), variations)
                     continue
                 seconds = _compare(table, settings, peaks[dtype], "one_tower", case, variations)
-                if variations:
+                shares = {"augmentation": 1 - seconds[CROPPED] / seconds[OURS]} if "crops" in variations else {}
+                if "lrn" in variations:
                     without = _compare(table, settings, peaks[dtype], "one_tower without LRN", case._replace(lrn=False))
-                    shares = {"LRN": 1 - without[OURS] / seconds[OURS], "augmentation": 1 - seconds[CROPPED] / seconds[OURS]}
+                    shares["LRN"] = 1 - without[OURS] / seconds[OURS]
+                if shares:
                     words = ", ".join(f"{what} {share:.1%}" for what, share in shares.items())
                     table.note(f"one_tower, batch {batch}, {dtype}: shares of our step's time: {words}")
-            variations = False
+            variations = ()
 
 
 class Case(NamedTuple):
@@ -93,7 +96,7 @@ def matrix_rate(table: Table, settings: Settings, dtype: str) -> float:
     return peak
 
 
-def _compare(table: Table, settings: Settings, peak: float, name: str, case: Case, variations: bool = False) -> dict[str, float]:
+def _compare(table: Table, settings: Settings, peak: float, name: str, case: Case, variations: tuple[str, ...] = ()) -> dict[str, float]:
     """Time one case, ours and PyTorch's, and add its rows; returns the median seconds of each side."""
     model = ours.network(case.variant, settings.width, lrn=case.lrn, dtype=case.dtype)
     data, spec = ours.random_batch(case.variant, case.batch), f"{ours.AUGMENTED[case.variant]}seeds={case.members}"
@@ -101,9 +104,11 @@ def _compare(table: Table, settings: Settings, peak: float, name: str, case: Cas
     whole, first = _started(lambda: ours.TrainStep(case.variant, model, spec, data))
     sides: dict[str, measure.Side] = {OURS: whole}
     first_step = {OURS: first}
-    if variations:
+    if "off" in variations:
         sides[OFF] = whole.with_members(f"augment=off, seeds={case.members}")
+    if "remat" in variations:
         sides[LEAN] = ours.TrainStep(case.variant, model.clone(remat=True), spec, data)
+    if "crops" in variations:
         with mock.patch.object(train_step, "augment", lambda key, *view: evaluation_view(*view)):
             sides[CROPPED] = ours.TrainStep(case.variant, model, spec, data)
     for side, make in peers(settings, case).items():

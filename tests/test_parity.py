@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
 def test_narrow_networks_agree(variant):
     width = {"small": 0.5}.get(variant, 0.125)
     result = parity.compare(variant, width=width, classes=12)
-    assert result.logits < 1e-4
-    assert result.gradients[result.worst] < 1e-4, result.worst
+    assert result.logits < 1e-4, result
+    assert result.gradients[result.worst] < parity.gradient_tolerance(), result
     assert len(result.gradients) == 16
 
 
@@ -26,7 +26,7 @@ def test_narrow_networks_agree(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_whole_networks_agree(variant):
     result = parity.compare(variant)
-    assert result.agrees, (result.logits, result.worst, result.gradients[result.worst])
+    assert result.agrees, result
 
 
 def test_another_network_does_not_agree(monkeypatch):

@@ -42,13 +42,14 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{name!r} can't be the name of a result; use letters, digits and _ only")
+    places = ("", "*/") if (directory / "gpu.json").exists() else ("",)  # the part `gpu` makes a folder for each of its items
     ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
     if claim.exists():
         figures, shown = directory, sorted(path.stem for path in directory.glob("*.png"))
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
-    elif parts := [path for part in PARTS for place in ("", "*/") for path in sorted(directory.glob(f"{place}{part}.json"))]:
+    elif parts := [path for part in PARTS for place in places for path in sorted(directory.glob(f"{place}{part}.json"))]:
         record, figures, shown = {"kind": "benchmark", "parts": [json.loads(path.read_text()) for path in parts]}, directory, ["growth"]
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"

@@ -158,7 +158,7 @@ def test_a_claim_is_shown_as_it_was_printed(run, tmp_path):
 
 def test_a_benchmark_is_shown_as_it_was_printed(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["-m", "growth"])
-    for part, place in (("train", "benchmarks/item"), ("growth", "benchmarks")):  # the part `gpu` makes a folder for each of its items
+    for part, place in (("gpu", "benchmarks"), ("train", "benchmarks/item"), ("growth", "benchmarks")):
         table = Table(part, f"The {part}", {"side": "<8", "images/s": "10,.1f", "of peak": "8.0%"}, Settings(), tmp_path / place)
         table.row(side="ours", images_s=1234.5, of_peak=0.7)
         table.row(side="theirs", images_s=9.0)

@@ -47,9 +47,9 @@ class Item(NamedTuple):
 TESTS = f"pytest -q -m accelerator -n {min(12, parallel.cores())} -p no:cacheprovider -W default --tb short --durations 5"
 ONE_TOWER = "--networks one_tower --dtype"
 TRAIN = f"experiments.benchmark train --variations {ONE_TOWER}"  # without variations
-# Seconds on an H100 with 16 cores. Six workers took 125 for the tests. The others are sums of what was seen there: a start takes 15 to 20,
-# compiling nearly all of the rest. The training step takes 50 up to the end of its first call with batch 1024, 21 with batch 128; PyTorch's
-# compiled one 30. So the first five fit into 8 minutes, or six where more workers are quicker, and all into 14.
+# Seconds on an H100 with 16 cores. Six workers took 125 for the tests. The others are estimates: 15 to 20 for a start, most of the rest for
+# compiling. There the training step took 50 up to the end of its first call with batch 1024, 21 with batch 128; PyTorch's compiled one 30.
+# So the first five fit into 8 minutes, or six where more workers are quicker, and all into 14.
 PLAN = (
     Item("tests", TESTS, 125, "tests", quick="tests/test_train_program.py"),
     Item("train_1024", f"{TRAIN} bfloat16", 115, "--batch 1024 --turn 0.25"),

@@ -46,7 +46,7 @@ def first_loss(finished):
 
 
 @pytest.mark.slow
-def test_the_seed_network_trains_at_full_size(photographs, tmp_path):
+def test_the_one_tower_network_trains_at_full_size(photographs, tmp_path):
     overrides = [f"data.dir={photographs}", "train.batch_size=16", "train.epochs=2", "train.log_every_steps=1", "eval.batch_size=4"]
     test = train(config_lib.load("configs/imagenet.py", overrides), tmp_path)
     events = history.load(tmp_path).events

@@ -57,7 +57,7 @@ def test_parameter_counts(variant):
     assert count(shapes_of(variant)) == PARAMETERS[variant]
 
 
-def test_seed_network_layer_by_layer():
+def test_one_tower_layer_by_layer():
     params = shapes_of("one_tower")
     assert {name: (layer["kernel"].shape, count(layer)) for name, layer in params.items()} == SEED_LAYERS
     assert Architecture().map_sizes == (55, 27, 13, 6)

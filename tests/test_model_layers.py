@@ -36,7 +36,7 @@ def test_totals(variant):
     assert (sum(row.parameters for row in rows), sum(row.macs for row in rows)) == TOTALS[variant]
 
 
-def test_seed_network_layer_by_layer():
+def test_one_tower_layer_by_layer():
     assert layers(arch_of("one_tower"), 1000, 3) == [
         Layer("conv1", (55, 55, 96), 34_944, 105_415_200),
         Layer("pool1", (27, 27, 96)),

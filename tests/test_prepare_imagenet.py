@@ -401,7 +401,7 @@ def test_full_disk_keeps_what_is_finished(tars, tmp_path, monkeypatch, small_sha
 
 @pytest.mark.slow
 def test_the_full_network_trains_on_it_and_answers_in_words(tmp_path, capsys):
-    """Prepare from the tars, two steps of the seed network, evaluate, predict."""
+    """Prepare from the tars, two steps of the one-tower network, evaluate, predict."""
     from alexnet_jax import evaluate, predict
     from alexnet_jax import train as _  # noqa: F401
     from alexnet_jax.train.__main__ import main as train

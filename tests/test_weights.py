@@ -207,7 +207,7 @@ def test_caffe_computes_what_caffe_would(variant, caffe_file, tmp_path, stored):
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
+def test_caffenet_as_one_tower(caffe_file, tmp_path, stored):
     file, _ = caffe_file("caffenet")
     grouped = imported("caffe", file, tmp_path)
     main(["import", "--from", "caffe", str(file), "--workdir", str(tmp_path / "seed"), "--as", "one_tower"])
@@ -223,7 +223,7 @@ def test_caffenet_as_the_seed_network(caffe_file, tmp_path, stored):
     np.testing.assert_allclose(log_probs(full, stored), expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_bvlc_alexnet_is_no_seed_network(caffe_file, tmp_path):
+def test_bvlc_alexnet_is_not_one_tower(caffe_file, tmp_path):
     message = refusal(["import", "--from", "caffe", caffe_file("caffe")[0], "--workdir", tmp_path / "x", "--as", "one_tower"])
     assert message == "--as one_tower: the study post's network can't be this one, which has lrn_order before_pool and not after_pool"
     assert not (tmp_path / "x").exists()

@@ -10,6 +10,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m alexnet_jax.control    commands to a run that trains: drop the learning rate, set, save, stop
   python -m alexnet_jax.evaluate   run directories -> exact errors, ten-crop, ensembles
   python -m alexnet_jax.predict    run directory + pictures -> labels
+  python -m alexnet_jax.explain    run directory + pictures -> which pixels matter; filters -> what excites them
   python -m alexnet_jax.weights    torchvision, Caffe, safetensors -> a run directory, and back
   python -m alexnet_jax.model      the layers of a variant, or the differences between two
   python -m alexnet_jax.config     a config with all its fields, or the differences between two

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.images import Resize
 from alexnet_jax.prepare.folders import sort_classes
 from alexnet_jax.prepare.pixel_stats import PixelStats
 
@@ -134,6 +135,12 @@ def class_labels(record: dict[str, Any]) -> tuple[str, ...]:
     """
     words = record.get("class_words") or [""] * len(record["classes"])
     return tuple(f"{name}: {word}" if word else name for name, word in zip(record["classes"], words, strict=True))
+
+
+def resize_of(record: dict[str, Any]) -> Resize:
+    """How a picture is brought to the form of a dataset that `describe` described."""
+    how = record.get("resize", Dataset.resize), record.get("interpolation", Dataset.interpolation)
+    return Resize(min(record["image_shape"][:2]), *how)
 
 
 def _warn_of_order(name: str, classes: tuple[str, ...]) -> None:

@@ -136,7 +136,7 @@ def over_devices_train(train_step: Callable) -> Any:
 
 
 def over_devices_predict(log_probs: Callable) -> Callable:
-    """pmap of `(params, hyper, images) -> (M, B / devices, classes)`; its result is (M, devices, B / devices, classes)."""
+    """pmap of `(params, hyper, images) -> (M, B / devices, ...)`; its result is (M, devices, B / devices, ...). Both may be trees."""
     return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=1)
 
 
@@ -145,10 +145,10 @@ def over_devices_sum(sums: Callable) -> Callable:
     return jax.pmap(sums, axis_name=DEVICES, in_axes=(1, 0), out_axes=None)
 
 
-def gather(log_probs: jax.Array) -> np.ndarray:
-    """(M, devices, B / devices, classes) on the devices -> (M, B, classes) on the host."""
-    shares = np.asarray(log_probs)
-    return shares.reshape(shares.shape[0], -1, shares.shape[-1])
+def gather(results: Any) -> Any:
+    """Results of the devices, leaves (M, devices, B / devices, ...), -> on the host, leaves (M, B, ...)."""
+    shares = jax.tree.map(np.asarray, results)
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), shares)
 
 
 def memory() -> int:

@@ -21,8 +21,9 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
-from alexnet_jax.images import Resize, load_resized, shown
-from alexnet_jax.prepare.folders import EXTENSIONS, find_pictures
+from alexnet_jax.images import load_resized
+from alexnet_jax.pictures import find_images
+from alexnet_jax.prepare.folders import EXTENSIONS
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
@@ -73,19 +74,18 @@ class Predictor:
         from alexnet_jax.model.forward import make_log_probs
 
         loaded, dataset = run.load(workdir, step), run.read_config(workdir)["dataset"]
-        *stored, self.channels = dataset["image_shape"]
+        self.channels = dataset["image_shape"][2]
         model, self.members = loaded.network.model, loaded.network.member_names
         params, hyper = loaded.state.params, loaded.state.hyper
         if member is not None:
-            m = _find_member(member, self.members, workdir)
+            m = loaded.member(member)
             self.members = self.members[m : m + 1]
             params, hyper = jax.tree.map(lambda leaf: leaf[m : m + 1], (params, hyper))
         if batch_size is not None:
             parallel.check_batch_size(batch_size, "--batch-size")
         largest = batch_size or max(1, loaded.config.eval.batch_size // (10 if ten_crop else 1))
         self.batch_size = parallel.even(min(largest, images))
-        how = dataset.get("resize", data.Dataset.resize), dataset.get("interpolation", data.Dataset.interpolation)
-        self.resize, self.classes, self.diverged = Resize(min(stored), *how), data.class_labels(dataset), set[str]()
+        self.resize, self.classes, self.diverged = data.resize_of(dataset), data.class_labels(dataset), set[str]()
         self.protocol = {
             "run": str(workdir),
             "step": int(loaded.state.step),
@@ -141,39 +141,6 @@ class Predictor:
             for (file, image), row in zip(batch, self.probabilities([image for _, image in batch]), strict=True):
                 best = np.argsort(-row, kind="stable")[:top]
                 yield Prediction(file, image, [{"label": self.classes[i], "index": int(i), "probability": row[i]} for i in best])
-
-
-def _find_member(member: str, names: list[str], workdir: Path) -> int:
-    if member in names:
-        return names.index(member)
-    if member.isdecimal() and int(member) < len(names):
-        return int(member)
-    raise UserError(f"{workdir} has no member {member!r}; its members: {', '.join(f'{m} ({name})' for m, name in enumerate(names))}")
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and the pictures below the folders among them, sorted in each. Other files there are counted on stderr.
-
-    Raises:
-      UserError: a folder holds no image, or there are no paths.
-    """
-    files = []
-    for path in paths:
-        if not os.path.isdir(path):  # unlike Path.is_dir, it returns False without permission
-            files.append(path)  # a file with any extension: its contents decide
-            continue
-        found = find_pictures(path)
-        for reason, left_out in itertools.groupby(sorted(found.left_out), key=lambda one: one.reason):
-            names = [one.what for one in left_out]
-            print(
-                f"left out of {shown(path)}: {len(names):,} {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}", file=sys.stderr
-            )
-        if not found.images:
-            raise UserError(f"the folder {shown(path)} holds no image")
-        files += map(Path, found.images)
-    if not files:
-        raise UserError("no images; give files or folders")
-    return files
 
 
 def text(prediction: Prediction) -> str:

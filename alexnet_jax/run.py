@@ -65,6 +65,20 @@ class Run(NamedTuple):
     network: Network
     state: Networks  # at the newest checkpoint, numpy leaves
 
+    def member(self, name: str) -> int:
+        """The place of the member with this name or index.
+
+        Raises:
+          UserError: there is none.
+        """
+        names = self.network.member_names
+        if name in names:
+            return names.index(name)
+        if name.isdecimal() and int(name) < len(names):
+            return int(name)
+        listed = ", ".join(f"{m} ({other})" for m, other in enumerate(names))
+        raise UserError(f"{self.workdir} has no member {name!r}; its members: {listed}")
+
 
 def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     """Write config.json. If the directory holds a run, first check that its config and dataset are the same.

@@ -98,7 +98,7 @@ class TrainProgram:
 
 
 def over_devices_predict(log_probs: Callable, turns: Turns) -> Callable:
-    """`predict(params, hyper, images) -> (M, devices, B / devices, classes)` on the devices. model/forward.py makes `log_probs`.
+    """`predict(params, hyper, images) -> (M, devices, B / devices, ...)` on the devices; model/forward.py makes `log_probs`.
 
     `params` and `hyper` are lists with a tree for each turn; images are sharded.
     """
@@ -111,7 +111,8 @@ def over_devices_predict(log_probs: Callable, turns: Turns) -> Callable:
 
 
 def predictor(log_probs: Callable, turns: Turns, params: list[Any], hyper: list[Any]) -> Callable:
-    """`predict(images) -> float32 (M, B, classes)`, all on the host, for uint8 images (B, H, W, C).
+    """`predict(images) -> (M, B, ...)`, all on the host, for uint8 images (B, H, W, C): what `log_probs`, or another function of
+    (params, hyper, images), gives for all members. It may be a tree.
 
     `params` and `hyper` are lists with a tree for each turn.
     """

@@ -65,3 +65,26 @@ def tiny_config(digits_dir):
         return config_lib.load(f"configs/digits.py:members={members}", [*base, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untrained_run(digits_dir, tmp_path_factory):
+    """A run directory of two very narrow networks on the digits as their seeds drew them."""
+    import jax
+    import numpy as np
+
+    from alexnet_jax import data, run
+    from alexnet_jax import network as network_lib
+    from alexnet_jax.checkpoint import Checkpoints
+    from alexnet_jax.state import Networks
+
+    workdir = tmp_path_factory.mktemp("untrained") / "run"
+    config = config_lib.load("configs/digits.py:members=2", [f"data.dir={digits_dir}", "model.width=0.04", "eval.batch_size=64"])
+    dataset = data.load(config.data)
+    network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
+    state = jax.tree.map(np.asarray, network.init_state())
+    run.write_config(workdir, config, dataset)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, {"networks": Networks(state.step, state.params, network.hyper)}, {})
+        checkpoints.wait()
+    return workdir

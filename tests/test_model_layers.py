@@ -12,7 +12,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.__main__ import differences, main
 from alexnet_jax.model.alexnet import VARIANTS, AlexNet, architecture, model_config
-from alexnet_jax.model.layers import Layer, layers
+from alexnet_jax.model.forward import layer_outputs
+from alexnet_jax.model.layers import Layer, ReceptiveField, layers, receptive_fields
 
 # Parameters and multiply-accumulates for 1000 classes.
 TOTALS = {
@@ -133,3 +134,42 @@ def test_help_is_quick_and_names_the_variants():
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "loaded: set()" in out
     assert all(variant in out for variant in VARIANTS)
+
+
+def test_receptive_fields_of_the_seed_network():
+    assert receptive_fields(arch_of("one_tower"), 3) == {
+        "conv1": ReceptiveField(11, 4, 0),
+        "pool1": ReceptiveField(19, 8, 0),
+        "conv2": ReceptiveField(51, 8, -16),
+        "pool2": ReceptiveField(67, 16, -16),
+        "conv3": ReceptiveField(99, 16, -32),
+        "conv4": ReceptiveField(131, 16, -48),
+        "conv5": ReceptiveField(163, 16, -64),
+        "pool3": ReceptiveField(195, 32, -64),
+    }
+
+
+@pytest.mark.parametrize(("variant", "layer"), [("small", "conv3"), ("paper", "conv2"), ("owt", "conv2")])
+def test_a_receptive_field_is_the_pixels_with_a_derivative(variant, layer):
+    """With positive kernels, and average pools in place of the maxima, every pixel that counts has one."""
+
+    class Average(AlexNet):
+        def pool(self, x):
+            size, stride = self.arch.pool_size, self.arch.pool_stride
+            return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, size, size, 1), (1, stride, stride, 1), "VALID")
+
+    arch = arch_of(variant, width=0.04, lrn=False, groups=1)
+    model, pixels = Average(arch, 10), jnp.ones((1, arch.input_size, arch.input_size, 1 if variant == "small" else 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), pixels, Hyper())["params"]
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), shapes)
+    middle = arch.map_sizes[1 if layer == "conv2" else 2] // 2
+
+    @jax.jit
+    @jax.grad
+    def slope(pixels):
+        return layer_outputs(model, params, pixels, Hyper())[layer][0, middle, 0, 0]
+
+    rows, columns = ((slope(pixels)[0] != 0).any((1 - axis, 2)).nonzero()[0] for axis in (0, 1))
+    for unit, found in ((middle, rows), (0, columns)):
+        first, end = receptive_fields(arch, pixels.shape[-1])[layer].of(unit)
+        assert (found[0], found[-1]) == (max(first, 0), min(end, arch.input_size) - 1)

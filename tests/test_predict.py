@@ -17,7 +17,8 @@ from alexnet_jax import data, evaluate, history, metrics, predict, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.images import Resize, load_image
 from alexnet_jax.model import forward
-from alexnet_jax.predict import Prediction, Predictor, figure, find_images, main
+from alexnet_jax.pictures import find_images
+from alexnet_jax.predict import Prediction, Predictor, figure, main
 from alexnet_jax.train.loop import train
 
 COUNT = 21  # pictures: no batch of 4 devices divides them

@@ -7,6 +7,7 @@ import pytest
 from alexnet_jax import data, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.augment import augment, evaluation_view
+from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.report import activations
 from alexnet_jax.state import AUGMENT, Networks, example_keys
 
@@ -29,7 +30,7 @@ def views_and_outputs(one, images, member):
     params, hyper = (jax.tree.map(lambda leaf: leaf[member], tree) for tree in (one.state.params, one.state.hyper))
     views = jax.vmap(lambda image: evaluation_view(image, hyper, one.stats, 28))(images)
     logits = one.network.model.apply({"params": params}, views, hyper)
-    return params, logits, {name: np.asarray(x) for name, x in activations.layer_outputs(one.network.model, params, views, hyper).items()}
+    return params, logits, {name: np.asarray(x) for name, x in layer_outputs(one.network.model, params, views, hyper).items()}
 
 
 def test_outputs_are_what_the_network_computes_with(loaded):

@@ -243,7 +243,6 @@ class AlexNet(nn.Module):
           dropout_keys: one key per example to train with dropout; None to evaluate without.
         """
         arch = self.arch
-        activation = ACTIVATIONS[arch.activation]
         channels1, channels2, channels3, channels4, channels5 = arch.channels
         stage = partial(self._stage, lean=self.remat and dropout_keys is not None)
         arch.check_channels(images.shape[-1])
@@ -263,19 +262,18 @@ class AlexNet(nn.Module):
         for layer, name in enumerate(("fc6", "fc7")):
             if arch.dropout_place == "before":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
-            x = self._output(name, activation(self._dense(name, x, arch.units, arch.positive_bias)))  # 4096
+            x = self._output(name, self.activation(self._dense(name, x, arch.units, arch.positive_bias)))  # 4096
             if arch.dropout_place == "after":
                 x = dropout(x, hyper.dropout, dropout_keys, layer)
         return self._output(LAST, self._dense(LAST, x, self.classes)).astype(jnp.float32)
 
     def _stage(self, x, hyper, convolutions, norm, lean):
         """Convolutions, each with its activation, then the pool and, if `norm`, LRN. A lean stage keeps only `x` for its gradient."""
-        activation = ACTIVATIONS[self.arch.activation]
 
         def stage(x, parameters, hyper):
             for (name, _, convolve), own in zip(convolutions, parameters, strict=True):
-                x = self._output(name, activation(convolve(x, *own)))
-            return self._pool_and_norm(x, hyper) if norm else max_pool(x, self.arch.pool_size, self.arch.pool_stride)
+                x = self._output(name, self.activation(convolve(x, *own)))
+            return self._pool_and_norm(x, hyper) if norm else self.pool(x)
 
         return (remat(stage) if lean else stage)(x, [parameters for _, parameters, _ in convolutions], hyper)
 
@@ -298,20 +296,25 @@ class AlexNet(nn.Module):
         return dense(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
     def _pool_and_norm(self, x, hyper):
+        if not self.arch.lrn:
+            return self.pool(x)
+        return self.pool(self.norm(x, hyper)) if self.arch.lrn_order == "before_pool" else self.norm(self.pool(x), hyper)
+
+    # What explains a network (explain/rules.py) gives these three other derivatives.
+
+    def activation(self, x):
+        return ACTIVATIONS[self.arch.activation](x)
+
+    def pool(self, x):
+        return max_pool(x, self.arch.pool_size, self.arch.pool_stride)
+
+    def norm(self, x, hyper):
         arch = self.arch
-
-        def norm(x):
-            if not arch.lrn:
-                return x
-            # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
-            alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
-            normalised = lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
-            self.sow("intermediates", "lrn", (x, normalised))  # to be measured
-            return normalised
-
-        if arch.lrn_order == "before_pool":
-            return max_pool(norm(x), arch.pool_size, arch.pool_stride)
-        return norm(max_pool(x, arch.pool_size, arch.pool_stride))
+        # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
+        alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
+        normalised = lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
+        self.sow("intermediates", "lrn", (x, normalised))  # to be measured
+        return normalised
 
 
 class _Affine(nn.Module):

@@ -1,6 +1,7 @@
-"""Forward passes of M evaluation networks, and the sums of their errors over a batch.
+"""Forward passes of M evaluation networks, their layers' outputs, and the sums of their errors over a batch.
 
-The loop (train/loop.py), `evaluate` and `predict` ask the networks by these; turns.py and parallel.py spread them over devices:
+The loop (train/loop.py), `evaluate`, `predict` and what looks inside ask the networks by these; turns.py and parallel.py spread them over
+devices:
 
     log_probs = make_log_probs(network.model, dataset.stats)
     log_probs(params, hyper, images)    # float32 (M, B, classes) of uint8 images (B, H, W, C)
@@ -25,12 +26,16 @@ def logits(model: AlexNet, params: Any, views: jax.Array, hyper: Hyper, dropout_
     return model.apply({"params": params}, views, hyper, dropout_keys)  # type: ignore[return-value]
 
 
-def layer_outputs(model: AlexNet, params: Any, views: jax.Array, hyper: Hyper, dropout_keys: Any = None) -> dict[str, jax.Array]:
+def layer_outputs(
+    model: AlexNet, params: Any, views: jax.Array, hyper: Hyper, dropout_keys: Any = None, added: Any = None
+) -> dict[str, jax.Array]:
     """The outputs of all layers of one network, after their activations, in order: `{"conv1": (B, height, width, filters), ...}`.
 
-    The last one, `"fc8": (B, classes)`, holds the logits.
+    The last one, `"fc8": (B, classes)`, holds the logits. `added`, `{layer: array}`, is added to these layers' outputs (`Explained` in
+    explain/rules.py takes it): the derivative with respect to it is that with respect to the outputs.
     """
-    _, kept = model.apply({"params": params}, views, hyper, dropout_keys, mutable="intermediates")
+    variables = {"params": params} | ({} if added is None else {"added": added})
+    _, kept = model.apply(variables, views, hyper, dropout_keys, mutable="intermediates")
     return kept["intermediates"]["layers"]  # type: ignore[index]
 
 

@@ -58,12 +58,12 @@ def filters_figure(kernels: np.ndarray) -> "Figure":
 def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
     """Each picture with its class, and the answer with its confidence. A wrong answer is red."""
     columns = 4
-    figure, cells, side = _grid(-(-len(mistakes) // columns), columns, lines=2)
+    figure, cells, side = grid(-(-len(mistakes) // columns), columns, lines=2)
     for axes, one in zip(cells.flat, mistakes, strict=False):
         show_picture(axes, one.image, side)
-        _write(axes, side, 1, one.label, bold=True)
+        write_below(axes, side, 1, one.label, bold=True)
         confidence = f" {100 * one.confidence:.1f} %"
-        _write(axes, side, 2, one.answer + confidence, WRONG if one.answer != one.label else INK, keep_end=len(confidence))
+        write_below(axes, side, 2, one.answer + confidence, WRONG if one.answer != one.label else INK, keep_end=len(confidence))
     for axes in cells.flat[len(mistakes) :]:
         axes.remove()
     return figure
@@ -71,7 +71,7 @@ def mistakes_figure(mistakes: Sequence[Mistake]) -> "Figure":
 
 def augmentations_figure(images: np.ndarray, views: np.ndarray) -> "Figure":
     """A row for each image: the stored image (n, H, W, C), and its random augmentations (n, draws, size, size, C)."""
-    figure, cells, side = _grid(len(images), 1 + views.shape[1], lines=0, after_first=0.2, above=0.25)
+    figure, cells, side = grid(len(images), 1 + views.shape[1], lines=0, after_first=0.2, above=0.25)
     for row, image, draws in zip(cells, images, views, strict=True):
         for axes, picture in zip(row, [image, *draws], strict=True):
             show_picture(axes, picture, side)
@@ -85,17 +85,17 @@ def neighbours_figure(rows: Sequence[Sequence[tuple[np.ndarray, str]]], split: s
 
     A label is red if it is not that of the row's first image.
     """
-    figure, cells, side = _grid(len(rows), len(rows[0]), lines=1, after_first=0.2, above=0.25)
+    figure, cells, side = grid(len(rows), len(rows[0]), lines=1, after_first=0.2, above=0.25)
     for row_axes, row in zip(cells, rows, strict=True):
         for place, (axes, (image, label)) in enumerate(zip(row_axes, row, strict=True)):
             show_picture(axes, image, side)
-            _write(axes, side, 1, label, INK if label == row[0][1] else WRONG, bold=place == 0)
+            write_below(axes, side, 1, label, INK if label == row[0][1] else WRONG, bold=place == 0)
     for axes, title in zip(cells[0], (split, "nearest in training"), strict=False):
         axes.set_title(printable(title), loc="left", color=INK, fontsize=10, fontweight="bold", pad=5, parse_math=False)
     return figure
 
 
-def _grid(rows: int, columns: int, lines: int, after_first: float = 0, above: float = 0) -> tuple["Figure", np.ndarray, float]:
+def grid(rows: int, columns: int, lines: int, after_first: float = 0, above: float = 0) -> tuple["Figure", np.ndarray, float]:
     """A figure of square axes (rows, columns) with room for lines of text below each, and their side in inches.
 
     `after_first` is the extra space after the first column, `above` the extra space above the first row, both in inches.
@@ -114,7 +114,7 @@ def _grid(rows: int, columns: int, lines: int, after_first: float = 0, above: fl
     return figure, cells, side
 
 
-def _write(axes: "Axes", side: float, line: int, text: str, colour: str = INK, bold: bool = False, keep_end: int = 0) -> None:
+def write_below(axes: "Axes", side: float, line: int, text: str, colour: str = INK, bold: bool = False, keep_end: int = 0) -> None:
     """Write a line of text below a picture, shortened to its width."""
     place = (0, -(line - 0.12) * LINE / side)
     weight = "bold" if bold else "normal"

@@ -1,0 +1,168 @@
+"""The networks of a run that are explained, and the pictures that they look at.
+
+The pages (attribution.py, units.py) begin with it:
+
+    subject = open_networks(Path("runs/digits"), member="ensemble", step="last")
+    outputs = subject.each(subject.outputs)(subject.views(picture.image))    # {layer: (M, 1, ...)}
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import data, run, turns
+from alexnet_jax.augment import evaluation_view
+from alexnet_jax.errors import UserError, did_you_mean
+from alexnet_jax.explain.rules import Explained
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.images import load_resized
+from alexnet_jax.model.forward import layer_outputs
+from alexnet_jax.report.style import printable
+
+ENSEMBLE = "ensemble"
+
+
+class Picture(NamedTuple):
+    """A picture in the form of the run's dataset, and its class where that is known."""
+
+    name: str  # of its files, unique among the pictures
+    title: str
+    image: np.ndarray  # uint8 (height, width, C)
+    label: str | None = None
+
+
+class Subject(NamedTuple):
+    """M networks of a run: all that have not diverged, or one."""
+
+    run: run.Run
+    members: list[str]
+    params: Any  # leaves (M, ...)
+    hyper: Hyper  # leaves (M,)
+    labels: tuple[str, ...]  # what people are shown for each class
+    channels: int
+
+    @property
+    def model(self) -> Explained:
+        """The network; it computes in float32."""
+        model = self.run.network.model
+        return Explained(dataclasses.replace(model.arch, dtype="float32"), model.classes)
+
+    @property
+    def who(self) -> str:
+        return self.members[0] if len(self.members) == 1 else f"the ensemble of {len(self.members)}"
+
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(params, hyper, *arrays)` of one network as a compiled function of arrays (M, ...), for all M."""
+        in_turn = turns.plan(len(self.members), self.run.config.train.members_per_program)
+        program, networks = jax.jit(jax.vmap(function)), in_turn.split((self.params, self.hyper))
+
+        def call(*arrays: Any) -> Any:
+            parts = zip(networks, in_turn.split(arrays), strict=True)
+            return jax.tree.map(np.asarray, in_turn.join([program(*of_turn, *part) for of_turn, part in parts]))
+
+        return call
+
+    def outputs(self, params: Any, hyper: Hyper, view: jax.Array) -> dict[str, jax.Array]:
+        """One network's outputs of all layers for one view, without the batch's axis."""
+        return {name: x[0] for name, x in layer_outputs(self.model, params, view[None], hyper).items()}
+
+    def views(self, image: np.ndarray) -> np.ndarray:
+        """What each network sees of a picture: float32 (M, size, size, C)."""
+        size, stats = self.model.arch.input_size, self.run.stats
+        return np.stack(
+            [
+                evaluation_view(jnp.asarray(image), jax.tree.map(lambda leaf, m=m: leaf[m], self.hyper), stats, size)
+                for m in range(len(self.members))
+            ]
+        )
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """The part of a picture (height, width, C) that the networks see, before the mean is subtracted."""
+        size = self.model.arch.input_size
+        top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+        return image[top : top + size, left : left + size]
+
+    def target(self, name: str) -> int:
+        """The class with this name or index.
+
+        Raises:
+          UserError: there is none.
+        """
+        for names in (self.run.classes, self.labels):
+            if name in names:
+                return names.index(name)
+        if name.isdecimal() and int(name) < len(self.labels):
+            return int(name)
+        raise UserError(f"--target {name}: {self.run.workdir} knows no such class{did_you_mean(name, self.run.classes)}")
+
+
+def open_networks(workdir: Path, member: str | None, step: str) -> Subject:
+    """Load one member of a run, or with `ensemble` all; without either, the first. Those that diverged in training are left out.
+
+    Raises:
+      UserError: the run can't be loaded, it has no such member, or the member has diverged.
+    """
+    loaded, record = run.load(workdir, step), run.read_config(workdir)["dataset"]
+    names = loaded.network.member_names
+    healthy = [m for m in range(len(names)) if all(np.isfinite(leaf[m]).all() for leaf in jax.tree.leaves(loaded.state.params))]
+    chosen = healthy if member == ENSEMBLE else healthy[:1] if member is None else [loaded.member(member)]
+    if not chosen or not set(chosen) <= set(healthy):
+        raise UserError(f"{workdir}: {member or 'every member'} diverged in training; choose another --member, --step or --run")
+    params, hyper = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], (loaded.state.params, loaded.state.hyper))
+    return Subject(loaded, [names[m] for m in chosen], params, hyper, data.class_labels(record), record["image_shape"][2])
+
+
+def open_dataset(subject: Subject, data_dir: Path | None) -> data.Dataset:
+    """The dataset of the run, from another directory than the config's where there is one.
+
+    Raises:
+      UserError: there is none, or its images have another shape than those of the run.
+    """
+    where = subject.run.config.data.copy_and_resolve_references()
+    with where.unlocked():
+        where.dir = str(data_dir or where.dir)
+    dataset, stored = data.load(where), tuple(run.read_config(subject.run.workdir)["dataset"]["image_shape"])
+    if dataset.image_shape != stored:
+        raise UserError(f"{subject.run.workdir} is for images of {stored}, those of the dataset {dataset.name} are {dataset.image_shape}")
+    return dataset
+
+
+def from_files(subject: Subject, files: Sequence[Path]) -> list[Picture]:
+    """Load pictures in the form of the run's dataset.
+
+    Raises:
+      UserError: one of them is not a picture.
+    """
+    resize = data.resize_of(run.read_config(subject.run.workdir)["dataset"])
+    found: list[Picture] = []
+    for file in files:
+        stem = re.sub(r"[^\w.-]+", "_", printable(file.stem)) or "picture"
+        name, taken = stem, {picture.name for picture in found}
+        for number in range(2, len(files) + 2):
+            if name not in taken:
+                break
+            name = f"{stem}-{number}"
+        found.append(Picture(name, file.name, load_resized(file, resize, subject.channels)))
+    return found
+
+
+def from_split(subject: Subject, split: str, data_dir: Path | None) -> list[Picture]:
+    """The examples of a slice of a split, such as `test[:4]`.
+
+    Raises:
+      UserError: there is no such split, or the dataset can't be opened.
+    """
+    dataset = open_dataset(subject, data_dir)
+    source = dataset.source(split)
+    examples = source.gather(np.arange(len(source)))
+    name = re.sub(r"\W+", "_", split).strip("_")
+    return [
+        Picture(f"{name}-{i}", f"{split}, image {i}", image, dataset.labels[label])
+        for i, (image, label) in enumerate(zip(examples["image"], examples["label"], strict=True))
+    ]

@@ -11,11 +11,14 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m alexnet_jax.evaluate   run directories -> exact errors, ten-crop, ensembles
   python -m alexnet_jax.predict    run directory + pictures -> labels
   python -m alexnet_jax.explain    run directory + pictures -> which pixels matter; filters -> what excites them
+  python -m alexnet_jax.features   run directory -> what its layers put out for a split, as safetensors or npz
   python -m alexnet_jax.weights    torchvision, Caffe, safetensors -> a run directory, and back
   python -m alexnet_jax.model      the layers of a variant, or the differences between two
   python -m alexnet_jax.config     a config with all its fields, or the differences between two
   python -m experiments.sweep      a grid of settings -> runs, here or in Slurm -> a table by validation error
   python -m experiments.ablate     the effect of one factor on the test error, over paired seeds, with intervals
+  python -m experiments.probe      classifiers on the features of each layer: error by depth
+  python -m experiments.lrn        what LRN does in trained networks, and what happens without it
   python -m experiments.reproduce  published results next to results measured on your dataset
   python -m experiments.report     run directories -> report.html
   python -m experiments.publish    results of runs and ablations -> README.md and docs/results.md

@@ -302,8 +302,12 @@ def blank_batch(batch_size: int, image_shape: tuple[int, ...]) -> dict[str, np.n
     }
 
 
-def eval_batches(source: Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of a whole split, once, in order. The first example pads the last batch; `mask` bool (B,) is false for padding.
+def eval_batches(
+    source: Examples, *, batch_size: int, threads: int, process: tuple[int, int] = (0, 1), position: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of a whole split, once, in order, from the example `position` on.
+
+    The first example pads the last batch; `mask` bool (B,) is false for padding.
 
     Every process yields the same number of batches, so that none waits for another. Arguments and fields are as in `train_batches`.
     """
@@ -313,7 +317,7 @@ def eval_batches(source: Examples, *, batch_size: int, threads: int, process: tu
         mask = places < examples
         return {**source.gather(np.where(mask, places, 0)), "index": places.astype(np.uint32), "mask": mask}
 
-    return _iterate(batch, source, -(-examples // batch_size), batch_size, process, threads)
+    return _iterate(batch, source, -(-(examples - position) // batch_size), batch_size, process, threads, position)
 
 
 def _iterate(

@@ -10,8 +10,8 @@ from alexnet_jax import data, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, units
 from alexnet_jax.explain.__main__ import main
-from alexnet_jax.explain.subject import open_dataset, open_networks
 from alexnet_jax.model.layers import ReceptiveField
+from alexnet_jax.subject import open_dataset, open_networks
 
 
 @pytest.fixture(scope="module")

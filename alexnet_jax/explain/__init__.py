@@ -2,7 +2,7 @@
 
 rules.py       the network with the derivatives of guided backpropagation and of the deconvnet
 methods.py     (params, hyper, view, unit) -> map: gradients, Grad-CAM, occlusion, the deconvnet
-subject.py     a run's networks and the pictures that they look at
+pictures.py    the pictures that the networks look at
 attribution.py the page of pictures: what decided an answer
 units.py       the page of units: what excites them most in a whole split
 figures.py     maps as pictures, and the figures

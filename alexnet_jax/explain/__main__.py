@@ -54,25 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def layer_range(text: str) -> list[str]:
-    """`conv3` or `conv1..conv5` as the names of layers.
-
-    Raises:
-      UserError: a name is unknown, or the range is empty.
-    """
-    from alexnet_jax.errors import did_you_mean
-    from alexnet_jax.explain.methods import LAYERS
-
-    first, dots, last = text.partition("..")
-    for name in (first, *([last] if dots else [])):
-        if name not in LAYERS:
-            raise UserError(f"unknown layer {name!r}{did_you_mean(name, LAYERS)}")
-    found = LAYERS[LAYERS.index(first) : LAYERS.index(last or first) + 1]
-    if not found:
-        raise UserError(f"{text} is an empty range; write {last}..{first}")
-    return list(found)
-
-
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_intermixed_args(argv)
     if args.units and args.images:
@@ -84,19 +65,20 @@ def main(argv: list[str] | None = None) -> None:
     files = find_images(args.images) if args.images else []
 
     from alexnet_jax import parallel
-    from alexnet_jax.explain import attribution, methods, subject
+    from alexnet_jax.explain import attribution, methods, pictures
+    from alexnet_jax.subject import layer_range, open_dataset, open_networks
 
     if args.method != "all":
         for name in args.method.split(","):
             methods.check_method(name)
     layers, (layer,) = layer_range(args.units) if args.units else [], layer_range(args.layer)
     parallel.start()
-    networks = subject.open_networks(args.run, args.member, args.step)
+    networks = open_networks(args.run, args.member, args.step)
     if args.units:
         from alexnet_jax.explain import units
 
         wanted = units.Asked(layers, args.filters, args.top, args.split or "test", args.batch_size, args.note)
-        path = units.write_page(networks, subject.open_dataset(networks, args.data_dir), wanted, args.out)
+        path = units.write_page(networks, open_dataset(networks, args.data_dir), wanted, args.out)
     else:
         asked = attribution.Asked(
             tuple(methods.METHODS) if args.method == "all" else tuple(args.method.split(",")),
@@ -106,8 +88,8 @@ def main(argv: list[str] | None = None) -> None:
             methods.Settings(window=args.window, stride=args.stride),
             args.note,
         )
-        pictures = subject.from_files(networks, files) if files else subject.from_split(networks, args.split, args.data_dir)
-        path = attribution.write_page(networks, pictures, asked, args.out)
+        shown = pictures.from_files(networks, files) if files else pictures.from_split(networks, args.split, args.data_dir)
+        path = attribution.write_page(networks, shown, asked, args.out)
     print(f"written to {path}")
 
 

@@ -19,10 +19,11 @@ from PIL import Image
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods
-from alexnet_jax.explain.subject import Picture, Subject
+from alexnet_jax.explain.pictures import Picture
 from alexnet_jax.report import page
 from alexnet_jax.report.style import any_script
 from alexnet_jax.runlog import writing
+from alexnet_jax.subject import Subject
 
 LOGITS = "fc8"
 

@@ -27,7 +27,6 @@ from alexnet_jax.model.layers import receptive_fields
 View = Float[Array, "size size channels"]
 Unit = Float[Array, "..."]  # the shape of a layer's output
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-LAYERS = (*CONVOLUTIONS, "fc6", "fc7", "fc8")
 
 
 class Settings(NamedTuple):

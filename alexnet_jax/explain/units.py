@@ -23,13 +23,13 @@ from alexnet_jax.augment import evaluation_view
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.rules import Deconvnet, check_relu
-from alexnet_jax.explain.subject import Subject
 from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.model.layers import ReceptiveField, receptive_fields
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report import page
 from alexnet_jax.report.style import any_script
 from alexnet_jax.runlog import writing
+from alexnet_jax.subject import Subject
 
 BATCH = 32  # units that are projected at once
 
@@ -170,7 +170,7 @@ def project(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The patch of each place (filters, top, size, size, C), float32 pixels, and its projection; both NaN outside the receptive field."""
     model, pixels = Deconvnet(subject.model.arch, subject.model.classes), subject.model.arch.input_size
-    params, hyper = jax.tree.map(lambda leaf: leaf[0], (subject.params, subject.hyper))
+    params, hyper = subject.first
 
     @jax.jit
     def back(params: Any, hyper: Any, images: jax.Array, filter: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:

@@ -123,6 +123,13 @@ class Architecture:
         """`pixel_scale` as a tuple, of one number or one per channel."""
         return self.pixel_scale if isinstance(self.pixel_scale, tuple) else (self.pixel_scale,)
 
+    def lrn_alpha(self, hyper: Hyper) -> Any:
+        """A member's LRN alpha on the network's own scale.
+
+        On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
+        """
+        return hyper.lrn_alpha * self.pixel_scales[0] ** 2
+
     @property
     def channels(self) -> tuple[int, ...]:
         """Filters of conv1 .. conv5 with the width factor applied."""
@@ -310,9 +317,7 @@ class AlexNet(nn.Module):
 
     def norm(self, x, hyper):
         arch = self.arch
-        # On pixels divided by s activations shrink by s: alpha * s^2 makes LRN the same function of the picture.
-        alpha = hyper.lrn_alpha * arch.pixel_scales[0] ** 2
-        normalised = lrn(x, hyper.lrn_k, alpha, hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
+        normalised = lrn(x, hyper.lrn_k, arch.lrn_alpha(hyper), hyper.lrn_beta, arch.lrn_size, arch.lrn_convention)
         self.sow("intermediates", "lrn", (x, normalised))  # to be measured
         return normalised
 

@@ -43,12 +43,21 @@ def lrn(
     Raises:
       ValueError: an unknown convention, or a size below 1.
     """
+    scale = neighbour_weight(alpha, size, convention)
+    return _lrn(x, jnp.asarray(k, jnp.float32), scale, jnp.asarray(beta, jnp.float32), size)
+
+
+def neighbour_weight(alpha: Float[Array, ""] | float, size: int, convention: str) -> Float[Array, ""]:
+    """c, with which a convention weights a neighbour's square.
+
+    Raises:
+      ValueError: an unknown convention, or a size below 1.
+    """
     if convention not in CONVENTIONS:
         raise ValueError(f"LRN convention {convention!r}; known: {', '.join(CONVENTIONS)}")
     if size < 1:
         raise ValueError(f"LRN size {size}; it must be at least 1")
-    scale = jnp.asarray(alpha, jnp.float32) / (size if convention == "per_size" else 1)
-    return _lrn(x, jnp.asarray(k, jnp.float32), scale, jnp.asarray(beta, jnp.float32), size)
+    return jnp.asarray(alpha, jnp.float32) / (size if convention == "per_size" else 1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -1,14 +1,13 @@
-"""The networks of a run that are explained, and the pictures that they look at.
+"""The networks of a run that are looked into: all of them, or one, without those that diverged.
 
-The pages (attribution.py, units.py) begin with it:
+`explain`, `features` and the experiments on what networks learnt begin with it:
 
     subject = open_networks(Path("runs/digits"), member="ensemble", step="last")
-    outputs = subject.each(subject.outputs)(subject.views(picture.image))    # {layer: (M, 1, ...)}
+    outputs = subject.each(subject.outputs)(subject.views(image))    # {layer: (M, ...)}
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,22 +18,12 @@ import numpy as np
 from alexnet_jax import data, run, turns
 from alexnet_jax.augment import evaluation_view
 from alexnet_jax.errors import UserError, did_you_mean
-from alexnet_jax.explain.rules import Explained
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.images import load_resized
+from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.forward import layer_outputs
-from alexnet_jax.report.style import printable
 
 ENSEMBLE = "ensemble"
-
-
-class Picture(NamedTuple):
-    """A picture in the form of the run's dataset, and its class where that is known."""
-
-    name: str  # of its files, unique among the pictures
-    title: str
-    image: np.ndarray  # uint8 (height, width, C)
-    label: str | None = None
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 class Subject(NamedTuple):
@@ -48,14 +37,25 @@ class Subject(NamedTuple):
     channels: int
 
     @property
-    def model(self) -> Explained:
+    def model(self) -> AlexNet:
         """The network; it computes in float32."""
         model = self.run.network.model
-        return Explained(dataclasses.replace(model.arch, dtype="float32"), model.classes)
+        return AlexNet(dataclasses.replace(model.arch, dtype="float32"), model.classes)
 
     @property
     def who(self) -> str:
         return self.members[0] if len(self.members) == 1 else f"the ensemble of {len(self.members)}"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the layers' outputs for one image: (height, width, filters) or (units,)."""
+        view = jnp.zeros((self.model.arch.input_size,) * 2 + (self.channels,))
+        return {layer: x.shape for layer, x in jax.eval_shape(self.outputs, *self.first, view).items()}
+
+    @property
+    def first(self) -> tuple[Any, Hyper]:
+        """The parameters and the hyperparameters of the first network."""
+        return jax.tree.map(lambda leaf: leaf[0], (self.params, self.hyper))
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(params, hyper, *arrays)` of one network as a compiled function of arrays (M, ...), for all M."""
@@ -133,36 +133,17 @@ def open_dataset(subject: Subject, data_dir: Path | None) -> data.Dataset:
     return dataset
 
 
-def from_files(subject: Subject, files: Sequence[Path]) -> list[Picture]:
-    """Load pictures in the form of the run's dataset.
+def layer_range(text: str) -> list[str]:
+    """`conv3` or `conv1..conv5` as the names of layers.
 
     Raises:
-      UserError: one of them is not a picture.
+      UserError: a name is unknown, or the range is empty.
     """
-    resize = data.resize_of(run.read_config(subject.run.workdir)["dataset"])
-    found: list[Picture] = []
-    for file in files:
-        stem = re.sub(r"[^\w.-]+", "_", printable(file.stem)) or "picture"
-        name, taken = stem, {picture.name for picture in found}
-        for number in range(2, len(files) + 2):
-            if name not in taken:
-                break
-            name = f"{stem}-{number}"
-        found.append(Picture(name, file.name, load_resized(file, resize, subject.channels)))
-    return found
-
-
-def from_split(subject: Subject, split: str, data_dir: Path | None) -> list[Picture]:
-    """The examples of a slice of a split, such as `test[:4]`.
-
-    Raises:
-      UserError: there is no such split, or the dataset can't be opened.
-    """
-    dataset = open_dataset(subject, data_dir)
-    source = dataset.source(split)
-    examples = source.gather(np.arange(len(source)))
-    name = re.sub(r"\W+", "_", split).strip("_")
-    return [
-        Picture(f"{name}-{i}", f"{split}, image {i}", image, dataset.labels[label])
-        for i, (image, label) in enumerate(zip(examples["image"], examples["label"], strict=True))
-    ]
+    first, dots, last = text.partition("..")
+    for name in (first, *([last] if dots else [])):
+        if name not in LAYERS:
+            raise UserError(f"unknown layer {name!r}{did_you_mean(name, LAYERS)}")
+    found = LAYERS[LAYERS.index(first) : LAYERS.index(last or first) + 1]
+    if not found:
+        raise UserError(f"{text} is an empty range; write {last}..{first}")
+    return list(found)

@@ -1,0 +1,117 @@
+"""Features are what the layers put out, each example once, in both file formats; a command that was stopped goes on. Probes on them."""
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from alexnet_jax import evaluate, features
+from alexnet_jax.errors import UserError
+from alexnet_jax.subject import open_dataset, open_networks
+from experiments import probe
+
+
+def run(workdir, out, *options):
+    features.main(["--run", str(workdir), "--out", str(out), "--layers", "fc7..fc8", *options])
+
+
+def read(path):
+    with safe_open(path, "np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def whole(untrained_run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "all.safetensors"
+    run(untrained_run, path)
+    return read(path)
+
+
+def test_the_logits_are_those_of_evaluate(untrained_run, whole):
+    arrays, about = whole
+    predictions, _ = evaluate.predict_run(untrained_run, "test")
+    assert arrays["fc7"].shape == (2, 360, 164)
+    assert arrays["fc7"].min() == 0
+    log_probs = arrays["fc8"] - np.log(np.exp(arrays["fc8"]).sum(-1, keepdims=True))
+    np.testing.assert_allclose(log_probs, predictions.log_probs, atol=1e-5)
+    np.testing.assert_array_equal(arrays["label"], predictions.labels)
+    np.testing.assert_array_equal(arrays["index"], np.arange(360))
+    assert about["members"] == '["seed=0", "seed=1"]'
+    assert about["about"].startswith("Outputs of fc7, fc8 after their activations (fc8: logits), of 2 networks")
+
+
+def test_npz_float16_of_one_member(untrained_run, whole, tmp_path):
+    run(untrained_run, tmp_path / "one.npz", "--member", "1", "--dtype", "float16")
+    with np.load(tmp_path / "one.npz") as arrays:
+        assert arrays["fc7"].dtype == np.float16
+        np.testing.assert_allclose(arrays["fc7"][0], whole[0]["fc7"][1], rtol=2e-3, atol=1e-4)
+        assert arrays["classes"].tolist() == list("0123456789")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.npz"]
+
+
+def test_a_stopped_command_goes_on(untrained_run, whole, tmp_path, monkeypatch, capsys):
+    path, batches = tmp_path / "all.safetensors", features.batches
+
+    def two(*arguments, **options):
+        for _, batch in zip(range(2), batches(*arguments, **options), strict=False):
+            yield batch
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "batches", two)
+    with pytest.raises(KeyboardInterrupt):
+        run(untrained_run, path)
+    assert not path.exists()
+    with pytest.raises(UserError, match="holds other features, or of another run; delete it"):
+        run(untrained_run, path, "--member", "0")
+    monkeypatch.setattr(features, "batches", batches)
+    run(untrained_run, path)
+    assert "going on after 128 of 360 images" in capsys.readouterr().out
+    arrays, _ = read(path)
+    for name, values in whole[0].items():
+        np.testing.assert_array_equal(arrays[name], values)
+
+
+def test_float16_that_overflows_is_refused(tmp_path):
+    store = features.Store(tmp_path / "x.npz", {"fc7": (1, 2, 1), "label": (2,), "index": (2,)}, "float16", {})
+    with pytest.raises(UserError, match=r"fc7 has values up to 7e\+04, float16 ends at 65504; use --dtype float32"):
+        store.write({"fc7": np.array([[[7e4], [1]]]), "label": np.zeros(2), "index": np.arange(2)})
+
+
+def test_maps_are_averaged_down(untrained_run):
+    subject = open_networks(untrained_run, None, "last")
+    source = open_dataset(subject, None).source("test[:8]")
+    (plain,), (small,) = (list(features.batches(subject, source, ["conv1", "fc7"], largest=largest)) for largest in (None, 4))
+    assert small["conv1"].shape == (1, 8, 4, 4, 12 // 3)
+    np.testing.assert_allclose(small["conv1"][:, :, 1, 2], plain["conv1"][:, :, 7:14, 14:21].mean((2, 3)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(small["fc7"], plain["fc7"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x.pt"], r"--out x.pt: the name must end in .safetensors or .npz"),
+        (["--out", "x.npz", "--layers", "conv6"], "unknown layer 'conv6'"),
+        (["--out", "x.npz", "--split", "val"], "dataset digits has no split 'val'"),
+    ],
+)
+def test_mistakes_are_said(untrained_run, arguments, message):
+    with pytest.raises(UserError, match=message):
+        features.main(["--run", str(untrained_run), *arguments])
+
+
+def test_probes_find_what_is_there():
+    rng = np.random.default_rng(0)
+    labels, noise = rng.integers(0, 3, 240), rng.normal(size=(240, 12)).astype(np.float32)
+    known = noise + 3 * np.eye(3, 12, dtype=np.float32)[labels]
+    for error in (probe.linear_error, probe.neighbours_error):
+        assert error(known[:160], labels[:160], known[160:], labels[160:]) < 0.1
+        assert error(noise[:160], labels[:160], noise[160:], labels[160:]) > 0.5
+
+
+@pytest.mark.slow
+def test_error_by_depth_of_a_run(untrained_run, tmp_path, capsys):
+    probe.main(["--run", str(untrained_run), "--layers", "fc6..fc7", "--train", "train[:80]", "--member", "0", "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["pixels", "fc6", "fc7", "network"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["probe.json", "probe.png", "probe.svg"]
+    with pytest.raises(UserError, match="are of one split; measure on images that were not fitted"):
+        probe.main(["--run", str(untrained_run), "--train", "test[:80]", "--out", str(tmp_path)])

@@ -1,0 +1,121 @@
+"""Compares the networks of some runs: their layers, their first filters and their answers.
+
+found = compare([networks_of("runs/digits", members=3), networks_of("runs/no_lrn", members=3)], "test", layers)
+found.cka    # (networks * layers, networks * layers)
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.features import batches
+from alexnet_jax.subject import ENSEMBLE, Subject, open_dataset, open_networks
+from experiments.similarity import cka, diversity, filters
+
+BATCH = 250  # examples in a minibatch of CKA, or all there are
+
+
+class Group(NamedTuple):
+    """Networks of one run at one checkpoint."""
+
+    name: str
+    subject: Subject
+
+
+class Found(NamedTuple):
+    """What was compared. N networks are those of all groups, in their order."""
+
+    groups: list[str]
+    group_of: np.ndarray  # (N,)
+    networks: list[str]
+    layers: list[str]
+    images: int
+    where: str
+    cka: np.ndarray  # (N, layers, N, layers)
+    kernels: list[np.ndarray]  # of conv1
+    matchings: dict[tuple[int, int], filters.Matching]  # of pairs of networks with first filters of one shape
+    errors: np.ndarray  # (N,)
+    ensemble_error: float
+    pairs: diversity.Pairs
+
+    def between(self, first: int, second: int) -> np.ndarray:
+        """CKA of each layer with itself (pairs, layers), for all pairs of different networks, one of each of two groups."""
+        one, other = (np.flatnonzero(self.group_of == group) for group in (first, second))
+        every = [(i, j) for i in one for j in other if i != j and (first != second or i < j)]
+        same = np.arange(len(self.layers))
+        return np.array([self.cka[i, same, j, same] for i, j in every]).reshape(-1, len(self.layers))
+
+
+def networks_of(run: str, members: int) -> Group:
+    """The first members of `RUN` or `RUN@STEP`.
+
+    Raises:
+      UserError: the run can't be loaded.
+    """
+    workdir, at, step = run.rpartition("@") if "@" in Path(run).name else (run, "", "last")
+    subject = open_networks(Path(workdir).expanduser(), ENSEMBLE, step)
+    kept = slice(members)
+    import jax
+
+    params, hyper = jax.tree.map(lambda leaf: leaf[kept], (subject.params, subject.hyper))
+    name = f"{Path(workdir).resolve().name}{f' at step {int(subject.run.state.step):,}' if at else ''}"
+    return Group(name, subject._replace(members=subject.members[kept], params=params, hyper=hyper))
+
+
+def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path | None) -> Found:
+    """Compare the networks of all groups on one split of their dataset.
+
+    Raises:
+      UserError: the groups are of different datasets, or the split is too small.
+    """
+    datasets = [open_dataset(group.subject, data_dir) for group in groups]
+    for group, dataset in zip(groups, datasets, strict=True):
+        if (dataset.name, dataset.classes) != (datasets[0].name, datasets[0].classes) or group.subject.run.classes != dataset.classes:
+            raise UserError(f"{group.name} and {groups[0].name} are not of one dataset and its classes in one order")
+    sources = [dataset.source(split) for dataset in datasets]
+    if len(sources[0]) < cka.LEAST:
+        raise UserError(f"{split} holds {len(sources[0])} images; comparing takes at least {cka.LEAST}")
+    batch_size = min(BATCH, len(sources[0]))
+    asked = list(dict.fromkeys([*layers, "fc8"]))
+    streams = [_streamed(group.subject, source, asked, batch_size) for group, source in zip(groups, sources, strict=True)]
+    similarity, logits, labels = cka.MinibatchCKA(), [], []
+    for parts in zip(*streams, strict=True):
+        outputs = [{layer: part[layer][m] for layer in asked} for part in parts for m in range(len(part["fc8"]))]
+        if len(parts[0]["label"]) >= cka.LEAST:
+            similarity.add([cka.gram(network[layer]) for network in outputs for layer in layers])
+        logits.append(np.stack([network["fc8"] for network in outputs]))
+        labels.append(parts[0]["label"])
+    answers, label = np.concatenate(logits, 1).astype(np.float64), np.concatenate(labels)
+    log_probs = answers - np.logaddexp.reduce(answers, axis=-1, keepdims=True)
+    sizes = [len(group.subject.members) for group in groups]
+    kernels = [
+        np.asarray(group.subject.params["conv1"]["kernel"][m]) for group, size in zip(groups, sizes, strict=True) for m in range(size)
+    ]
+    count = len(kernels)
+    return Found(
+        [group.name for group in groups],
+        np.repeat(np.arange(len(groups)), sizes),
+        [f"{group.name}, {member}" if len(groups) > 1 else member for group in groups for member in group.subject.members],
+        layers,
+        len(label),
+        f"{datasets[0].name}, {split}",
+        similarity.value().reshape(count, len(layers), count, len(layers)),
+        kernels,
+        {
+            (i, j): filters.match(kernels[i], kernels[j])
+            for i in range(count)
+            for j in range(i + 1, count)
+            if kernels[i].shape == kernels[j].shape
+        },
+        (log_probs.argmax(-1) != label).mean(1),
+        float((diversity.average(log_probs).argmax(-1) != label).mean()),
+        diversity.pairs(label, log_probs),
+    )
+
+
+def _streamed(subject, source, layers, batch_size):
+    from alexnet_jax import parallel
+
+    return batches(subject, source, layers, parallel.even(batch_size))

@@ -1,0 +1,111 @@
+"""How alike networks are: CKA is its formula, filters are matched, pairs are counted."""
+
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import UserError
+from experiments.similarity import cka, diversity, filters
+from experiments.similarity.__main__ import main
+
+
+def u_centred(gram):
+    """Of the other form of the unbiased estimator (Szekely and Rizzo, 2014): every row sums to 0 without its diagonal."""
+    n = len(gram)
+    off = gram - np.diag(np.diag(gram))
+    rows, total = off.sum(1), off.sum()
+    centred = off - rows[:, None] / (n - 2) - rows[None, :] / (n - 2) + total / ((n - 1) * (n - 2))
+    return centred * (1 - np.eye(n))
+
+
+def two_layers(examples, seed=0):
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(examples, 5))
+    one = np.concatenate([shared, rng.normal(size=(examples, 8))], 1) + 3
+    return one.reshape(examples, 1, 13, 1), np.tanh(shared @ rng.normal(size=(5, 20)))
+
+
+def value_of(*layers, batch):
+    similarity = cka.MinibatchCKA()
+    for start in range(0, len(layers[0]), batch):
+        similarity.add([cka.gram(layer[start : start + batch]) for layer in layers])
+    return similarity.value()
+
+
+def test_one_batch_is_the_full_formula():
+    one, other = two_layers(40)
+    grams = [x.reshape(40, -1) @ x.reshape(40, -1).T for x in (one, other)]  # not centred
+    full = [u_centred(gram) for gram in grams]
+    expected = np.array([[(a * b).sum() / (40 * 37) for b in full] for a in full])
+    np.testing.assert_allclose(cka.hsic(grams), expected, rtol=1e-8)
+    cosine = (full[0] * full[1]).sum() / np.sqrt((full[0] ** 2).sum() * (full[1] ** 2).sum())
+    np.testing.assert_allclose(value_of(one, other, batch=40), [[1, cosine], [cosine, 1]], rtol=1e-6)
+
+
+def test_minibatches_estimate_the_full_value():
+    one, other = two_layers(3000)
+    whole = value_of(one, other, batch=3000)[0, 1]
+    assert 0.3 < whole < 0.9
+    assert value_of(one, other, batch=60)[0, 1] == pytest.approx(whole, abs=0.03)
+
+
+def test_rotation_and_scale_change_nothing_and_independent_layers_have_nothing_in_common():
+    rng = np.random.default_rng(1)
+    x, wide = rng.normal(size=(200, 30)), rng.normal(size=(200, 5000))  # many more units than examples
+    rotated = 7 * x @ np.linalg.qr(rng.normal(size=(30, 30)))[0] + 2
+    assert value_of(x, rotated, batch=50)[0, 1] == pytest.approx(1, abs=1e-6)
+    assert abs(value_of(x, wide, batch=50)[0, 1]) < 0.1
+    assert np.isnan(value_of(x, np.ones((200, 3)), batch=50)[0, 1])
+    with pytest.raises(ValueError, match="a batch of 3 examples; HSIC needs at least 4"):
+        cka.hsic([np.eye(3)])
+
+
+def test_filters_find_their_partners():
+    rng = np.random.default_rng(0)
+    kernels, order = rng.normal(size=(5, 5, 3, 12)), rng.permutation(12)
+    matching = filters.match(kernels, 2 * kernels[..., order] + 0.1 * rng.normal(size=kernels.shape))
+    np.testing.assert_array_equal(order[matching.partner], np.arange(12))
+    assert matching.cosine.min() > 0.98
+    assert matching.chance < 0.5
+
+
+def test_pairs_are_counted():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    sure = np.log([0.9, 0.1])
+
+    def network(*answers):
+        return np.stack([sure if answer == 0 else sure[::-1] for answer in answers])
+
+    first, second = network(0, 0, 0, 1, 1, 1, 1, 1), network(0, 0, 1, 1, 0, 1, 1, 1)  # wrong on {3}, and on {2, 3, 4}
+    found = diversity.pairs(labels, np.stack([first, second, first]))
+    assert found.disagreement[0, 1] == 2 / 8
+    assert found.q[0, 1] == 1  # both right 5, neither 1, the first alone 2, the second alone 0
+    assert found.kl[0, 1] == pytest.approx(2 / 8 * 0.8 * np.log(9))
+    assert (found.disagreement[0, 2], found.kl[0, 2], found.gain[0, 2]) == (0, 0, 0)
+    third = network(1, 0, 0, 0, 1, 1, 1, 1)
+    assert diversity.pairs(labels, np.stack([first, third])).q[0, 1] == -1  # 6, 0, 1, 1
+    better = diversity.pairs(labels, np.stack([first, np.where(np.arange(8)[:, None] == 3, np.log([0.95, 0.05]), first)]))
+    assert better.gain[0, 1] == pytest.approx(1 / 16)  # errors 1/8 and 0, together 0
+
+
+def test_the_page_of_two_seeds_and_of_one_run_at_a_step(untrained_run, tmp_path, capsys):
+    runs = [str(untrained_run), f"{untrained_run}@0"]
+    main(["--runs", *runs, "--layers", "fc6..fc7", "--split", "test[:80]", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "Two networks of run are most alike in" in out
+    assert "networks of run and of run at step 0" in out
+    assert "matched one to one" in out
+    assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runs", "nowhere"], "nowhere is not a run directory"),
+        (["--runs", "RUN@7"], "7"),
+        (["--runs", "RUN", "--split", "test[:3]"], r"test\[:3\] holds 3 images; comparing takes at least 4"),
+    ],
+)
+def test_mistakes_are_said(untrained_run, tmp_path, arguments, message):
+    arguments = [argument.replace("RUN", str(untrained_run)) for argument in arguments]
+    with pytest.raises(UserError, match=message):
+        main([*arguments, "--out", str(tmp_path)])

@@ -108,7 +108,7 @@ def test_colours_of_an_overlay():
         (["--units", "conv5..conv1"], r"conv5\.\.conv1 is an empty range; write conv1\.\.conv5"),
         (["--units", "fc6"], "--units shows filters, and fc6 has none; choose layers among conv1"),
         (["--units", "conv1", "--filters", "x"], "--filters x is neither a number of filters nor a list"),
-        (["--units", "conv1", "--filters", "1,99"], "--filters 1,99: a layer has 4 filters, 0 to 3"),
+        (["--units", "conv1", "--filters", "1,99"], "--filters 1,99: conv1 has 4 filters, 0 to 3"),
         (["none.png"], "cannot read none.png"),
     ],
 )

@@ -3,9 +3,11 @@
     python -m alexnet_jax.explain --run runs/digits photo.jpg scans/ --out why
     python -m alexnet_jax.explain --run runs/digits --split 'test[:8]' --method gradcam,occlusion --layer conv4 --out why
     python -m alexnet_jax.explain --run runs/digits --units conv1..conv5 --out units
+    python -m alexnet_jax.explain --run runs/digits --maximise fc8 --out liked
 
-The first two write a page with the maps of every picture (attribution.py), the last a page with the images of a split that excite each
-filter most, beside their projections to the pixels (units.py).
+The first two write a page with the maps of every picture (attribution.py), the third a page with the images of a split that excite each
+filter most, beside their projections to the pixels (units.py), the last a page of images that are made to excite classes or filters
+(maximise.py).
 """
 
 import argparse
@@ -48,17 +50,25 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--stride", type=_count, default=0, metavar="PIXELS", help="of occlusion (default: half a window)")
     units = parser.add_argument_group("units")
     units.add_argument("--units", metavar="LAYERS", help="conv3, or conv1..conv5: show what excites the filters of these layers")
+    units.add_argument("--maximise", metavar="LAYERS", help="make images that excite the units of these layers; fc8 for the classes")
     units.add_argument("--filters", default="9", metavar="N", help="how many random filters of each layer, or a list: 3,17, (default: 9)")
     units.add_argument("--top", type=_count, default=9, metavar="N", help="images for each filter (default: 9)")
+    units.add_argument("--steps", type=_count, default=200, metavar="N", help="of --maximise (default: 200)")
+    units.add_argument("--starts", type=_count, default=4, metavar="N", help="of --maximise: images of each unit (default: 4)")
+    units.add_argument("--seed", type=_count, default=0, metavar="N", help="of --maximise: of its noise (default: 0)")
     units.add_argument("--batch-size", type=_count, metavar="N", help="images in a batch (default: the config's eval.batch_size)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_intermixed_args(argv)
-    if args.units and args.images:
-        raise UserError("--units looks for its images in --split; leave the pictures out")
-    if not args.units and not args.images and not args.split:
+    if args.units and args.maximise:
+        raise UserError("--units and --maximise make different pages; give one of them")
+    if (args.units or args.maximise) and args.images:
+        raise UserError(
+            f"{'--units looks for its images in --split' if args.units else '--maximise makes its images'}; leave the pictures out"
+        )
+    if not (args.units or args.maximise or args.images or args.split):
         raise UserError("nothing to explain; give pictures, or --split 'test[:8]', or --units conv1..conv5")
     if args.images and args.split:
         raise UserError("give pictures or --split, not both")
@@ -71,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.method != "all":
         for name in args.method.split(","):
             methods.check_method(name)
-    layers, (layer,) = layer_range(args.units) if args.units else [], layer_range(args.layer)
+    layers, (layer, *others) = layer_range(args.units or args.maximise or "conv5"), layer_range(args.layer)
+    if others:
+        raise UserError(f"--layer {args.layer} is a range; choose one layer")
     parallel.start()
     networks = open_networks(args.run, args.member, args.step)
     if args.units:
@@ -79,6 +91,11 @@ def main(argv: list[str] | None = None) -> None:
 
         wanted = units.Asked(layers, args.filters, args.top, args.split or "test", args.batch_size, args.note)
         path = units.write_page(networks, open_dataset(networks, args.data_dir), wanted, args.out)
+    elif args.maximise:
+        from alexnet_jax.explain import maximise
+
+        settings = maximise.Settings(steps=args.steps, starts=args.starts)
+        path = maximise.write_page(networks, maximise.Asked(layers, args.filters, args.seed, settings, args.note), args.out)
     else:
         asked = attribution.Asked(
             tuple(methods.METHODS) if args.method == "all" else tuple(args.method.split(",")),

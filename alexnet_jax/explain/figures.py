@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_jax.report.pictures import GAP, LINE, grid, write_below
-from alexnet_jax.report.style import INK, PIXELS, WIDTH, show_picture
+from alexnet_jax.report.style import INK, PIXELS, WIDTH, printable, shorten, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +85,28 @@ def units_figure(filters: np.ndarray, patches: np.ndarray, projected: np.ndarray
         axes.imshow(np.concatenate([pair[0], between, pair[1]], 1), interpolation="none", aspect="auto")
         axes.axis("off")
         axes.set_title(f"filter {filter}", loc="left", color=INK, fontsize=9, pad=2)
+    return figure
+
+
+def rows_figure(names: Sequence[str], images: np.ndarray, note: str) -> "Figure":
+    """A row for each name: images uint8 (rows, columns, size, size, C)."""
+    from matplotlib.figure import Figure
+
+    rows, columns = images.shape[:2]
+    beside, gap = 1.35, 0.07  # inches of the names, and between pictures
+    side = min(1.1, (WIDTH - beside - GAP) / columns - gap)
+    below = rows * (side + gap) + gap
+    height, width = below + NOTE * bool(note), beside + columns * (side + gap) + GAP
+    figure = Figure(figsize=(width, height), dpi=PIXELS)
+    _write_note(figure, note)
+    for i, name in enumerate(names):
+        bottom = below - (i + 1) * (side + gap)
+        label = figure.text((beside - 0.1) / width, (bottom + side / 2) / height, printable(name), ha="right", va="center", fontsize=10)
+        label.set(color=INK, parse_math=False)
+        shorten(label, beside - 0.2)
+        for j in range(columns):
+            axes = figure.add_axes(((beside + j * (side + gap)) / width, bottom / height, side / width, side / height))
+            show_picture(axes, images[i, j], side)
     return figure
 
 

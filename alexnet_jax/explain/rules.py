@@ -10,6 +10,7 @@ What each sends back to the input x of a ReLU, for a signal g at its output:
 |---|---|---|
 | the gradient | g where x > 0 | its derivative |
 | `Guided` (Springenberg et al., 2015) | g where x > 0 and g > 0 | its derivative |
+| `Leaky` (for the ascent of maximise.py) | g where x > 0, g / 10 elsewhere | its derivative |
 | `Deconvnet` (Zeiler and Fergus, 2014) | g where g > 0 | g: their paper sends the signal past the normalisation |
 
 All go back through a max-pool by its switches: a value returns to the place where its maximum stood. That is the derivative of `max_pool`.
@@ -41,6 +42,7 @@ def _relu(back: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Ar
 
 
 _guided_relu = _relu(lambda x, g: jnp.where((x > 0) & (g > 0), g, 0))
+_leaky_relu = _relu(lambda x, g: jnp.where(x > 0, g, 0.1 * g))
 _deconvnet_relu = _relu(lambda _, g: jnp.maximum(g, 0))
 
 
@@ -49,6 +51,13 @@ class Guided(Explained):
 
     def activation(self, x):
         return _guided_relu(x)
+
+
+class Leaky(Explained):
+    """The gradient, but a ReLU that is off lets a tenth through, so that ascent has a direction wherever it begins."""
+
+    def activation(self, x):
+        return _leaky_relu(x)
 
 
 class Deconvnet(Explained):
@@ -64,4 +73,4 @@ class Deconvnet(Explained):
 def check_relu(model: AlexNet, method: str) -> None:
     """Raise `UserError` where a method needs ReLUs and the network has none."""
     if model.arch.activation != "relu":
-        raise UserError(f"{method} is defined for ReLUs, this network has {model.arch.activation}; leave it out with --method")
+        raise UserError(f"{method} is defined for ReLUs, this network has {model.arch.activation}; choose another --method or run")

@@ -22,6 +22,7 @@ from alexnet_jax import data, parallel, turns
 from alexnet_jax.augment import evaluation_view
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods
+from alexnet_jax.explain.choice import chosen
 from alexnet_jax.explain.rules import Deconvnet, check_relu
 from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.model.layers import ReceptiveField, receptive_fields
@@ -43,22 +44,6 @@ class Asked(NamedTuple):
     split: str
     batch_size: int | None = None
     note: str = ""
-
-    def chosen(self, count: int) -> np.ndarray:
-        """The filters of a layer of `count`, ascending. Random ones are the same at every call.
-
-        Raises:
-          UserError: the text is neither, or the layer has no such filter.
-        """
-        words = [word.strip() for word in self.filters.split(",")]
-        if not all(word.isdecimal() for word in words if word) or not words[0]:
-            raise UserError(f"--filters {self.filters} is neither a number of filters nor a list such as 3,17 or 3,")
-        if len(words) == 1:
-            return np.sort(np.random.default_rng(0).choice(count, min(int(words[0]), count), replace=False))
-        found = np.unique([int(word) for word in words if word])
-        if found[-1] >= count:
-            raise UserError(f"--filters {self.filters}: a layer has {count} filters, 0 to {count - 1}")
-        return found
 
 
 class Strongest(NamedTuple):
@@ -95,20 +80,20 @@ def write_page(subject: Subject, dataset: data.Dataset, asked: Asked, out: Path)
     dense = [layer for layer in asked.layers if layer not in fields]
     if dense:
         raise UserError(f"--units shows filters, and {dense[0]} has none; choose layers among conv1..conv5")
-    chosen = {layer: asked.chosen(subject.params[layer]["bias"].shape[-1]) for layer in asked.layers}
-    found = search(subject, dataset, asked, chosen)
+    of = {layer: chosen(asked.filters, subject.shapes[layer][-1], layer) for layer in asked.layers}
+    found = search(subject, dataset, asked, of)
     sections = [page.Section("Receptive fields", [page.Text(_FIELDS), _fields_table(fields)])]
     source = dataset.source(asked.split)
     for layer, strongest in found.items():
-        patches, projected = project(subject, source, layer, chosen[layer], strongest, fields[layer])
-        figure = figures.units_figure(chosen[layer], patches, projected, asked.note)
-        alt = f"For filters {', '.join(map(str, chosen[layer]))} of {layer}: the image patches that excite it most, and their projections"
+        patches, projected = project(subject, source, layer, of[layer], strongest, fields[layer])
+        figure = figures.units_figure(of[layer], patches, projected, asked.note)
+        alt = f"For filters {', '.join(map(str, of[layer]))} of {layer}: the image patches that excite it most, and their projections"
         sections.append(
             page.Section(
-                layer, [page.Text(_layer_in_words(fields[layer], chosen[layer], asked, len(source))), page.Drawing(layer, figure, alt)]
+                layer, [page.Text(_layer_in_words(fields[layer], of[layer], asked, len(source))), page.Drawing(layer, figure, alt)]
             )
         )
-    arrays: dict[str, Any] = {f"{layer}_filters": of for layer, of in chosen.items()}
+    arrays: dict[str, Any] = {f"{layer}_filters": filters for layer, filters in of.items()}
     for layer, strongest in found.items():
         arrays |= {f"{layer}_{field}": values for field, values in strongest._asdict().items()}
     with writing(out):
@@ -133,7 +118,7 @@ _FIELDS = (
 )
 
 
-def search(subject: Subject, dataset: data.Dataset, asked: Asked, chosen: dict[str, np.ndarray]) -> dict[str, Strongest]:
+def search(subject: Subject, dataset: data.Dataset, asked: Asked, of: dict[str, np.ndarray]) -> dict[str, Strongest]:
     """The strongest places of the chosen filters of each layer in the whole split, for the subject's first network."""
     model, size = subject.model, subject.model.arch.input_size
 
@@ -141,7 +126,7 @@ def search(subject: Subject, dataset: data.Dataset, asked: Asked, chosen: dict[s
         def of_member(params: Any, hyper: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
             views = jax.vmap(lambda image: evaluation_view(image, hyper, subject.run.stats, size))(images)
             outputs = layer_outputs(model, params, views, hyper)
-            flat = {layer: outputs[layer][..., of].reshape(len(views), -1, len(of)) for layer, of in chosen.items()}
+            flat = {layer: outputs[layer][..., filters].reshape(len(views), -1, len(filters)) for layer, filters in of.items()}
             return {layer: (x.max(1), x.argmax(1)) for layer, x in flat.items()}
 
         return jax.vmap(of_member)(params, hyper)
@@ -154,7 +139,7 @@ def search(subject: Subject, dataset: data.Dataset, asked: Asked, chosen: dict[s
     program = turns.predictor(largest, one, *(turns.place(tree, one) for tree in first))
     _, *widths = model.arch.map_sizes
     width = {"conv1": model.arch.map_sizes[0], "conv2": widths[0]}
-    found = {layer: Strongest.none(len(of), asked.top) for layer, of in chosen.items()}
+    found = {layer: Strongest.none(len(filters), asked.top) for layer, filters in of.items()}
     with ImageBar(len(source), asked.split, every=30) as bar:
         for batch in data.eval_batches(source, batch_size=batch_size, threads=subject.run.config.data.threads):
             seen = batch["mask"]

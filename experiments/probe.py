@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from alexnet_jax import parallel
     from alexnet_jax.history import plain
+    from alexnet_jax.report.page import write_result
     from alexnet_jax.report.style import any_script
     from alexnet_jax.runlog import writing
     from alexnet_jax.subject import ENSEMBLE, layer_range, open_dataset, open_networks
@@ -149,14 +150,16 @@ def main(argv: list[str] | None = None) -> None:
     rows += [(layer, *(f"{100 * np.mean(of[kind]):.2f} %" for kind in ("linear", "neighbours"))) for layer, of in errors.items()]
     rows.append(("network", f"{100 * np.mean(own):.2f} %", ""))
     count = len(subject.members)
-    print(f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), mean of {count} networks")
-    print(aligned(rows, "<>"))
+    where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), mean of {count} networks"
+    text = f"{where}\n{aligned(rows, '<>')}"
+    print(text)
     record = {"run": str(args.run), "step": int(subject.run.state.step), "train": args.train, "test": args.test, "members": subject.members}
     path = Path(args.out) / "probe.json"
     with writing(path), any_script():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plain({**record, "errors": errors, "own": own}), indent=1) + "\n")
         save(probe_figure(errors, own), args.out / "probe")
+        write_result(args.out, text)
     print(f"written to {args.out}")
 
 

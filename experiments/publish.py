@@ -3,6 +3,7 @@
     python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, and its evaluations by alexnet_jax.evaluate
     python -m experiments.publish lrn=ablations/lrn                                    an ablation
     python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
+    python -m experiments.publish digits_lrn=runs/digits/lrn                           a page of explain, probe, lrn or similarity
     python -m experiments.publish benchmark=benchmarks                                 the measurements of experiments.benchmark
     python -m experiments.publish                                                      write the pages again from the kept files
 
@@ -26,7 +27,7 @@ from alexnet_jax.tables import aligned
 from experiments import published
 from experiments.benchmark import PARTS
 
-PAGES = (Path("README.md"), Path("docs/results.md"), Path("docs/performance.md"))
+PAGES = (Path("README.md"), *(Path(f"docs/{name}.md") for name in ("results", "performance", "understanding")))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
 BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S)
 
@@ -45,7 +46,8 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     places = ("", "*/") if (directory / "gpu.json").exists() else ("",)  # the part `gpu` makes a folder for each of its items
     ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
     if claim.exists():
-        figures, shown = directory, sorted(path.stem for path in directory.glob("*.png"))
+        figures = directory / "figures" if (directory / "figures").is_dir() else directory
+        shown = sorted(path.stem for path in figures.glob("*.png"))
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory

@@ -9,7 +9,7 @@ from alexnet_jax.explain.__main__ import main
 from alexnet_jax.explain.choice import chosen
 from alexnet_jax.subject import open_networks
 
-SETTINGS = maximise.Settings(steps=12, starts=2)
+SETTINGS = maximise.Settings(steps=40, starts=2)
 
 
 @pytest.fixture(scope="module")

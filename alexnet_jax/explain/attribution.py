@@ -10,9 +10,9 @@ In the folder `out`:
     NAME-METHOD.npz             the map itself: `maps` float32 (M, size, size[, C]), `members`, and what was asked
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -95,26 +95,28 @@ def most_excited(outputs: np.ndarray, only: int | None) -> tuple[np.ndarray, lis
 
 
 @any_script()
-def write_page(subject: Subject, pictures: Sequence[Picture], asked: Asked, out: Path, tell: Callable[[str], Any] = print) -> Path:
-    """Explain the pictures one after the other, write their files and the page, and return its path.
+def write_page(subject: Subject, pictures: Sequence[Picture], asked: Asked, out: Path) -> Path:
+    """Explain the pictures one after the other, print what was answered, write their files and the page, and return its path.
 
     Raises:
       UserError: as `Explainer`, or a file can't be written.
     """
-    explainer, sections = Explainer(subject, asked), list[page.Section]()
+    explainer, sections, lines = Explainer(subject, asked), list[page.Section](), list[str]()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         answer = explainer(picture)
         sections.append(_section(subject, answer, asked, _write_maps(subject, answer, asked, out)))
         page.write_figures(out / "figures", sections[-1:])
-        tell(f"{picture.title}: {_in_words(subject, answer)}")
+        lines.append(f"{picture.title}: {_in_words(subject, answer)}")
+        print(lines[-1])
     how = [(name, f"{methods.METHODS[name].text}. {READ[methods.METHODS[name].shown]}") for name in asked.methods]
     step = f"at step {int(subject.run.state.step):,}"
     headline = f"{asked.note}. {_WHAT}" if asked.note else _WHAT
     path = out / "explain.html"
     title = f"Which pixels matter to {subject.run.workdir.resolve().name}"
     page.write_page(path, title, f"{subject.who} {step}", headline, [*sections, page.Section("How to read the maps", [page.Pairs(how)])])
+    page.write_result(out, "\n".join(lines))
     return path
 
 
@@ -168,6 +170,7 @@ def _section(subject: Subject, answer: Answer, asked: Asked, overlays: list[tupl
         text += f" The deconvnet starts from {answer.unit}."
     if len(subject.members) > 1:
         text += f" Each map is the mean over {len(subject.members)} networks."
-    figure = figures.methods_figure(subject.crop(answer.picture.image), subject.labels[answer.target], overlays, asked.note)
+    panels = [(subject.labels[answer.target], subject.crop(answer.picture.image)), *overlays]
+    figure = figures.panels_figure(panels, asked.note)
     alt = f"{answer.picture.title}, and maps of it by {', '.join(answer.maps)}. {words}"
     return page.Section(answer.picture.title, [page.Text(text), page.Drawing(answer.picture.name, figure, alt)])

@@ -51,15 +51,14 @@ def enlarged(picture: np.ndarray, least: int = 224) -> np.ndarray:
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def methods_figure(image: np.ndarray, title: str, overlays: Sequence[tuple[str, np.ndarray]], note: str) -> "Figure":
-    """What the network sees, and the map of each method with its name; above them the note, if there is one."""
-    panels = [(title, image), *overlays]
+def panels_figure(panels: Sequence[tuple[str, np.ndarray]], note: str) -> "Figure":
+    """Pictures with their names below, the first in bold; above them the note, if there is one."""
     columns = min(COLUMNS, len(panels))
     figure, cells, side = grid(-(-len(panels) // columns), columns, lines=1, above=NOTE * bool(note))
     _write_note(figure, note)
     for axes, (name, picture) in zip(cells.flat, panels, strict=False):
         show_picture(axes, picture, side)
-        write_below(axes, side, 1, name, INK, bold=picture is image)
+        write_below(axes, side, 1, name, INK, bold=picture is panels[0][1])
     for axes in cells.flat[len(panels) :]:
         axes.remove()
     return figure

@@ -84,6 +84,7 @@ def write_page(subject: Subject, asked: Asked, out: Path) -> Path:
     title = f"What {subject.run.workdir.resolve().name} would like to see"
     status = f"{subject.members[0]} at step {int(subject.run.state.step):,}, seed {asked.seed}"
     page.write_page(out / "maximise.html", title, status, f"{asked.note}. {_WHAT}" if asked.note else _WHAT, sections)
+    page.write_result(out, status)
     return out / "maximise.html"
 
 

@@ -105,6 +105,7 @@ def write_page(subject: Subject, dataset: data.Dataset, asked: Asked, out: Path)
     shown = f"{dataset.name}, {asked.split}, {len(source):,} images of {arch.input_size} pixels"
     status = f"{subject.members[0]} at step {int(subject.run.state.step):,}; {shown}"
     page.write_page(path, title, status, f"{asked.note}. {_WHAT}" if asked.note else _WHAT, sections)
+    page.write_result(out, f"{status}\n" + "\n".join(f"{layer}: filters {', '.join(map(str, of[layer]))}" for layer in found))
     return path
 
 

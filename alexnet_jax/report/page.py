@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from alexnet_jax.report.style import INK, PIXELS, RULE, WRONG
-from alexnet_jax.runlog import writing
+from alexnet_jax.runlog import command, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,6 +109,16 @@ def write_figures(directory: Path, sections: Sequence[Section]) -> None:
         for drawing in (found for section in sections for found in drawings(section.blocks)):
             drawing.figure.savefig(directory / f"{drawing.name}.png", dpi=PIXELS)
             drawing.figure.savefig(directory / f"{drawing.name}.svg", metadata=_DATE)
+
+
+def write_result(directory: Path, text: str) -> None:
+    """Write result.txt: the command, and what it found, as experiments.publish puts it into a page.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    with writing(directory):
+        (directory / "result.txt").write_text(f"{command()}\n{text}\n", encoding="utf-8")
 
 
 def inline_svg(drawing: Drawing) -> str:

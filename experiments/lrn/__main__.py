@@ -12,7 +12,6 @@ import argparse
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import run_cli
-from alexnet_jax.tables import aligned
 
 
 def _rate(text: str) -> float:
@@ -59,8 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     names = [change.text for change in changes]
     found = report.Found(subject, dataset.name, args.split, layers, names, at_once, after, args.retrain, args.rate)
     path = report.write(found, args.out)
-    print(f"{dataset.name}, {args.split}, {len(source):,} images; {found.constants}")
-    print(aligned(found.shares(), "<>"), aligned(found.errors(), "<>"), found.in_words(), sep="\n\n")
+    print(found.in_text())
     print(f"written to {path}")
 
 

@@ -4,6 +4,7 @@ write(found, out)    # out/lrn.html, out/lrn.json, out/figures/
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from alexnet_jax.report import page
 from alexnet_jax.report.style import any_script
 from alexnet_jax.runlog import writing
 from alexnet_jax.subject import Subject
+from alexnet_jax.tables import aligned
 from experiments.lrn import figures
 from experiments.lrn.measure import Layer
 
@@ -57,6 +59,12 @@ class Found(NamedTuple):
             trained, constant = (100 * errors.mean() for errors in self.after[:2])
             words += f"; after retraining {constant:.2f} %, not {trained:.2f} %"
         return f"{words}."
+
+    def in_text(self) -> str:
+        """Everything, for the terminal."""
+        where = f"{self.dataset}, {self.split}, {len(self.subject.members)} networks; {self.constants}"
+        words = textwrap.fill(self.in_words(), 110)
+        return "\n\n".join([where, aligned(self.shares(), "<>"), aligned(self.errors(), "<>"), words])
 
     def shares(self) -> list[tuple[str, ...]]:
         """A row for each layer: the share of units that change by more than each mark, and the median change."""
@@ -130,6 +138,7 @@ def write(found: Found, out: Path) -> Path:
         (out / "lrn.json").write_text(json.dumps(plain(_record(found)), indent=1) + "\n")
     page.write_figures(out / "figures", sections)
     page.write_page(out / "lrn.html", f"LRN in {subject.run.workdir.resolve().name}", status, found.in_words(), sections)
+    page.write_result(out, found.in_text())
     return out / "lrn.html"
 
 

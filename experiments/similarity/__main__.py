@@ -12,7 +12,6 @@ import argparse
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import run_cli
-from alexnet_jax.tables import aligned
 
 
 def _positive(text: str) -> int:
@@ -44,9 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parallel.start()
     found = compare([networks_of(run, args.members) for run in args.runs], args.split, layers, args.data_dir)
     path = report.write(found, args.out)
-    if len(found.networks) > 1:
-        print(aligned(report.best_pairs(found), "<>"))
-    print(report.in_words(found))
+    print(report.in_text(found))
     print(f"written to {path}")
 
 

@@ -4,6 +4,7 @@ write(found, out)    # out/similarity.html, out/similarity.json, out/figures/
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alexnet_jax.history import plain
 from alexnet_jax.report import page
 from alexnet_jax.report.style import any_script
 from alexnet_jax.runlog import writing
+from alexnet_jax.tables import aligned
 from experiments.similarity import figures
 from experiments.similarity.compare import Found
 
@@ -37,6 +39,13 @@ def in_words(found: Found) -> str:
         parts.append(f"one network errs on {alone}, all {len(found.networks)} together on {all_of_them}")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def in_text(found: Found) -> str:
+    """Everything, for the terminal."""
+    pairs = [aligned(best_pairs(found), "<>")] if len(found.networks) > 1 else []
+    where = f"{found.where}, {found.images:,} images"
+    return "\n\n".join([where, *pairs, textwrap.fill(in_words(found) + gain_follows(found), 110)])
 
 
 def best_pairs(found: Found) -> list[tuple[str, ...]]:
@@ -98,6 +107,7 @@ def write(found: Found, out: Path) -> Path:
     page.write_figures(out / "figures", sections)
     status = f"{len(found.networks)} networks; {found.where}, {found.images:,} images"
     page.write_page(out / "similarity.html", "How alike are these networks?", status, in_words(found), sections)
+    page.write_result(out, in_text(found))
     return out / "similarity.html"
 
 

@@ -29,10 +29,11 @@ def main() -> None:
     from alexnet_jax.report.compare import comparison_path, write_comparison
     from alexnet_jax.report.network import network_sections
     from alexnet_jax.report.write import write_report
+    from experiments.report.explained import explained_sections
 
     parallel.start()
     for run in args.runs:
-        _say(write_report(run, network_sections(run)))
+        _say(write_report(run, [*network_sections(run), *explained_sections(run)]))
     if len(args.runs) > 1:
         _say(write_comparison(args.runs, args.comparison or comparison_path(args.runs)))
 

@@ -1,0 +1,31 @@
+"""The report's sections that explain the networks, and that they are left out where they can't be made."""
+
+import shutil
+
+from alexnet_jax import data, metrics, run
+from alexnet_jax import evaluate as evaluate_lib
+from alexnet_jax.report.page import drawings
+from experiments.report import explained
+
+
+def test_an_unfinished_run_has_no_mistakes(untrained_run, monkeypatch):
+    monkeypatch.setattr(explained, "SAMPLE", 64)
+    sections = explained.explained_sections(untrained_run)
+    assert [section.title for section in sections] == ["What LRN does", "What excites a filter"]
+    (drawing,) = (found for section in sections for found in drawings(section.blocks))
+    assert "test[:64]" in drawing.alt
+
+
+def test_mistakes_are_the_ensembles_and_their_maps_are_shown(untrained_run):
+    predictions, _ = evaluate_lib.predict_run(untrained_run, "test")
+    subject = explained.open_networks(untrained_run, None, "last")
+    dataset = data.load(run.load(untrained_run).config.data)
+    section = explained.mistakes_section(subject, dataset, explained.Answers(**metrics.answers(predictions)))
+    assert section.title == "Why the most confident mistakes"
+    (drawing,) = drawings(section.blocks)
+    assert drawing.alt.count("why ") == explained.MISTAKES
+
+
+def test_without_a_checkpoint_there_are_none(untrained_run, tmp_path):
+    shutil.copytree(untrained_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    assert explained.explained_sections(tmp_path / "run") == []

@@ -62,7 +62,7 @@ def run(tmp_path):
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (root / "README.md").write_text(PAGE)
-    for page in ("results", "performance"):
+    for page in ("results", "performance", "understanding"):
         (root / "docs" / f"{page}.md").write_text(PAGE)
     return directory, root
 
@@ -141,11 +141,14 @@ def test_an_ablation_with_one_seed_has_no_spread_and_no_interval(run):
     assert "| off | 15.00 % | +0.00 |" in (root / "README.md").read_text()
 
 
-def test_a_claim_is_shown_as_it_was_printed(run, tmp_path):
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_claim_is_shown_as_it_was_printed(run, tmp_path, folder):
     claim = tmp_path / "figure1"
     claim.mkdir()
     (claim / "result.txt").write_text("python -m experiments.reproduce figure1\n\nmeasured: in 2.0 times fewer epochs\n")
-    (claim / "figure1.png").write_bytes(b"picture")
+    figures = claim / "figures" if folder else claim  # where the pages of explain and of the like have theirs
+    figures.mkdir(exist_ok=True)
+    (figures / "figure1.png").write_bytes(b"picture")
     root = run[1]
     (root / "README.md").write_text("")
     publish.keep("two", claim, root)

@@ -72,7 +72,7 @@ def test_the_page(untrained_run, tmp_path, capsys, monkeypatch):
     all_changes = changes.all_changes
     monkeypatch.setattr(changes, "all_changes", three)
     main(["--run", str(untrained_run), "--split", "test[:64]", "--retrain", "0.1", "--out", str(tmp_path)])
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "n = 5, k = 2, alpha = 0.0001, beta = 0.75" in out
     assert "after retraining" in out
     assert "In norm1, LRN changes" in out

@@ -90,7 +90,7 @@ def test_pairs_are_counted():
 def test_the_page_of_two_seeds_and_of_one_run_at_a_step(untrained_run, tmp_path, capsys):
     runs = [str(untrained_run), f"{untrained_run}@0"]
     main(["--runs", *runs, "--layers", "fc6..fc7", "--split", "test[:80]", "--out", str(tmp_path)])
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "Two networks of run are most alike in" in out
     assert "networks of run and of run at step 0" in out
     assert "matched one to one" in out

@@ -20,12 +20,11 @@ from PIL import Image
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.pictures import Picture
+from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.report import page
 from alexnet_jax.report.style import any_script
 from alexnet_jax.runlog import writing
 from alexnet_jax.subject import Subject
-
-LOGITS = "fc8"
 
 
 class Asked(NamedTuple):
@@ -61,7 +60,7 @@ class Explainer:
         self._outputs = subject.each(subject.outputs)
         settings = asked.settings.sized(subject.model.arch.input_size)
         self._methods = {
-            name: subject.each(methods.make(name, subject.model, asked.layer if name == "deconvnet" else LOGITS, asked.layer, settings))
+            name: subject.each(methods.make(name, subject.model, asked.layer if name == "deconvnet" else LAST, asked.layer, settings))
             for name in asked.methods
         }
         filters = subject.params[asked.layer]["bias"].shape[-1]
@@ -71,7 +70,7 @@ class Explainer:
     def __call__(self, picture: Picture) -> Answer:
         views = self._subject.views(picture.image)
         outputs = self._outputs(views)
-        logits = outputs[LOGITS].astype(np.float64)
+        logits = outputs[LAST].astype(np.float64)
         odds = np.exp(logits - logits.max(-1, keepdims=True))
         probabilities = (odds / odds.sum(-1, keepdims=True)).mean(0)
         target = int(probabilities.argmax()) if self._asked.target is None else self._asked.target
@@ -157,7 +156,7 @@ def _write_maps(subject: Subject, answer: Answer, asked: Asked, out: Path) -> li
                 members=subject.members,
                 run=str(subject.run.workdir),
                 step=int(subject.run.state.step),
-                unit=answer.unit if name == "deconvnet" else f"{LOGITS}, {subject.labels[answer.target]}",
+                unit=answer.unit if name == "deconvnet" else f"{LAST}, {subject.labels[answer.target]}",
                 settings=str(asked.settings._asdict()),
             )
     return overlays

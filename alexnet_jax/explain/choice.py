@@ -1,7 +1,9 @@
 """Which filters of a layer are shown: some at random, or those that were named.
 
-chosen("9", count=96, layer="conv1")       # 9 random ones of 96
-chosen("3,17", count=96, layer="conv1")    # these two; "3," is one
+units.py and maximise.py call it:
+
+    chosen("9", count=96, layer="conv1")       # 9 random ones of 96
+    chosen("3,17", count=96, layer="conv1")    # these two; "3," is one
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
 """Maps as pictures over what the network sees, and the figures of the pages.
 
-picture = over(image, heat, "heat")    # uint8 (size, size, 3)
+The pages call it:
+
+    picture = over(image, heat, "heat")    # uint8 (size, size, 3)
 """
 
 from collections.abc import Sequence

@@ -23,6 +23,7 @@ from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.choice import chosen
 from alexnet_jax.explain.rules import Leaky, check_relu
 from alexnet_jax.hyper import Hyper
+from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report import page
@@ -67,7 +68,7 @@ def write_page(subject: Subject, asked: Asked, out: Path) -> Path:
     sections, arrays = [], dict[str, Any]()
     for layer in asked.layers:
         count = subject.shapes[layer][-1]
-        classes = layer == "fc8"
+        classes = layer == LAST
         of = np.arange(count) if classes and count <= FEW and "," not in asked.filters else chosen(asked.filters, count, layer)
         images, values = maximise(subject, layer, of, asked.seed, asked.settings)
         arrays |= {f"{layer}_units": of, f"{layer}_images": images, f"{layer}_values": values}
@@ -95,7 +96,7 @@ _WHAT = (
 
 
 def _in_words(layer: str, values: np.ndarray) -> str:
-    one, value = ("class", "logit") if layer == "fc8" else ("filter", "sum of its map") if layer.startswith("conv") else ("unit", "output")
+    one, value = ("class", "logit") if layer == LAST else ("filter", "sum of its map") if layer.startswith("conv") else ("unit", "output")
     return f"Each row: images from different noise for one {one}. Its {value} ends at {values.min():.3g} to {values.max():.3g}."
 
 

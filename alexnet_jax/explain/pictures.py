@@ -1,6 +1,8 @@
 """The pictures that are explained: files, or examples of the run's dataset.
 
-pictures = from_split(subject, "test[:8]", data_dir=None)
+The command (__main__.py) calls it:
+
+    pictures = from_split(subject, "test[:8]", data_dir=None)
 """
 
 import re

@@ -1,8 +1,10 @@
 """The errors of a run's networks with other LRN constants: at once, and after brief retraining with them.
 
-changes = all_changes(subject)
-errors(subject, dataset.source("test"), changes[0])              # (M,)
-retrained(subject, changes[0], epochs=2.0, rate=0.1, out=out)    # (M,)
+The command (__main__.py) calls both:
+
+    changes = all_changes(subject)
+    errors(subject, dataset.source("test"), changes[0])              # (M,)
+    retrained(subject, changes[0], 2.0, 0.1, data_dir=None, out=out)  # (M,)
 """
 
 import dataclasses

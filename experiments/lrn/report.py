@@ -1,6 +1,8 @@
 """The page of LRN, its table for the terminal, and the answer in words.
 
-write(found, out)    # out/lrn.html, out/lrn.json, out/figures/
+The command (__main__.py) calls it:
+
+    write(found, out)    # out/lrn.html, out/lrn.json, out/figures/
 """
 
 import json

@@ -1,6 +1,8 @@
 """The sections of a report that explain the networks, light enough for every run; the commands explain and experiments.lrn show more.
 
-write_report(workdir, [*network_sections(workdir), *explained_sections(workdir)])
+The command (__main__.py) adds them:
+
+    write_report(workdir, [*network_sections(workdir), *explained_sections(workdir)])
 """
 
 from contextlib import suppress
@@ -13,6 +15,7 @@ from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods, units
 from alexnet_jax.explain.choice import chosen
+from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.model.layers import receptive_fields
 from alexnet_jax.report.answers import Answers, confident_mistakes, unsure
 from alexnet_jax.report.page import Code, Drawing, Section, Table, Text
@@ -81,7 +84,7 @@ def mistakes_section(subject: Subject, dataset: Dataset, answers: Answers) -> Se
     what = "most confident mistakes" if len(places) else "least confident answers"
     places = places if len(places) else unsure(answers, MISTAKES)
     settings = methods.Settings().sized(subject.model.arch.input_size)
-    occlusion = subject.each(methods.make("occlusion", subject.model, "fc8", LAYER, settings))
+    occlusion = subject.each(methods.make("occlusion", subject.model, LAST, LAYER, settings))
     panels = []
     for place in places:
         example = dataset.source(subject.run.config.data.test_split)[int(place)]

@@ -1,7 +1,9 @@
 """Compares the networks of some runs: their layers, their first filters and their answers.
 
-found = compare([networks_of("runs/digits", members=3), networks_of("runs/no_lrn", members=3)], "test", layers)
-found.cka    # (networks * layers, networks * layers)
+The command (__main__.py) calls it:
+
+    found = compare([networks_of("runs/digits", members=3), networks_of("runs/no_lrn", members=3)], "test", layers)
+    found.cka    # (networks * layers, networks * layers)
 """
 
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.features import batches
+from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.subject import ENSEMBLE, Subject, open_dataset, open_networks
 from experiments.similarity import cka, diversity, filters
 
@@ -78,14 +81,14 @@ def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path |
     if len(sources[0]) < cka.LEAST:
         raise UserError(f"{split} holds {len(sources[0])} images; comparing takes at least {cka.LEAST}")
     batch_size = min(BATCH, len(sources[0]))
-    asked = list(dict.fromkeys([*layers, "fc8"]))
+    asked = list(dict.fromkeys([*layers, LAST]))
     streams = [_streamed(group.subject, source, asked, batch_size) for group, source in zip(groups, sources, strict=True)]
     similarity, logits, labels = cka.MinibatchCKA(), [], []
     for parts in zip(*streams, strict=True):
-        outputs = [{layer: part[layer][m] for layer in asked} for part in parts for m in range(len(part["fc8"]))]
+        outputs = [{layer: part[layer][m] for layer in asked} for part in parts for m in range(len(part[LAST]))]
         if len(parts[0]["label"]) >= cka.LEAST:
             similarity.add([cka.gram(network[layer]) for network in outputs for layer in layers])
-        logits.append(np.stack([network["fc8"] for network in outputs]))
+        logits.append(np.stack([network[LAST] for network in outputs]))
         labels.append(parts[0]["label"])
     answers, label = np.concatenate(logits, 1).astype(np.float64), np.concatenate(labels)
     log_probs = answers - np.logaddexp.reduce(answers, axis=-1, keepdims=True)

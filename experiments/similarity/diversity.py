@@ -1,7 +1,9 @@
 """How differently networks answer, and what that gains: for each pair of networks, from their log-probabilities.
 
-found = pairs(labels, log_probs)    # (N,), (M, N, classes)
-found.gain[0, 1]                    # by how much the two together err less than each alone, on average
+compare.py calls it:
+
+    found = pairs(labels, log_probs)    # (N,), (M, N, classes)
+    found.gain[0, 1]                    # by how much the two together err less than each alone, on average
 """
 
 from typing import NamedTuple

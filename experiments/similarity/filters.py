@@ -1,7 +1,9 @@
 """The filters of two first layers, matched one to one so that the sum of their cosines is the largest.
 
-matching = match(kernels_of_one, kernels_of_another)
-matching.cosine.mean()
+compare.py calls it for each pair of networks:
+
+    matching = match(kernels_of_one, kernels_of_another)
+    matching.cosine.mean()
 """
 
 from typing import NamedTuple

@@ -1,6 +1,8 @@
 """The page of similarity, and the answer in words.
 
-write(found, out)    # out/similarity.html, out/similarity.json, out/figures/
+The command (__main__.py) calls it:
+
+    write(found, out)    # out/similarity.html, out/similarity.json, out/figures/
 """
 
 import json

@@ -1,0 +1,152 @@
+"""How selective for colour and for orientation each filter of conv1 is, and whether the two towers specialise.
+
+    python -m experiments.towers --run runs/caffenet --out towers
+
+The paper's Figure 3 says of its two towers that one is "largely color-agnostic" and the other "largely color-specific", in every run. Here
+that is an index, the difference between the towers' mean colour shares, with its spread over the run's networks, and a permutation test of
+each network: how often two random halves of its filters differ as much. Needs a network on colour images; the towers need groups=2
+(`caffenet`, `caffe`, `paper`). In the folder:
+
+    towers.json                   colour share, orientation, selectivity and frequency of each filter; index and p of each network
+    towers.png, towers.svg        the filters by colour share and orientation selectivity
+    result.txt                    what is printed
+"""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.tables import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PADDED = 64  # pixels to which a filter is padded for its spectrum
+DRAWS = 10_000  # of the permutation test
+
+
+class Filters(NamedTuple):
+    """Measures of the filters of one conv1: arrays (filters,)."""
+
+    colour: np.ndarray  # share of the weights' energy that is not grey: 0 for a grey filter, 1 for one whose channels sum to 0
+    orientation: np.ndarray  # degrees in [0, 180) of the stripes; 90 are vertical
+    selectivity: np.ndarray  # 0 for a round spectrum, 1 for one in a single direction
+    frequency: np.ndarray  # cycles a pixel, at the spectrum's peak; 0 for a filter without stripes
+
+
+def measure(kernels: np.ndarray) -> Filters:
+    """Measure the kernels (size, size, 3, filters) of a first layer."""
+    kernels = kernels.astype(np.float64)
+    tiny = np.finfo(np.float32).tiny
+    colour = ((kernels - kernels.mean(2, keepdims=True)) ** 2).sum((0, 1, 2)) / np.maximum((kernels**2).sum((0, 1, 2)), tiny)
+    power = (np.abs(np.fft.fft2(kernels, (PADDED, PADDED), axes=(0, 1))) ** 2).sum(2)
+    frequencies = np.fft.fftfreq(PADDED)
+    y, x = np.meshgrid(frequencies, frequencies, indexing="ij")
+    distance, angle = np.hypot(y, x)[..., None], np.arctan2(y, x)[..., None]
+    away = np.where((distance > 0) & (distance <= 0.5), power, 0)  # the mean has no direction, and the corners not all directions
+    doubled = (away * np.exp(2j * angle)).sum((0, 1))  # a direction and its opposite are one
+    peak = power.reshape(-1, power.shape[-1]).argmax(0)
+    return Filters(
+        colour,
+        (np.rad2deg(np.angle(doubled)) / 2 + 90) % 180,
+        np.abs(doubled) / np.maximum(away.sum((0, 1)), tiny),
+        distance.ravel()[peak],
+    )
+
+
+def specialisation(colour: np.ndarray) -> tuple[float, float]:
+    """The difference between the mean colour shares of the first and the second half of the filters, and the p of the permutation test."""
+    half, rng = len(colour) // 2, np.random.default_rng(0)
+    index = abs(colour[:half].mean() - colour[half:].mean())
+    shuffled = rng.permuted(np.tile(colour, (DRAWS, 1)), axis=1)
+    random = np.abs(shuffled[:, :half].mean(1) - shuffled[:, half:].mean(1))
+    return float(index), float((1 + (random >= index - 1e-12).sum()) / (1 + DRAWS))
+
+
+def towers_figure(found: Filters, towers: bool, note: str) -> "Figure":
+    """The filters of one network by colour share and orientation selectivity, in the colours of their towers."""
+    from matplotlib.figure import Figure
+
+    from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes
+
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    axes, count = figure.subplots(), len(found.colour)
+    halves = {"first tower": slice(count // 2), "second tower": slice(count // 2, None)} if towers else {"filters": slice(None)}
+    for (name, half), colour in zip(halves.items(), COLOURS, strict=False):
+        axes.plot(100 * found.colour[half], found.selectivity[half], color=colour, marker="o", linestyle="none", alpha=0.8, label=name)
+    axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="colour share of the weights (%)", ylabel="orientation selectivity")
+    axes.set_title(f"Filters of conv1{f': {note}' if note else ''}", parse_math=False)
+    style_axes(axes)
+    axes.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def table(found: list[Filters], names: list[str], tests: list[tuple[float, float]]) -> str:
+    """A row for each network, and the index over all of them."""
+    rows: list[tuple[str, ...]] = [("", "colour share", "selectivity", *(["difference", "p"] if tests else []))]
+    for m, (name, one) in enumerate(zip(names, found, strict=True)):
+        test = [f"{100 * tests[m][0]:.1f} points", f"{tests[m][1]:.4f}"] if tests else []
+        rows.append((name, f"{100 * one.colour.mean():.1f} %", f"{one.selectivity.mean():.2f}", *test))
+    text = aligned(rows, "<>")
+    if not tests:
+        return f"{text}\nThis network has one tower."
+    index, small = np.array([one for one, _ in tests]), sum(p < 0.05 for _, p in tests)
+    spread = f" ± {100 * index.std(ddof=1):.1f}" if len(index) > 1 else ""
+    differ = f"{100 * index.mean():.1f}{spread} points"
+    return (
+        f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by "
+        "more than random halves do (p < 0.05).\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m experiments.towers", description="Measure whether the two towers of conv1 specialise in colour."
+    )
+    parser.add_argument("--run", required=True, type=config_lib.path, metavar="DIR", help="a run directory")
+    parser.add_argument(
+        "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
+    )
+    parser.add_argument("--note", default="", help="a line for the figure, such as `the weights are random`")
+    parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the numbers and the figure")
+    args = parser.parse_args(argv)
+
+    from alexnet_jax import parallel
+    from alexnet_jax.history import plain
+    from alexnet_jax.report.page import write_result
+    from alexnet_jax.report.style import any_script
+    from alexnet_jax.runlog import writing
+    from alexnet_jax.subject import ENSEMBLE, open_networks
+    from experiments.ablate.figures import save
+
+    parallel.start()
+    subject = open_networks(args.run, ENSEMBLE, args.step)
+    if subject.channels != 3:
+        raise UserError(f"{args.run} is for images of {subject.channels} channel(s), which have no colour; choose a run on colour images")
+    found = [measure(np.asarray(kernels)) for kernels in subject.params["conv1"]["kernel"]]
+    towers = subject.model.arch.groups == 2
+    tests = [specialisation(one.colour) for one in found] if towers else []
+    text = table(found, subject.members, tests)
+    text = f"{args.note}\n{text}" if args.note else text
+    record = {
+        "run": str(args.run),
+        "step": int(subject.run.state.step),
+        "networks": {name: one._asdict() for name, one in zip(subject.members, found, strict=True)},
+        "index": [index for index, _ in tests],
+        "p": [p for _, p in tests],
+    }
+    with writing(args.out), any_script():
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "towers.json").write_text(json.dumps(plain(record), indent=1) + "\n")
+        save(towers_figure(found[0], towers, args.note), args.out / "towers")
+        write_result(args.out, text)
+    print(text)
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -149,8 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[tuple[str, ...]] = [("", "linear", f"{NEIGHBOURS} neighbours")]
     rows += [(layer, *(f"{100 * np.mean(of[kind]):.2f} %" for kind in ("linear", "neighbours"))) for layer, of in errors.items()]
     rows.append(("network", f"{100 * np.mean(own):.2f} %", ""))
-    count = len(subject.members)
-    where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), mean of {count} networks"
+    who = f"mean of {len(subject.members)} networks" if len(subject.members) > 1 else subject.members[0]
+    where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), {who}"
     text = f"{where}\n{aligned(rows, '<>')}"
     print(text)
     record = {"run": str(args.run), "step": int(subject.run.state.step), "train": args.train, "test": args.test, "members": subject.members}

@@ -78,6 +78,7 @@ def towers_figure(found: Filters, towers: bool, note: str) -> "Figure":
     halves = {"first tower": slice(count // 2), "second tower": slice(count // 2, None)} if towers else {"filters": slice(None)}
     for (name, half), colour in zip(halves.items(), COLOURS, strict=False):
         axes.plot(100 * found.colour[half], found.selectivity[half], color=colour, marker="o", linestyle="none", alpha=0.8, label=name)
+    axes.axvline(200 / 3, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="random weights")  # two of three colour axes are not grey
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="colour share of the weights (%)", ylabel="orientation selectivity")
     axes.set_title(f"Filters of conv1{f': {note}' if note else ''}", parse_math=False)
     style_axes(axes)
@@ -98,8 +99,8 @@ def table(found: list[Filters], names: list[str], tests: list[tuple[float, float
     spread = f" ± {100 * index.std(ddof=1):.1f}" if len(index) > 1 else ""
     differ = f"{100 * index.mean():.1f}{spread} points"
     return (
-        f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by "
-        "more than random halves do (p < 0.05).\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
+        f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
+        "halves (p < 0.05).\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
     )
 
 

@@ -17,6 +17,7 @@ def subject(untrained_run):
     return open_networks(untrained_run, None, "last")
 
 
+@pytest.mark.slow
 def test_images_excite_their_units_and_stay_pictures(subject):
     units = np.array([1, 4])
     found, values = maximise.maximise(subject, "fc8", units, 0, SETTINGS)

@@ -224,6 +224,7 @@ def test_members_are_explained_at_once_as_alone():
     np.testing.assert_allclose(both[1], second, rtol=1e-4, atol=1e-5 * float(jnp.abs(second).max()))
 
 
+@pytest.mark.slow
 def test_occluding_the_digit_lowers_its_class_and_the_blank_half_does_nothing():
     """A network that is trained on halves of digits, left or right; the other half is the mean, 0."""
     arch = dataclasses.replace(SMALL, width=0.06, lrn=False)

@@ -2,12 +2,15 @@
 
 import shutil
 
+import pytest
+
 from alexnet_jax import data, metrics, run
 from alexnet_jax import evaluate as evaluate_lib
 from alexnet_jax.report.page import drawings
 from experiments.report import explained
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_has_no_mistakes(untrained_run, monkeypatch):
     monkeypatch.setattr(explained, "SAMPLE", 64)
     sections = explained.explained_sections(untrained_run)

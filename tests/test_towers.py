@@ -60,7 +60,7 @@ def colour_run(workdir, groups):
         checkpoints.wait()
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_command(tmp_path, capsys, groups):
     colour_run(tmp_path / "run", groups)
     main(["--run", str(tmp_path / "run"), "--note", "the weights are random", "--out", str(tmp_path / "out")])

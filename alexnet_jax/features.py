@@ -8,7 +8,8 @@ The file holds:
     conv1 ... fc8    (members, examples, height, width, filters) or (members, examples, units): the layers' outputs, after their ReLUs;
                      fc8 are the logits
     label, index     int32 (examples,): the class, and the place in the split
-    members, classes, about    the names, and what this is: arrays in an npz, metadata in a safetensors file
+    members, classes, outputs, about    the networks' names, the names of the labels and of fc8's outputs, and what this is: arrays in an
+                     npz, metadata in a safetensors file
 
 The networks are those of evaluation: the centre crop, no dropout. Memory holds a batch. A command that was stopped goes on where it was,
 with the file OUT.part. experiments.probe and experiments.similarity call `batches`:
@@ -162,7 +163,7 @@ class Store:
             for array in self.arrays.values():
                 array.flush()
             if self.path.suffix == ".npz":
-                lists = {name: np.array(json.loads(self.about[name])) for name in ("members", "classes")}
+                lists = {name: np.array(json.loads(self.about[name])) for name in ("members", "classes", "outputs")}
                 np.savez(self.path, about=self.about["about"], **lists, **self.arrays)  # type: ignore[arg-type]
                 self.part.unlink()
             else:
@@ -211,6 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     about = {
         "members": json.dumps(subject.members),
         "classes": json.dumps(dataset.classes),
+        "outputs": json.dumps(subject.run.classes),
         "about": f"Outputs of {', '.join(layers)} after their activations (fc8: logits), of {networks}, for {dataset.name}, {args.split}: "
         f"centre crop of {subject.model.arch.input_size} pixels, no dropout. Axes: member, example, then height, width, filter or unit.",
     }

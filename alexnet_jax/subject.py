@@ -133,6 +133,18 @@ def open_dataset(subject: Subject, data_dir: Path | None) -> data.Dataset:
     return dataset
 
 
+def in_order(subject: Subject, dataset: data.Dataset) -> Subject:
+    """The subject with its last layer in the order of a dataset's classes.
+
+    Raises:
+      UserError: the run has other classes, or has no names for them.
+    """
+    loaded = run.in_order(subject.run, dataset.name, dataset.classes)
+    chosen = [loaded.network.member_names.index(member) for member in subject.members]
+    params = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], loaded.state.params)
+    return subject._replace(run=loaded, params=params, labels=dataset.labels)
+
+
 def layer_range(text: str) -> list[str]:
     """`conv3` or `conv1..conv5` as the names of layers.
 

@@ -129,13 +129,14 @@ def main(argv: list[str] | None = None) -> None:
     from alexnet_jax.report.page import write_result
     from alexnet_jax.report.style import any_script
     from alexnet_jax.runlog import writing
-    from alexnet_jax.subject import ENSEMBLE, layer_range, open_dataset, open_networks
+    from alexnet_jax.subject import ENSEMBLE, in_order, layer_range, open_dataset, open_networks
     from experiments.ablate.figures import save
 
     parallel.start()
     layers = layer_range(args.layers)
     subject = open_networks(args.run, ENSEMBLE if args.member == "all" else args.member, args.step)
     dataset = open_dataset(subject, args.data_dir)
+    subject = in_order(subject, dataset)
     if args.train == "train[:2000]":
         size = min(2000, dataset.split_sizes.get(subject.run.config.data.train_split, 0))
         args.train = f"{subject.run.config.data.train_split}[:{size}]"

@@ -1,9 +1,12 @@
 """How alike networks are: CKA is its formula, filters are matched, pairs are counted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.subject import in_order, open_dataset, open_networks
 from experiments.similarity import cka, diversity, filters
 from experiments.similarity.__main__ import main
 
@@ -94,6 +97,17 @@ def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, caps
     assert "Networks of run and of run at step 0 are most alike in fc6 (CKA 1.00)" in out  # they are one network
     assert "matched one to one" in out
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
+
+
+def test_the_last_layer_is_in_the_order_of_the_datasets_classes(untrained_run):
+    subject = open_networks(untrained_run, "1", "last")
+    dataset = open_dataset(subject, None)
+    other = dataclasses.replace(dataset, classes=dataset.classes[::-1])
+    turned = in_order(subject, other)
+    np.testing.assert_array_equal(turned.params["fc8"]["kernel"], subject.params["fc8"]["kernel"][..., ::-1])
+    np.testing.assert_array_equal(turned.params["fc7"]["kernel"], subject.params["fc7"]["kernel"])
+    with pytest.raises(UserError, match="knows other classes than the dataset digits"):
+        in_order(subject, dataclasses.replace(dataset, classes=tuple("abcdefghij")))
 
 
 @pytest.mark.parametrize(

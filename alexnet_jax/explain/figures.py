@@ -55,8 +55,7 @@ def enlarged(picture: np.ndarray, least: int = 224) -> np.ndarray:
 
 def panels_figure(panels: Sequence[tuple[str, np.ndarray]], note: str) -> "Figure":
     """Pictures with their names below, the first in bold; above them the note, if there is one."""
-    columns = min(COLUMNS, len(panels))
-    figure, cells, side = grid(-(-len(panels) // columns), columns, lines=1, above=NOTE * bool(note))
+    figure, cells, side = grid(-(-len(panels) // COLUMNS), COLUMNS, lines=1, above=NOTE * bool(note))
     _write_note(figure, note)
     for axes, (name, picture) in zip(cells.flat, panels, strict=False):
         show_picture(axes, picture, side)

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel
-    from alexnet_jax.subject import ENSEMBLE, open_dataset, open_networks
+    from alexnet_jax.subject import ENSEMBLE, in_order, open_dataset, open_networks
     from experiments.lrn import report
     from experiments.lrn.changes import all_changes, errors, retrained
     from experiments.lrn.measure import measure
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     parallel.start()
     subject = open_networks(args.run, ENSEMBLE, args.step)
     dataset = open_dataset(subject, args.data_dir)
+    subject = in_order(subject, dataset)
     source, changes = dataset.source(args.split), all_changes(subject)
     layers = measure(subject, source)
     at_once, after = [errors(subject, source, change) for change in changes], None

@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 from alexnet_jax.features import batches
 from alexnet_jax.model.alexnet import LAST
-from alexnet_jax.subject import ENSEMBLE, Subject, open_dataset, open_networks
+from alexnet_jax.subject import ENSEMBLE, Subject, in_order, open_dataset, open_networks
 from experiments.similarity import cka, diversity, filters
 
 BATCH = 250  # examples in a minibatch of CKA, or all there are
@@ -71,12 +71,15 @@ def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path |
     """Compare the networks of all groups on one split of their dataset.
 
     Raises:
-      UserError: the groups are of different datasets, or the split is too small.
+      UserError: the groups are of different datasets, a network has other classes, or the split is too small.
     """
     datasets = [open_dataset(group.subject, data_dir) for group in groups]
     for group, dataset in zip(groups, datasets, strict=True):
-        if (dataset.name, dataset.classes) != (datasets[0].name, datasets[0].classes) or group.subject.run.classes != dataset.classes:
-            raise UserError(f"{group.name} and {groups[0].name} are not of one dataset and its classes in one order")
+        if (dataset.name, dataset.classes) != (datasets[0].name, datasets[0].classes):
+            raise UserError(
+                f"{groups[0].name} is of the dataset {datasets[0].name}, {group.name} of {dataset.name}; compare runs of one dataset"
+            )
+    groups = [group._replace(subject=in_order(group.subject, dataset)) for group, dataset in zip(groups, datasets, strict=True)]
     sources = [dataset.source(split) for dataset in datasets]
     if len(sources[0]) < cka.LEAST:
         raise UserError(f"{split} holds {len(sources[0])} images; comparing takes at least {cka.LEAST}")

@@ -112,6 +112,6 @@ def test_error_by_depth_of_a_run(untrained_run, tmp_path, capsys):
     probe.main(["--run", str(untrained_run), "--layers", "fc6..fc7", "--train", "train[:80]", "--member", "0", "--out", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == ["pixels", "fc6", "fc7", "network"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["probe.json", "probe.png", "probe.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["probe.json", "probe.png", "probe.svg", "result.txt"]
     with pytest.raises(UserError, match="are of one split; measure on images that were not fitted"):
         probe.main(["--run", str(untrained_run), "--train", "test[:80]", "--out", str(tmp_path)])

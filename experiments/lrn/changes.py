@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax import config as config_lib
 from alexnet_jax import data, history, metrics, parallel, turns
 from alexnet_jax.data import Examples
 from alexnet_jax.errors import UserError
@@ -69,12 +70,16 @@ def retrained(subject: Subject, change: Change, epochs: float, rate: float, data
     The run is in OUT/NAME; a finished one is only read.
 
     Raises:
-      UserError: the subject isn't the whole run, the training was stopped, or as `train`.
+      UserError: the subject isn't the whole run, another version of the project made it, the training was stopped, or as `train`.
     """
     from alexnet_jax.train.loop import train
+    from configs import imagenet
 
     if len(subject.members) < subject.run.network.hyper.members:
         raise UserError(f"some members of {subject.run.workdir} have diverged, so it can't be trained on; leave --retrain out")
+    if missing := config_lib.flat(imagenet.get_config()).keys() - config_lib.flat(subject.run.config).keys():
+        named = f"{subject.run.workdir} was made by another version of this project"
+        raise UserError(f"{named}: its config has no {', '.join(sorted(missing))}; leave --retrain out")
     workdir = out / change.name
     config = subject.run.config.copy_and_resolve_references().unlock()
     rows = [{field: np.asarray(leaf)[m].item() for field, leaf in vars(change.hyper).items()} for m in range(len(subject.members))]

@@ -125,7 +125,7 @@ def _join(x: jax.Array, axis: int, place: int, step: int, length: int, before: i
     blocks = -(-x.shape[place] // step)
     x = _pad(x, place, 0, blocks * step - x.shape[place])
     parts = [lax.slice_in_dim(x, block * step, (block + 1) * step, 1, place) for block in range(blocks)]
-    x = sum(_pad(part, axis, block, blocks - 1 - block) for block, part in enumerate(parts))
+    x = functools.reduce(jnp.add, [_pad(part, axis, block, blocks - 1 - block) for block, part in enumerate(parts)])
     x = jnp.moveaxis(x, place, axis)  # the tiles' axis is now the one before
     x = x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])
     return _pad(x, axis - 1, -before, before + length - x.shape[axis - 1])

@@ -98,14 +98,23 @@ _winograd.defvjp(_forward, _backward)
 
 
 def _along(axis: int, matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """Multiply the first axis of x, or the second, by a matrix.
+    """Multiply an axis of x by a matrix. The axes before it are batch axes; under `vmap` that of the members is one more of these.
 
     This is a matrix product, not a sum of slices: XLA would compute such an inner sum again for every outer one.
     """
-    batch = x.shape[:axis]
-    matrices = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (*batch, *matrix.shape))
-    product = jnp.matmul(matrices, x.reshape(*batch, x.shape[axis], -1), precision=lax.Precision.HIGHEST)
-    return product.reshape(*batch, len(matrix), *x.shape[axis + 1 :])
+
+    @jax.custom_batching.custom_vmap
+    def along(x):
+        batch = x.shape[:axis]
+        matrices = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (*batch, *matrix.shape))
+        product = jnp.matmul(matrices, x.reshape(*batch, x.shape[axis], -1), precision=lax.Precision.HIGHEST)
+        return product.reshape(*batch, len(matrix), *x.shape[axis + 1 :])
+
+    @along.def_vmap
+    def rule(_, in_batched, x):  # JAX's own rule would move the members' axis, and so copy x
+        return _along(axis + 1, matrix, x), True
+
+    return along(x)
 
 
 def _cut(x: jax.Array, axis: int, place: int, size: int, step: int, tiles: int, before: int = 0) -> jax.Array:

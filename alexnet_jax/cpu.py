@@ -16,9 +16,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
 # XLA allocates a program's memory anew at every step. By itself, glibc gives such large blocks back to the system, and then the next step
-# waits for each of their pages again. Here it keeps what is freed: no block is a mapping of its own, the end of the heap isn't given
-# back, and all threads share one heap. The numbers are those of glibc's malloc.h, for mallopt(3).
-_KEEP_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
+# waits for each of their pages again. Here it keeps what is freed: no block is a mapping of its own, and the end of the heap isn't given
+# back. Other threads keep heaps of their own: their small blocks would split the large ones, and a process could need twice the memory.
+# The numbers are those of glibc's malloc.h, for mallopt(3).
+_KEEP_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 
 def prepare() -> None:

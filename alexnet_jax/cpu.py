@@ -3,8 +3,10 @@
 `parallel.start` calls `prepare` before the first computation; state.py and model/dense.py use the others.
 """
 
+import ctypes
 import importlib.util
 import os
+import platform
 
 import jax
 from jax import lax
@@ -13,9 +15,11 @@ from jax.experimental.layout import Layout, with_layout_constraint
 # XLA's default puts convolutions into YNNPACK, where they are slower than in Eigen: compare with this flag at INDIVIDUAL_CONVOLUTION.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
-# XLA allocates a program's memory anew at every step; with huge pages that costs hardly any page faults. glibc (2.35 and later) reads this
-# when a process starts, so the one who starts the process has to set it.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# XLA allocates a program's memory anew at every step. By itself, glibc gives such large blocks back to the system, and then the next step
+# waits for each of their pages again. Here it keeps what is freed: no block is a mapping of its own, and the end of the heap isn't given
+# back. Other threads keep heaps of their own: their small blocks would split the large ones, and a process could need twice the memory.
+# The numbers are those of glibc's malloc.h, for mallopt(3).
+_KEEP_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 
 def prepare() -> None:
@@ -27,6 +31,9 @@ def prepare() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _NO_YNNPACK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNNPACK}".strip()
+    if platform.libc_ver()[0] == "glibc" and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        for parameter, value in _KEEP_MEMORY.values():
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def quick_to_compile() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A command that compares every variant with an independent PyTorch network of the same weights: logits and gradients.
+"""A command that compares every variant, in both forms of its convolutions, with an independent PyTorch network of the same weights.
 
     pip install -e ".[peers]"
     python -m experiments.parity                   all variants
@@ -17,6 +17,7 @@ large error in every draw.
 """
 
 import argparse
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ TOLERANCE = 1e-4  # two float32 sums of the same ten thousand terms in different
 # through.
 ACCELERATOR_TOLERANCE = 3e-3
 IMAGES, DRAWS = 2, 8
-COLUMNS = {"variant": "<20", "logits": "8.1e", "gradients": "10.1e", "worst at": "18", "draws": "5d"}
+COLUMNS = {"variant": "<20", "conv_form": "<10", "logits": "8.1e", "gradients": "10.1e", "worst at": "18", "draws": "5d"}
 
 
 class Parity(NamedTuple):
@@ -53,7 +54,9 @@ class Parity(NamedTuple):
         return self.logits < TOLERANCE and self.gradients[self.worst] < gradient_tolerance()
 
 
-def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int = 3, module: Any = None) -> Parity:
+def compare(
+    variant: str, width: float = 1.0, classes: int = 1000, channels: int = 3, module: Any = None, conv_form: str = "direct"
+) -> Parity:
     """Compare a variant with PyTorch. Draws new images until the two agree, at most `DRAWS` times.
 
     Args:
@@ -62,6 +65,7 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
       classes: number of outputs of the last layer.
       channels: number of channels of the images.
       module: a PyTorch network with torchvision's parameter names, to compare with instead of torch_alexnet's.
+      conv_form: how our network computes its convolutions, see model/conv.py.
     """
     import jax
     import torch
@@ -76,7 +80,7 @@ def compare(variant: str, width: float = 1.0, classes: int = 1000, channels: int
     from experiments.peers import torch_alexnet
 
     section = model_config(variant)
-    section.width *= width
+    section.update({"width": section.width * width, "conv_form": conv_form})
     model = AlexNet(architecture(section), classes)
     hyper = Hyper(lrn_k=section.lrn_k, lrn_alpha=section.lrn_alpha, lrn_beta=section.lrn_beta)
     shape = (IMAGES, model.arch.input_size, model.arch.input_size, channels)
@@ -176,11 +180,18 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(("owt of torchvision", "owt", own))
     print(heading_line(COLUMNS))
     agree = True
-    for name, variant, module in rows:
-        parity = compare(variant, module=module)
+    for (name, variant, module), form in itertools.product(rows, ("direct", "winograd")):
+        parity = compare(variant, module=module, conv_form=form)
         agree &= parity.agrees
         worst = parity.gradients[parity.worst]
-        values = {"variant": name, "logits": parity.logits, "gradients": worst, "worst_at": parity.worst, "draws": parity.draws}
+        values = {
+            "variant": name,
+            "conv_form": form,
+            "logits": parity.logits,
+            "gradients": worst,
+            "worst_at": parity.worst,
+            "draws": parity.draws,
+        }
         print(row_line(COLUMNS, values), flush=True)
     bounds = f"{TOLERANCE:.0e} (logits) and {gradient_tolerance():.0e} (gradients)"
     print(f"relative errors, {'all' if agree else 'NOT all'} below {bounds}")

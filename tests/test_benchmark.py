@@ -181,7 +181,7 @@ def test_flops_are_those_of_the_network_table(variant):
     assert 2.5 < step_flops(*of) / forward_flops(*of) < 3
 
 
-@pytest.mark.parametrize(("form", "count"), [("grouped", 14), ("unroll", 0)])  # forward and both gradients, but the image's own
+@pytest.mark.parametrize(("form", "count"), [("grouped", 14), ("direct", 0)])  # forward and both gradients, but the image's own
 def test_the_plain_form_is_grouped(form, count):
     model, images, keys = ours.network("small", 0.04, conv_form=form), np.zeros((3, 2, 28, 28, 1)), jax.random.split(jax.random.key(0), 3)
     params = jax.eval_shape(jax.vmap(lambda key: model.init(key, images[0], Hyper())["params"]), keys)

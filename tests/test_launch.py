@@ -58,18 +58,6 @@ def programs(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("mine", "seen"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0")])
-def test_trainings_get_huge_pages_unless_the_user_says_otherwise(programs, monkeypatch, mine, seen):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if mine:
-        monkeypatch.setenv("GLIBC_TUNABLES", mine)
-    monkeypatch.setattr(task_lib, "command", lambda _: [sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"])
-    task = Task(programs("a")[0])
-    task.start()
-    assert task.process.wait() == 0
-    assert (task.program.directory / LOG).read_text() == f"{seen}\n"
-
-
 def launch(programs, *args, steps=10, **options):
     costs = {program.directory: Cost(steps, 1e9 * program.members, "float32") for program in programs}
     return launch_lib.launch(programs, costs, *args, **options)

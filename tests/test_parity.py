@@ -13,19 +13,22 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `peers`")
 
 
 @pytest.mark.accelerator
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_narrow_networks_agree(variant):
+@pytest.mark.parametrize(
+    ("variant", "form"), [*((variant, "direct") for variant in VARIANTS), ("one_tower", "winograd"), ("paper", "winograd")]
+)
+def test_narrow_networks_agree(variant, form):
     width = {"small": 0.5}.get(variant, 0.125)
-    result = parity.compare(variant, width=width, classes=12)
+    result = parity.compare(variant, width=width, classes=12, conv_form=form)
     assert result.logits < 1e-4, result
     assert result.gradients[result.worst] < parity.gradient_tolerance(), result
     assert len(result.gradients) == 16
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["direct", "winograd"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_whole_networks_agree(variant):
-    result = parity.compare(variant)
+def test_whole_networks_agree(variant, form):
+    result = parity.compare(variant, conv_form=form)
     assert result.agrees, result
 
 

@@ -98,17 +98,25 @@ def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained)
     assert not re.findall(r"callback|infeed|outfeed|\bsend\(|\brecv\(", trained.program.compiled.as_text())
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_the_one_tower_networks_step_computes_nothing_twice(members):
+@pytest.mark.parametrize(
+    ("form", "members", "convolutions", "products"),
+    [
+        ("direct", 1, CONVOLUTIONS, PRODUCTS),
+        ("direct", 3, 3 * CONVOLUTIONS, PRODUCTS),
+        # On a CPU the stem alone is XLA's. Each of the others is, for any number of members, 3 products and 12 transforms.
+        ("auto", 3, 3 * 2, PRODUCTS + 4 * (3 + 12)),
+    ],
+)
+def test_the_one_tower_networks_step_computes_nothing_twice(form, members, convolutions, products):
     """Lowered, not compiled: as many convolutions and matrix products as the derivative needs, and no grouped convolution."""
-    model, optimizer = AlexNet(architecture(model_config("one_tower")), 1000), partial(make_optimizer, rule="paper")
+    model, optimizer = AlexNet(network("one_tower", conv_form=form), 1000), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(3, np.float32), np.float32(74), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
     state = abstract_state(model, optimizer, members_of(f"seeds={members}"), 3)
     batch = parallel.shard(data.blank_batch(128, (256, 256, 3)))
     text = parallel.over_devices_train(step).lower(state, controls_of(f"seeds={members}"), batch).as_text()
-    assert text.count("stablehlo.convolution") == members * CONVOLUTIONS
-    assert text.count("stablehlo.dot_general") == PRODUCTS + 2  # and PCA colour's, and the coordinates of the augmentation's
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == products + 2  # and PCA colour's, and the coordinates of the augmentation's
     assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) == {"1"}
 
 
@@ -119,9 +127,15 @@ def test_rematerialisation_takes_less_memory_for_more_work():
     assert 1.2 < lean.cost_analysis()["flops"] / plain.cost_analysis()["flops"] < 1.4
 
 
+def network(variant, **changes):
+    section = model_config(variant)
+    section.update(changes)
+    return architecture(section)
+
+
 def compiled_for_one_device(members, remat=False):
     """XLA plans the same operations in the same memory, to a millionth, whether it then optimises much or little (conftest.py)."""
-    model, optimizer = AlexNet(architecture(model_config("small")), 10, remat), partial(make_optimizer, rule="paper")
+    model, optimizer = AlexNet(network("small", conv_form="direct"), 10, remat), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.float32(74), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
     state = abstract_state(model, optimizer, members_of(f"seeds={members}"), 1)

@@ -2,6 +2,7 @@
 
 alexnet.py     AlexNet as a Flax module, and its variants
 conv.py        convolution and max-pooling under a member axis
+winograd.py    convolution with fewer multiplications
 dense.py       the matrix product of a dense layer
 lrn.py         local response normalisation
 remat.py       less memory for more time: what a gradient needs is computed again

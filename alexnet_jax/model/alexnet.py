@@ -73,7 +73,7 @@ class Architecture:
     # This is subtracted from 0-255 pixels, one number per channel. Empty: the mean of the dataset's training pixels.
     pixel_mean: tuple[float, ...] = ()
     dtype: str = "float32"  # of activations and products; parameters and sums stay float32
-    conv_form: str = "unroll"  # unroll | grouped: what a convolution becomes under the member axis, see conv.py
+    conv_form: str = "auto"  # auto | direct | winograd | grouped: how convolutions are computed, see conv.py
 
     def __post_init__(self):
         for field, choices in CHOICES.items():

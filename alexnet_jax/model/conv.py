@@ -11,9 +11,12 @@ unrolls into M convolutions, for the value and for both gradients; each gives bi
 members doesn't help: inside a loop, XLA's CPU convolutions use one thread. The unrolled program grows with M, so more than a few members
 train in turn (turns.py).
 
+On CPUs, large convolutions take Winograd's form (winograd.py) instead, which is up to three times faster; `winograd_tile` says which.
+
 XLA's own gradient of max-pooling (select-and-scatter) would be the slowest operation of the network on CPUs: 10 times slower than this one.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -22,10 +25,40 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Padding = tuple[int, int]
+from alexnet_jax.model.winograd import Padding, winograd
 
-# What a convolution becomes under a member axis: M convolutions, or XLA's own rule, one convolution of M groups.
-FORMS = ("unroll", "grouped")
+# auto      `winograd_tile` chooses between the next two
+# direct    XLA's convolution; under a member axis M of them
+# winograd  winograd.py, wherever the stride is 1
+# grouped   XLA's convolution; under a member axis one of M groups, which is XLA's own rule
+FORMS = ("auto", "direct", "winograd", "grouped")
+
+# On CPUs, F(m, r) is used up to tiles of m + r - 1 = 8 inputs. Larger ones need points whose powers differ too much for float32.
+_LARGEST_TILE = 8
+# Measured on two cores of an AMD EPYC, value and both gradients. With fewer tiles than this, the kernel's transform costs as much as they
+# save. With fewer channels or filters, the products are slow, and a layer gains less than a third.
+_LEAST_TILES, _LEAST_CHANNELS, _LEAST_FILTERS = 64, 24, 64
+
+
+def winograd_tile(form: str, x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> int:
+    """The m of Winograd's F(m, r) with which a layer is computed; 0 where XLA's convolution is.
+
+    With `auto` that is a matter of the device, the dtype and the shapes: GPUs and TPUs have libraries with a choice of their own. Of the
+    possible m it takes the one with the fewest multiplications, counting what the last tile of a row computes in vain.
+    """
+    (images, *size, _), (taps, _, channels, filters) = x.shape, kernel.shape
+    size = [length + sum(padding) - taps + 1 for length in size]
+
+    def tiles(m: int) -> int:
+        return math.prod(-(-length // m) for length in size)
+
+    possible = range(2, _LARGEST_TILE - taps + 2)
+    if form in ("direct", "grouped") or stride != 1 or taps == 1 or not possible:
+        return 0
+    best = min(possible, key=lambda m: tiles(m) * (m + taps - 1) ** 2)
+    large = images * tiles(best) >= _LEAST_TILES and channels >= _LEAST_CHANNELS and filters // groups >= _LEAST_FILTERS
+    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and large
+    return best if form == "winograd" or fast else 0
 
 
 def _over_members(function: Callable, form: str) -> Callable:
@@ -44,20 +77,27 @@ def _over_members(function: Callable, form: str) -> Callable:
     return batched
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def conv(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "size size channels_per_group filters"],
     stride: int,
     padding: Padding,
     groups: int = 1,
-    form: str = "unroll",
+    form: str = "auto",
 ) -> Float[Array, "batch out_height out_width filters"]:
     """2-D convolution (cross-correlation, as everywhere in deep learning) with square kernels and equal zero padding in height and width.
 
-    `padding` is (before, after): (0, 3) pads only at the right and the bottom, as the 2012 code did. `form`, one of `FORMS`, is what `vmap`
-    turns it into.
+    `padding` is (before, after): (0, 3) pads only at the right and the bottom, as the 2012 code did. `form` is one of
+    `FORMS`.
     """
+    tile = winograd_tile(form, x, kernel, stride, padding, groups)
+    if tile:
+        return winograd(x, kernel, padding, groups, tile)
+    return _direct(x, kernel, stride, padding, groups, form)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _direct(x, kernel, stride, padding, groups, form):
     return _over_members(_plain_conv(stride, padding, groups), form)(x, kernel)
 
 
@@ -70,11 +110,11 @@ def _plain_conv(stride: int, padding: Padding, groups: int) -> Callable:
     return plain_conv
 
 
-def _conv_forward(x, kernel, stride, padding, groups, form):
-    return conv(x, kernel, stride, padding, groups, form), (x, kernel)
+def _direct_forward(x, kernel, stride, padding, groups, form):
+    return _direct(x, kernel, stride, padding, groups, form), (x, kernel)
 
 
-def _conv_backward(stride, padding, groups, form, residuals, gradient):
+def _direct_backward(stride, padding, groups, form, residuals, gradient):
     x, kernel = residuals
     plain = _plain_conv(stride, padding, groups)
 
@@ -87,7 +127,7 @@ def _conv_backward(stride, padding, groups, form, residuals, gradient):
     return _over_members(input_gradient, form)(kernel, gradient), _over_members(kernel_gradient, form)(x, gradient)
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+_direct.defvjp(_direct_forward, _direct_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -242,7 +242,8 @@ def write_stablehlo(path: Path, weights: Weights) -> str:
 
     network, networks = weights.networks()
     params, hyper = jax.tree.map(jnp.asarray, (networks.params, networks.hyper))
-    log_probs = make_log_probs(network.model, weights.dataset.stats)
+    everywhere = dataclasses.replace(network.model.arch, conv_form="direct")  # not as on this device
+    log_probs = make_log_probs(network.model.clone(arch=everywhere), weights.dataset.stats)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *weights.dataset.image_shape), np.uint8)
     exported = jax.export.export(jax.jit(lambda images: log_probs(params, hyper, images)[0]), platforms=("cpu", "cuda", "tpu"))(images)

@@ -17,7 +17,6 @@ import sys
 import time
 from typing import Any
 
-from alexnet_jax.cpu import HUGE_PAGES
 from alexnet_jax.history import Follower
 from alexnet_jax.runlog import writing
 from experiments.launch.points import Program
@@ -66,7 +65,7 @@ class Task:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**HUGE_PAGES, **os.environ, **self._environment},
+                env={**os.environ, **self._environment},
                 start_new_session=True,
             )
 

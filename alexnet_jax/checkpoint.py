@@ -63,7 +63,11 @@ class DiskError(UserError):
 
 
 class Damaged(UserError):
-    """A checkpoint that can't be read, or isn't what was saved."""
+    """A checkpoint that can't be read, or isn't what was saved; `fault` says which and why, the message also what to do."""
+
+    def __init__(self, where: Path, why: str) -> None:
+        self.fault = f"checkpoint {where} is damaged ({why})"
+        super().__init__(f"{self.fault}; move it away to go on from an earlier one")
 
 
 class Checkpoints:
@@ -229,10 +233,9 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
       UserError: what was saved has another shape.
     """
     where = (Path(workdir) / FOLDER / str(step)).absolute()
-    advice = "move it away to go on from an earlier one"
     record = _read_record(where)
     if record is None:
-        raise Damaged(f"checkpoint {where} is damaged (its record can't be read, or doesn't have its checksum); {advice}")
+        raise Damaged(where, "its record can't be read, or doesn't have its checksum")
     wanted = {name: _restore_args(template) for name, template in templates.items()}
     _let_late_calls_fail()
     try:
@@ -240,11 +243,11 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
             restored = reader.restore(where, args=ocp.args.Composite(**wanted))
         trees = {name: restored[name] for name in templates}
     except Exception as error:  # orbax, tensorstore and json each have their own
-        raise Damaged(f"checkpoint {where} is damaged ({_reason(error)}); {advice}") from error
+        raise Damaged(where, _reason(error)) from error
     for name, template in templates.items():
         _check_shapes(trees[name], template, where)
         if changed := _changed(trees[name], record["checksums"][name]):
-            raise Damaged(f"checkpoint {where} is damaged ({name}{changed} doesn't have its checksum); {advice}")
+            raise Damaged(where, f"{name}{changed} doesn't have its checksum")
     return Found(step, trees, record)
 
 

@@ -162,8 +162,8 @@ class Loop:
                 return checkpoint.restore(workdir, step, templates), warnings
             except Damaged as error:
                 if step == have[0]:
-                    raise UserError(f"none of {workdir}'s checkpoints can be read; {error}") from None
-                warnings.append(f"{error}; it is now {self.checkpoints.set_aside(step).name}, and the run goes on from an older one")
+                    raise UserError(f"none of {workdir}'s checkpoints can be read; {error.fault}") from None
+                warnings.append(f"{error.fault}; it is now {self.checkpoints.set_aside(step).name}, and the run goes on from an older one")
         return None, warnings
 
     @cached_property

@@ -3,6 +3,7 @@
 # make lint     the first half of it: format, lint, types
 # make test-slow    the tests that take minutes
 # make test-newest  some tests with the newest JAX, on Python 3.14, 3.13 or 3.12, in an environment of its own
+# make notebook     execute docs/alexnet_notebook.py and write docs/alexnet.ipynb
 # make format   let ruff format and fix what it can
 
 PYTHON ?= python3
@@ -33,6 +34,9 @@ test-newest:
 test-marked: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'newest and not slow'
 
+notebook: $(VENV)/.dev
+	$(BIN)/python docs/make_notebook.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -47,4 +51,4 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: train test lint test-slow test-newest test-marked format
+.PHONY: train test lint test-slow test-newest test-marked notebook format

@@ -73,15 +73,20 @@ class Damaged(UserError):
 class Checkpoints:
     """The checkpoints that a training process writes; a context manager that waits for the last write. Saves run in the background.
 
-    Only the process that holds the run's lock may make one: what killed saves left behind is deleted.
+    Only the process that holds the run's lock may write: what killed saves left behind is deleted. With `write=False`, as in every process
+    except the first, there is nothing but the directory's name.
     """
 
-    def __init__(self, workdir: str | Path) -> None:
-        self.directory = Path(workdir).absolute() / FOLDER
+    def __init__(self, workdir: str | Path, write: bool = True) -> None:
+        self.directory, self._write = Path(workdir).absolute() / FOLDER, write
         self._policy = _Kept()
         self._saving: tuple[int, float] | None = None  # the step that is being written, since when
+        if not write:
+            return
         _let_late_calls_fail()
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, create=True, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, create=False, cleanup_tmp_directories=True, multiprocessing_options=_this_process()
+        )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             _put_back(self.directory)
@@ -94,6 +99,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._write:
+            return
         try:
             self._manager.close()
         except (OSError, ValueError) as error:  # a save in the background
@@ -134,13 +141,18 @@ class Checkpoints:
             raise self._refused(error) from None
         return self.directory / str(step)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether `poll` has something to say."""
+        return self._saving is not None and not self._manager.is_saving_in_progress()
+
     def poll(self) -> "Saved | None":
         """The save that has come to its end since the last look.
 
         Raises:
           DiskError: it failed. Earlier checkpoints stay whole.
         """
-        if self._saving is None or self._manager.is_saving_in_progress():
+        if self._saving is None or not self.has_ended:
             return None
         (step, started), self._saving = self._saving, None
         path = self.directory / str(step)
@@ -239,7 +251,8 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
     wanted = {name: _restore_args(template) for name, template in templates.items()}
     _let_late_calls_fail()
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=_this_process()))
+        with ocp.Checkpointer(handler, multiprocessing_options=_this_process()) as reader:
             restored = reader.restore(where, args=ocp.args.Composite(**wanted))
         trees = {name: restored[name] for name in templates}
     except Exception as error:  # orbax, tensorstore and json each have their own
@@ -249,6 +262,12 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
         if changed := _changed(trees[name], record["checksums"][name]):
             raise Damaged(where, f"{name}{changed} doesn't have its checksum")
     return Found(step, trees, record)
+
+
+def _this_process() -> Any:
+    """For orbax, which otherwise waits for the other processes: one writes and reads what all have."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
 
 
 def _let_late_calls_fail() -> None:

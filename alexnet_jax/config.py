@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
 
-SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "eval")  # in the order of the pipeline
+SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "parallel", "eval")  # in the order of the pipeline
 Value = bool | int | float | str | tuple
 _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 

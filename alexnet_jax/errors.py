@@ -121,6 +121,19 @@ def _silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def in_a_line(error: BaseException) -> str | None:
+    """What a person is told of a mistake, of a file that the system refuses or of a full memory; None of what needs its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # the text of JaxRuntimeError; JAX is not imported here
+        return str(_full("a device", error))
+    if isinstance(error, MemoryError):
+        return str(_full("the machine", error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(UserError(f"{error.filename}: {error.strerror}"))
+    return None
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code.
 
@@ -133,26 +146,15 @@ def run_cli(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
-    except UserError as error:
-        say(f"error: {error}", sys.stderr)
-        code = 1
     except KeyboardInterrupt:
         say("interrupted", sys.stderr)
         code = 130  # 128 + SIGINT, the convention of shells
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # the text of JaxRuntimeError; JAX is not imported here
-            raise
-        say(f"error: {_full('a device', error)}", sys.stderr)
-        code = 1
-    except MemoryError as error:
-        say(f"error: {_full('the machine', error)}", sys.stderr)
-        code = 1
     except BrokenPipeError:  # `... | head`
         code = 1
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if (line := in_a_line(error)) is None:
             raise
-        say(f"error: {UserError(f'{error.filename}: {error.strerror}')}", sys.stderr)
+        say(f"error: {line}", sys.stderr)
         code = 1
     finally:
         if sys.unraisablehook is _interrupt_again:  # a test may go on after a command

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import classes
+from alexnet_jax import classes, cluster
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
@@ -53,7 +53,7 @@ def predict_run(
       UserError: the run can't be loaded, its classes are not those of the dataset, its dataset has changed, or the devices can't share
         `batch_size` evenly.
     """
-    from alexnet_jax import data, parallel, run, turns
+    from alexnet_jax import data, exchange, parallel, run, turns
     from alexnet_jax.model.forward import make_log_probs
 
     loaded = run.load(workdir, step)
@@ -66,7 +66,7 @@ def predict_run(
             raise UserError(f"--classes {classes_file}: {workdir} has names for its classes, as {loaded.classes[0]!r}; leave it out")
         loaded = loaded._replace(classes=classes.read(classes_file, len(loaded.classes)))
     loaded = run.in_order(loaded, dataset.name, dataset.classes, same_order)
-    stored = tuple(run.read_config(workdir)["dataset"]["image_shape"])
+    stored = exchange.first_says(lambda: tuple(run.read_config(workdir)["dataset"]["image_shape"]))
     if dataset.image_shape != stored:
         raise UserError(
             f"{workdir} was trained on images of {_by(stored)}, the dataset {dataset.name} now has {_by(dataset.image_shape)}; "
@@ -82,7 +82,9 @@ def predict_run(
     in_turn = turns.plan(loaded.network.hyper.members, loaded.config.train.members_per_program)
     predictions = predict_split(
         turns.predictor(log_probs, in_turn, turns.place(loaded.state.params, in_turn), turns.place(loaded.state.hyper, in_turn)),
-        data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads),
+        parallel.whole_but_images(
+            data.eval_batches(source, batch_size=batch_size, threads=loaded.config.data.threads, process=exchange.process())
+        ),
         len(source),
         loaded.network.member_names,
     )
@@ -163,19 +165,31 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--json", type=config_lib.path, metavar="FILE", help="the file for the result (default: evaluation-SPLIT.json in the first run)"
     )
+    cluster.add_arguments(parser)
     args = parser.parse_args(argv)
+    place = cluster.place(args)
+    cluster.watch(place)
 
-    from alexnet_jax import parallel
+    from alexnet_jax import exchange, parallel
 
-    parallel.start()
-    asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order, args.step, args.data_dir)
-    parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
+    with parallel.started(place):
+        asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order, args.step, args.data_dir)
+        parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
+        path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
+        exchange.first_says(lambda: _conclude(args.run, parts, path))
+
+
+def _conclude(runs: list[Path], parts: list[tuple[Path, Predictions, dict]], path: Path) -> None:
+    """Print the result of all runs together, and write it to a file.
+
+    Raises:
+      UserError: the runs can't form an ensemble, or the file can't be written.
+    """
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
     protocol = parts[0][2]
     print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
     print(table(result))
-    path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
-    made_of = {"runs": list(map(str, args.run)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+    made_of = {"runs": list(map(str, runs)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
     with writing(path):
         path.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
     print(f"written to {path}")

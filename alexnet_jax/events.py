@@ -73,6 +73,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "images": _is_count,
     },
     "memory": {"message": _is_text},
+    "split": {"message": _is_text},
     "train": {
         "epoch": _is_number,
         **dict.fromkeys(("loss", "error", "learning_rate"), _of_each_member),

@@ -35,7 +35,7 @@ class Needs(NamedTuple):
 
     def __str__(self) -> str:
         """`7 members: parameters 12.4 MB, optimiser 12.4 MB, activations 434 MB`."""
-        at_once = f" of {self.turns.size} at once" if self.turns.size < self.turns.members else ""
+        at_once = f" of {self.turns.at_once} at once" if self.turns.at_once < self.turns.members else ""
         activations = f"activations{at_once} {size(self.activations)}" if self.activations else "without activations"
         members = f"{self.turns.members} members" if self.turns.members > 1 else "1 member"
         return f"{members}: parameters {size(self.parameters)}, optimiser {size(self.optimizer)}, {activations}"
@@ -43,7 +43,7 @@ class Needs(NamedTuple):
 
 def of_state(state: TrainState, turns: Turns) -> Needs:
     """The needs of a state, real or abstract, before anything is compiled."""
-    return Needs(turns, _bytes(state.params), _bytes(state.opt_state), 0)
+    return Needs(turns, int(turns.held * _bytes(state.params)), int(turns.held * _bytes(state.opt_state)), 0)
 
 
 def of_program(parts: list[TrainState], turns: Turns, compiled: Any) -> Needs:
@@ -68,10 +68,10 @@ def check(needs: Needs, available: int) -> None:
     for_activations = available - needs.state
     if for_activations <= 0:
         raise UserError(f"{found}; give the run fewer members, or narrower ones (model.width)")
-    fit = int(for_activations / (needs.activations / needs.turns.size)) if needs.activations else 0
+    fit = int(for_activations / (needs.activations / needs.turns.at_once)) if needs.activations else 0
     if fit < 1:
         raise UserError(f"{found}; the activations of one member alone don't fit: lower train.batch_size, or set --config.train.remat=True")
-    raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.size - 1)}")
+    raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.at_once - 1)}")
 
 
 def check_batch(field: str, images: int, pixels: int, turns: Turns, available: int) -> None:
@@ -101,4 +101,6 @@ def size(number: int) -> str:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """The size of a tree; of arrays on devices, what one device holds of it."""
+    shapes = [leaf.sharding.shard_shape(leaf.shape) if isinstance(leaf, jax.Array) else leaf.shape for leaf in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * leaf.dtype.itemsize for shape, leaf in zip(shapes, jax.tree.leaves(tree), strict=True))

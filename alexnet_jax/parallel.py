@@ -1,11 +1,12 @@
-"""Devices and processes: how many there are, and how state and batches are distributed over them.
+"""Devices: how many there are, and how state and batches are distributed over them.
 
-Each device holds the whole state and an equal share of each batch. Gradients are averaged, and sums are added, over the axis `DEVICES`.
-No other file deals with devices and processes; turns.py, the loop and the commands call this one:
+Each device gets an equal share of each batch. It holds the whole state, or, where members are divided over devices, that of its members
+(turns.py has the choice). Gradients are averaged, and sums are added, over the axis `DEVICES`. The devices may be those of several
+processes; cluster.py is about how processes meet, exchange.py about what they say to each other, and no other file deals with any of it:
 
-    parallel.start()                                   # once, before any computation
-    state, controls = parallel.replicate((state, controls))
-    state, metrics = parallel.over_devices_train(train_step)(state, controls, parallel.shard(batch))
+    with parallel.started(place):                      # once, before any computation; `start()` where there is one process for sure
+        state, controls = parallel.place((state, controls))
+        state, metrics = parallel.over_devices_train(train_step)(state, controls, parallel.shard(batch))
 
 The step is sharded by `jax.pmap`. Since JAX 0.10 `pmap` is `jit` over `shard_map` underneath; JAX keeps it in maintenance mode and has not
 deprecated it as of 0.12. This would replace it here, with the batch's two leading axes joined to one:
@@ -16,19 +17,23 @@ deprecated it as of 0.12. This would replace it here, with the batch's two leadi
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import psutil
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import cpu
+from alexnet_jax import cluster, cpu, exchange
+from alexnet_jax.cluster import Place
 from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
+CALL = "call"  # where there are several processes, the leaf of batches and metrics by which one calls all to an exchange
 # The number of members in one program if the config doesn't set it. On CPUs, programs of 7, 8 and 32 members are equally fast, but a larger
 # one takes longer to compile and more memory for activations (docs/performance.md). One member at a time would be slow for small networks,
 # since the start of each operation takes time too.
@@ -43,6 +48,33 @@ def start() -> None:
     Raises:
       UserError: there is no device of the kind that JAX_PLATFORMS names.
     """
+    _configure()
+    _find_devices()
+
+
+@contextmanager
+def started(place: Place) -> Iterator[None]:
+    """`start`, and meet the other processes, if there are any. An error at one of them ends all.
+
+    Raises:
+      UserError: as `start`; or the others can't be met.
+    """
+    if place.processes == 1:
+        start()
+        yield
+        return
+    _configure()
+    beats = cluster.join(place)
+    try:
+        _find_devices()
+        yield
+        exchange.any_says(False)  # nobody leaves before all have come to the end
+        beats.leave()
+    except BaseException as error:
+        beats.fail(error)
+
+
+def _configure() -> None:
     cpu.prepare()
     # A run's draws come from its seeds. These variables of the environment, set for other programs, would change them in silence.
     jax.config.update("jax_enable_x64", False)
@@ -53,6 +85,9 @@ def start() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "alexnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _find_devices() -> None:
     try:
         jax.devices()
     except Exception as error:  # JAX's backends each have their own
@@ -60,9 +95,22 @@ def start() -> None:
         raise UserError(f"JAX finds no device with JAX_PLATFORMS={named!r} ({reason}); unset it, or set it to cpu, cuda or tpu") from None
 
 
-def process() -> tuple[int, int]:
-    """(index of this process, number of processes)."""
-    return jax.process_index(), jax.process_count()
+class Calls:
+    """Between steps: whether a process has called all to an exchange. Where there is one process, always.
+
+    Whoever wants an exchange puts a number above 0 into its next batch (`shard`); the step adds these numbers up with its other sums. Every
+    process reads the sum of one step while the next one computes, so that nobody waits, and all learn of a call at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._newest: Any = None
+
+    def heard(self, metrics: dict[str, Any]) -> bool:
+        """Take the call out of a step's metrics; whether there was one in those of the step before."""
+        if not exchange.several():
+            return True
+        before, self._newest = self._newest, metrics.pop(CALL)
+        return before is not None and int(before) > 0
 
 
 def describe() -> list[str]:
@@ -107,37 +155,118 @@ def even(batch_size: int) -> int:
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
-def replicate(tree: Any) -> Any:
-    """Put a whole copy of every leaf on every device of this process."""
-    return jax.device_put(tree, _sharding(PartitionSpec()))
+def count_devices() -> int:
+    """The number of devices of all processes."""
+    return jax.device_count()
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Put each device's share of this process's batch on it: (B, ...) -> (devices, B / devices, ...). Returns before the copy is done."""
-    shares = jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
-    return jax.device_put(shares, _sharding(PartitionSpec(DEVICES)))
+def place(tree: Any, divided: bool = False) -> Any:
+    """Put a whole copy of every leaf on every device; or divide leaves (M, ...) over the devices, to (devices, M / devices, ...).
 
-
-def local(replicated: jax.Array) -> jax.Array:
-    """A replicated array as the first device of this process has it."""
-    return replicated.addressable_data(0)
-
-
-def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (DEVICES,)), spec)
-
-
-def over_devices_train(train_step: Callable) -> Any:
-    """pmap of `(state, controls, batch) -> (state, metrics)`: state and controls are replicated, the batch is sharded.
-
-    The state's buffers are donated: the new state reuses them.
+    Scalars are never divided.
     """
-    return jax.pmap(train_step, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+    if not divided:
+        return _put(tree, PartitionSpec())
+    own = [jax.devices().index(device) for device in jax.local_devices()]
+
+    def put(leaf):
+        if not np.ndim(leaf):
+            return _put(leaf, PartitionSpec())
+        return _put(np.reshape(leaf, (jax.device_count(), -1, *leaf.shape[1:]))[own], PartitionSpec(DEVICES))
+
+    return jax.tree.map(put, tree)
 
 
-def over_devices_predict(log_probs: Callable) -> Callable:
-    """pmap of `(params, hyper, images) -> (M, B / devices, ...)`; its result is (M, devices, B / devices, ...). Both may be trees."""
-    return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=1)
+def within_reach(tree: Any, divided: bool) -> Any:
+    """What `place` put on the devices, such that each process can have all of it with `on_host`. An exchange if it is divided."""
+    if not (divided and exchange.several()):
+        return tree
+    # Leaf by leaf, since the devices hold each for a moment.
+    return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True) if np.ndim(leaf) else leaf, tree)
+
+
+def on_host(tree: Any, divided: bool) -> Any:
+    """What `place` was given, as numpy arrays."""
+    return jax.tree.map(lambda leaf: _joined(np.asarray(leaf), divided), tree)
+
+
+def _joined(leaf: Any, divided: bool) -> Any:
+    return leaf.reshape(-1, *leaf.shape[2:]) if divided and np.ndim(leaf) else leaf
+
+
+def member(tree: Any, number: int, each: int, divided: bool) -> Any:
+    """One member's leaves (...) of what `place` put on the devices; a device has `each` members. An exchange if it is divided."""
+    if not divided:
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0)[number] if np.ndim(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: leaf[number // each, number % each] if np.ndim(leaf) else leaf, within_reach(tree, divided))
+
+
+def shard(batch: dict[str, np.ndarray], calls: Callable[[], bool] = lambda: False) -> dict[str, jax.Array]:
+    """Put each device's share of this process's batch on it: (B, ...) -> (devices, B / devices, ...). Returns before the copy is done.
+
+    `calls` says whether this process wants an exchange; where there is one process, it isn't asked.
+    """
+    shares = jax.tree.map(lambda leaf: leaf.reshape(jax.local_device_count(), -1, *leaf.shape[1:]), batch)
+    if exchange.several():
+        shares[CALL] = np.full(jax.local_device_count(), calls(), np.int32)
+    return _put(shares, PartitionSpec(DEVICES))
+
+
+def _put(tree: Any, spec: PartitionSpec) -> Any:
+    """Arrays of all processes' devices, of which this process gives what its own devices hold."""
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), (DEVICES,)), spec)
+    if not exchange.several():
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
+
+
+def over_devices_train(train_step: Callable, divided: Any = None) -> Any:
+    """pmap of `(state, controls, batch) -> (state, metrics)` of arrays that `place` and `shard` made; metrics are replicated.
+
+    The state's buffers are donated: the new state reuses them. Where there are several processes, the metrics have a `CALL` too.
+
+    Args:
+      divided: the axes of the members in the state, where they are divided over the devices. Each device then gets the whole batch.
+    """
+    if divided is not None:
+        train_step = _on_whole_batches(train_step)
+    if exchange.several():
+        train_step = _with_call(train_step)
+    in_axes, out_axes = ((None, None, 0), None) if divided is None else ((divided, 0, 0), (divided, None))
+    return jax.pmap(train_step, axis_name=DEVICES, in_axes=in_axes, out_axes=out_axes, donate_argnums=0)
+
+
+def _on_whole_batches(train_step: Callable) -> Callable:
+    """A step of a device's own members (M / devices), for its share of the batch. uint8 images travel, and three numbers a member back."""
+
+    def step(state, controls, share):
+        state, metrics = train_step(state, controls, jax.lax.all_gather(share, DEVICES, tiled=True))
+        return state, jax.lax.all_gather(metrics, DEVICES, tiled=True)
+
+    return step
+
+
+def _with_call(train_step: Callable) -> Callable:
+    def step(state, controls, batch):
+        state, metrics = train_step(state, controls, {name: leaf for name, leaf in batch.items() if name != CALL})
+        return state, {**metrics, CALL: jax.lax.psum(batch[CALL], DEVICES)}
+
+    return step
+
+
+def over_devices_predict(log_probs: Callable, divided: bool = False) -> Callable:
+    """pmap of `(params, hyper, images) -> (M, B / devices, ...)`; its result is (M, devices, B / devices, ...). Both may be trees.
+
+    Where members are `divided`, each device answers all images, and hands the answers of its members on to the devices of the images.
+    """
+    if not divided:
+        return jax.pmap(log_probs, axis_name=DEVICES, in_axes=(None, None, 0), out_axes=1)
+
+    def of_all_members(params, hyper, share):
+        answers = log_probs(params, hyper, jax.lax.all_gather(share, DEVICES, tiled=True))
+        return jax.lax.all_to_all(answers, DEVICES, split_axis=1, concat_axis=0, tiled=True)
+
+    return jax.pmap(of_all_members, axis_name=DEVICES, in_axes=0, out_axes=1)
 
 
 def over_devices_sum(sums: Callable) -> Callable:
@@ -146,16 +275,39 @@ def over_devices_sum(sums: Callable) -> Callable:
 
 
 def gather(results: Any) -> Any:
-    """Results of the devices, leaves (M, devices, B / devices, ...), -> on the host, leaves (M, B, ...)."""
+    """Results of the devices, leaves (M, devices, B / devices, ...), -> on the host, leaves (M, B, ...), of all processes' shares."""
     shares = jax.tree.map(np.asarray, results)
-    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), shares)
+    shares = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), shares)
+    return jax.tree.map(lambda leaf: _in_order(leaf, 1), multihost_utils.process_allgather(shares)) if exchange.several() else shares
+
+
+def whole_but_images(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """This process's batches, with the labels, indices and masks of all processes, in the order that `gather` gives."""
+    if not exchange.several():
+        return batches
+
+    def whole(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        small = multihost_utils.process_allgather({name: leaf for name, leaf in batch.items() if name != "image"})
+        return {name: _in_order(leaf, 0) for name, leaf in small.items()} | {"image": batch["image"]}
+
+    return map(whole, batches)
+
+
+def _in_order(shares: np.ndarray, axis: int) -> np.ndarray:
+    """Join the processes' shares (processes, ..., B / processes, ...): process i of n has examples i, n + i, 2n + i, ... of a batch."""
+    together = np.moveaxis(shares, 0, axis + 1)
+    return together.reshape(*together.shape[:axis], -1, *together.shape[axis + 2 :])
 
 
 def memory() -> int:
-    """Bytes that this process's programs can use on each of its devices. On CPUs: the device's share of the host's free memory."""
+    """Bytes that programs can use on each device, of the device that has fewest. On CPUs: its share of the host's free memory.
+
+    An exchange.
+    """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
-    return min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
+    own = min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
+    return min(exchange.everyone_says(own))
 
 
 def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
@@ -183,4 +335,4 @@ def wait_on_virtual_devices(results: Any) -> Any:
     On such devices, a sum over devices blocks a thread of each device until all shares have arrived. Two programs at once would need more
     threads than there are, and could wait for each other for ever.
     """
-    return jax.block_until_ready(results) if jax.default_backend() == "cpu" and jax.local_device_count() > 1 else results
+    return jax.block_until_ready(results) if jax.default_backend() == "cpu" and jax.device_count() > 1 else results

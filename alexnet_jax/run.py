@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, classes, history, parallel
+from alexnet_jax import checkpoint, classes, exchange, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError, version
@@ -52,6 +52,7 @@ RESUMABLE = (
     "data.prepare",
     "eval.batch_size",
 )
+SHARING = "parallel.split"  # may change too: like the number of devices, it changes the order of sums, and no draw
 VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
 
@@ -152,7 +153,7 @@ def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]
     for name, (before, after) in different.items():
         bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # poly's rates depend on the number of epochs
         moved = name == "plateau.mode" and follows  # the run that this one replays has another path now
-        if bound or not (name in RESUMABLE or moved):
+        if bound or not (name in (*RESUMABLE, SHARING) or moved):
             raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another directory, or the old value")
     if replayed is not None and not follows:
         raise UserError(f"{workdir} repeats changes of learning rates that {config.plateau.mode.removeprefix('replay:')} no longer has")
@@ -174,7 +175,7 @@ def load(workdir: str | Path, step: str = "last") -> Run:
       UserError: it isn't a run directory, it has no such checkpoint, the checkpoint is damaged, or another version of the project made it.
     """
     workdir = Path(workdir)
-    record = read_config(workdir)
+    record = exchange.first_says(lambda: read_config(workdir))
     config = config_lib.from_json(record["config"])
     try:
         dataset = record["dataset"]
@@ -183,7 +184,9 @@ def load(workdir: str | Path, step: str = "last") -> Run:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         made_by = record.get("versions", {}).get("alexnet_jax", "unknown")
         raise UserError(f"{workdir} was made by another version of this project ({made_by}), whose {CONFIG} differs: {error}") from None
-    found = checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
+    found = exchange.first_says(
+        lambda: checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
+    )
     return Run(workdir, config, names, stats, network, found.trees["networks"])
 
 
@@ -274,9 +277,9 @@ def start_state(workdir: Path, network: Network, config: ConfigDict, names: tupl
       UserError: `train.init_from` is not a run, or has another number of members or other shapes; or `workdir` holds imported weights,
         which have no optimiser state.
     """
-    if history.is_imported(workdir):
+    if exchange.first_says(lambda: history.is_imported(workdir)):
         raise UserError(f"{workdir} holds imported weights; train them in another --workdir, with --config.train.init_from={workdir}")
-    if history.has_checkpoint(workdir):
+    if exchange.first_says(lambda: history.has_checkpoint(workdir)):
         return network.abstract_state(), []
     # On the host: members that train in turn go to the devices in parts, and a whole copy there would need twice the memory.
     state, source = jax.tree.map(np.array, network.init_state()), config.train.init_from

@@ -8,6 +8,7 @@ Each line of events.jsonl is a JSON object with `event`, `step` (optimiser steps
 Values for each of M members are lists of length M.
 
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
+    split       message: what several devices share, and why
     memory      message, needed and free (bytes)
     train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second, waiting (fraction of the time: for data)
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
@@ -205,8 +206,8 @@ def describe(event: dict) -> str:
             members = "1 member" if e["members"] == 1 else f"{e['members']} members"
             epochs = f"{e['steps'] / e['steps_per_epoch']:.1f} epochs of {e['images']:,} images"
             return f"start  {members}, {e['steps']:,} steps ({epochs}) on {e['devices']}"
-        case "memory":
-            return f"memory  {e['message']}"
+        case "memory" | "split":
+            return f"{e['event']}  {e['message']}"
         case "train":
             return (
                 f"{step}  epoch {e['epoch']:.2f}  train  loss {_members(e['loss'], '.4f')}  error {_members(e['error'], '.2%')}"

@@ -35,7 +35,7 @@ MakeOptimizer = Callable[..., optax.GradientTransformation]  # (learning_rate, m
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of M members that every step changes; replicated over devices."""
+    """The state of M members that every step changes; replicated over devices, or its members divided over them."""
 
     step: Any  # int32 (): optimiser steps done
     params: Any  # float32, leaves (M, ...)

@@ -76,6 +76,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.checkpoint_every_epochs = 0.5
     config.train.disk_patience = 10.0  # minutes for which the disk may refuse checkpoints and the log before the run stops
 
+    # What several devices share: data | members, see alexnet_jax/turns.py; empty: chosen by the numbers of members and devices
+    config.parallel.split = ""
+
     config.eval.batch_size = 512  # images, over all devices
     config.eval.every_epochs = 1.0
     return config.lock()  # so a config that imports this one gets an error for a misspelt field

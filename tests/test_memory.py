@@ -63,7 +63,7 @@ def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp
     monkeypatch.setattr(parallel, "memory", lambda: event["needed"] - 1)
     with pytest.raises(UserError, match=r"members_per_program=1$"):
         loop.train(config, tmp_path / "tight")
-    monkeypatch.setattr(parallel, "memory", lambda: needs.state - 1)
+    monkeypatch.setattr(parallel, "memory", lambda: needs.state // 3 - 1)
     with pytest.raises(UserError, match="fewer members"):
         loop.train(config, tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -75,3 +75,14 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_made():
         UserError, match=r"eval.batch_size=1000000000 is too large: the views of 250,000,000 images take 5.49 TB on a device"
     ):
         memory.check_batch("eval.batch_size=1000000000", 250_000_000, 28 * 28, Turns(7, 7), 10**10)
+
+
+def test_members_that_no_device_can_hold_together_are_divided_over_the_devices(tiny_config, monkeypatch):
+    state = network_lib.build(tiny_config(members=3), (28, 28, 1), 10).abstract_state()
+    monkeypatch.setattr(parallel, "memory", lambda: memory.of_state(state, Turns(3, 3)).total - 1)
+    setup, _ = loop.prepare(tiny_config(members=3))
+    assert setup.turns == Turns(3, 4, devices=4)
+    assert "it can't hold all 3" in setup.split
+    assert memory.of_state(state, setup.turns).parameters == memory.of_state(state, Turns(3, 3)).parameters // 3
+    with pytest.raises(UserError, match="fewer members"):
+        loop.prepare(tiny_config("parallel.split=data", members=3))

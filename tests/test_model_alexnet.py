@@ -250,7 +250,7 @@ def losses_of(config, steps=200):
     dataset = data.load(config.data)
     network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
     step = make_train_step(network.model, network.make_optimizer, dataset.stats, lambda step: 1.0, parallel.DEVICES)
-    step, state = parallel.over_devices_train(step), parallel.replicate(network.init_state())
+    step, state = parallel.over_devices_train(step), parallel.place(network.init_state())
     controls = Controls(network.hyper, np.ones(network.hyper.members, np.float32), np.zeros(network.hyper.members, bool))
     batches = data.train_batches(dataset.source("train"), batch_size=64, seed=0, position=0, threads=2)
     losses = []

@@ -86,7 +86,7 @@ def test_the_state_is_updated_in_place(trained):
 def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained):
     """Whatever the rate, the strengths and the batch. A loop that only steps leaves the device alone with its data."""
     changes = [controls_of(f"learning_rate=[{rate},.1], rotation={degrees}") for rate, degrees in ((0.01, 0), (0.001, 10), (0.0, 45))]
-    ready = [parallel.replicate(change) for change in changes]
+    ready = [parallel.place(change) for change in changes]
     batches = [jax.tree.map(lambda leaf, i=i: leaf + np.asarray(i, leaf.dtype), trained.batch) for i in range(3)]
     with jax.transfer_guard("disallow"):
         for change, batch in zip(ready, batches, strict=True):

@@ -56,26 +56,26 @@ def batch(step, size=16):
     }
 
 
-def compiled(model, members, size, at_once):
+def compiled(model, members, size, at_once, split):
     """The program of a step; hyperparameters, rates and parameters are its data."""
-    train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES)
-    in_turn, start = turns.plan(members, at_once), state_of(model, f"seeds={members}")
+    in_turn, start = turns.plan(members, at_once, split), state_of(model, f"seeds={members}")
+    train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, in_turn.batch_axis)
     return turns.TrainProgram(train_step, in_turn, *(turns.place(tree, in_turn) for tree in start), parallel.shard(batch(0, size)))
 
 
 shared = cache(compiled)  # tests whose networks and numbers of members are equal use one program
 
 
-def train(model, start, steps=3, size=16, at_once=0, program=shared):
+def train(model, start, steps=3, size=16, at_once=0, split=turns.DATA, program=shared):
     """The state and the metrics after some steps on all four devices."""
     (state, controls), metrics = start, []
-    in_turn = turns.plan(controls.hyper.members, at_once)
+    in_turn = turns.plan(controls.hyper.members, at_once, split)
     parts, controls = turns.place(state, in_turn), turns.place(controls, in_turn)
-    program = program(model, in_turn.members, size, at_once)
+    program = program(model, in_turn.members, size, at_once, split)
     for i in range(steps):
         parts, values = program(parts, controls, parallel.shard(batch(i, size)))
         metrics.append(jax.tree.map(np.asarray, values))
-    return jax.tree.map(np.asarray, in_turn.join(parts)), metrics
+    return in_turn.on_host(parts), metrics
 
 
 def member(tree, index):

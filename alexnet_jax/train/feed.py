@@ -20,10 +20,14 @@ POLL = 1e-3  # seconds between two looks at whether the devices still compute: t
 
 
 class Feed:
-    """Takes batches from an iterator in a thread of its own, one ahead; a context manager. What the iterator raises, `take` raises."""
+    """Takes batches from an iterator in a thread of its own, one ahead; a context manager. What the iterator raises, `take` raises.
 
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
-        self._batches = batches
+    Args:
+      calls: whether this process wants to call the others to an exchange; see `parallel.shard`.
+    """
+
+    def __init__(self, batches: Iterator[dict[str, np.ndarray]], calls: Callable[[], bool] = lambda: False) -> None:
+        self._batches, self._calls = batches, calls
         self._worker = futures.ThreadPoolExecutor(1, "feed")
         self._next = self._worker.submit(self._fetch)
         self._waited = 0.0
@@ -52,4 +56,4 @@ class Feed:
         return waited
 
     def _fetch(self) -> dict[str, Any]:
-        return parallel.shard(next(self._batches))
+        return parallel.shard(next(self._batches), self._calls)

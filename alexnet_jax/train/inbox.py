@@ -9,9 +9,11 @@ import json
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import cluster
 from alexnet_jax.locks import is_locked, locked
 
 CONTROL = "control.jsonl"
@@ -42,45 +44,52 @@ class StopSignal:
 
     def _request(self, number: int, _frame: object) -> None:
         self.requested = True
-        signal.signal(number, self._previous[signal.Signals(number)])
+        if not cluster.watched():  # else the same signal may come again from the parent, which ends this process on a second one
+            signal.signal(number, self._previous[signal.Signals(number)])
 
 
 class Inbox:
     """The commands of a run's control.jsonl, each once; a context manager that marks the directory as one in which a process is training.
 
-    A command is told by its id, not by its line: control.jsonl may be deleted, replaced or written by anybody.
+    A command is told by its id, not by its line: control.jsonl may be deleted, replaced or written by anybody. With `read=False`, as in
+    every process except the first, there are none, and nothing is marked.
     """
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, read: bool = True) -> None:
         self.taken: list[str] = []  # ids of the commands that the run has taken up; saved in every checkpoint
-        self._workdir, self._path = workdir, workdir / CONTROL
+        self._workdir, self._path, self._read = workdir, workdir / CONTROL, read
         self._looked = 0.0
         self._seen: tuple[int, ...] = ()  # the file's identity, size and time at the last look
+        self._lines: list[bytes] = []  # of that look
 
     def __enter__(self) -> "Inbox":
-        self._lock = locked(self._workdir / LOCK, f"another process is training in {self._workdir}; stop it, or use another --workdir")
-        self._lock.__enter__()
+        self._held = ExitStack()
+        if self._read:
+            busy = f"another process is training in {self._workdir}; stop it, or use another --workdir"
+            self._held.enter_context(locked(self._workdir / LOCK, busy))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.__exit__(None, None, None)
+        self._held.close()
 
-    def poll(self, now: bool = False) -> list[dict[str, Any]]:
-        """The commands that have come since the last look; a line that is still being written waits.
-
-        Looks every `POLL` seconds at most, unless it has to be `now`.
-        """
-        if not now and time.monotonic() - self._looked < POLL:
-            return []
+    def look(self, now: bool = False) -> bool:
+        """Whether control.jsonl has changed since the last `poll`. Looks every `POLL` seconds at most, unless it has to be `now`."""
+        if not self._read or (not now and time.monotonic() - self._looked < POLL):
+            return bool(self._lines)
         self._looked = time.monotonic()
         try:
             found = os.stat(self._path)
-            if (seen := (found.st_ino, found.st_size, found.st_mtime_ns)) == self._seen:
-                return []
-            lines = self._path.read_bytes().split(b"\n")[:-1]
+            if (seen := (found.st_ino, found.st_size, found.st_mtime_ns)) != self._seen:
+                self._lines, self._seen = self._path.read_bytes().split(b"\n")[:-1], seen
         except OSError:  # there is none, or it can't be read just now
+            pass
+        return bool(self._lines)
+
+    def poll(self, now: bool = False) -> list[dict[str, Any]]:
+        """Take the commands that have come; a line that is still being written waits."""
+        if not self.look(now):
             return []
-        self._seen = seen
+        lines, self._lines = self._lines, []
         new = []
         for number, line in enumerate(lines):
             command = _parse(line)

@@ -5,7 +5,7 @@ obeys a command, saves. The devices own the networks (`Loop.parts`), the host ow
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, data, history, memory, metrics, parallel, run, turns
+from alexnet_jax import checkpoint, data, exchange, history, memory, metrics, parallel, run, turns
+from alexnet_jax import config as config_lib
 from alexnet_jax.checkpoint import Checkpoints, Damaged, Found
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import plain
@@ -47,16 +48,20 @@ def prepare(config: ConfigDict) -> tuple[Setup, int]:
     """Open the dataset, hold the config against it and against the devices; returns also the free bytes of a device.
 
     Raises:
-      UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory.
+      UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory; processes whose configs or
+        datasets differ.
     """
     parallel.check_batch_size(config.train.batch_size, "train.batch_size")
     setup = validate(config, data.load(config.data, config.model.pixel_mean))
-    free = parallel.memory()
+    _check_equal(setup)
+    free, state = parallel.memory(), setup.network.abstract_state()
     pixels = setup.network.model.arch.input_size**2 * setup.network.channels
     for section in ("train", "eval"):
-        images = config[section].batch_size // jax.device_count()
+        images = config[section].batch_size // parallel.count_devices()
         memory.check_batch(f"{section}.batch_size={config[section].batch_size}", images, pixels, setup.turns, free)
-    memory.check(memory.of_state(setup.network.abstract_state(), setup.turns), free)
+    if memory.of_state(state, setup.turns).total > free:
+        setup = validate(config, setup.dataset, tight=True)
+    memory.check(memory.of_state(state, setup.turns), free)
     return setup, free
 
 
@@ -68,14 +73,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         member that doesn't learn, if `train.on_stall` says so.
     """
     setup, free = prepare(config)
+    _check_newest(workdir)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
-    with Inbox(workdir) as inbox:  # from here on the directory is this process's
-        if (saved := history.saved_step(workdir)) > setup.timeline.total:
-            epochs = f"train.epochs={config.train.epochs:g} ends at step {setup.timeline.total:,}"
-            raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
-        run.write_config(workdir, config, setup.dataset)
-        patience = 60 * config.train.disk_patience
-        with RunLog(workdir, setup.timeline.total, patience) as log, Checkpoints(workdir) as checkpoints, StopSignal() as stop:
+    first, total, patience = exchange.is_first(), setup.timeline.total, 60 * config.train.disk_patience
+    with Inbox(workdir, first) as inbox:  # from here on the directory is this process's
+        exchange.first_says(lambda: _claim(workdir, setup))
+        with RunLog(workdir, total, patience, first) as log, Checkpoints(workdir, first) as checkpoints, StopSignal() as stop:
             started = time.perf_counter()
             loop = Loop(setup, free, Ties(log, checkpoints, inbox, stop), fresh)
             del fresh  # the loop has it on the devices
@@ -85,10 +88,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             loop.save_at_last()
             predictions = None if reason in ("stopped", "stalled") else loop.test()
             reason = reason if predictions or reason == "stalled" else "stopped"  # the test too may have been stopped
-            test = None
-            if predictions:
-                run.save_predictions(workdir, loop.step, metrics.answers(predictions))
-                test = {"split": config.data.test_split, **metrics.summarise(predictions)}
+            test = exchange.first_says(lambda: _keep(workdir, loop.step, config, predictions)) if predictions else None
             if reason != "stopped":
                 loop.turn_away()
             log.event("end", loop.step, reason=reason, seconds=time.perf_counter() - started, test=test)
@@ -97,6 +97,36 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         go_on = "the same command with --config.train.on_stall=warn goes on"
         raise UserError(f"stopped at step {loop.step:,} and saved: not learning, member {stalled} (train.on_stall=stop); {go_on}")
     return test
+
+
+def _claim(workdir: Path, setup: Setup) -> None:
+    """Hold the run that the directory has, if any, against this one, and write config.json."""
+    if (saved := history.saved_step(workdir)) > setup.timeline.total:
+        epochs = f"train.epochs={setup.config.train.epochs:g} ends at step {setup.timeline.total:,}"
+        raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
+    run.write_config(workdir, setup.config, setup.dataset)
+
+
+def _keep(workdir: Path, step: int, config: ConfigDict, predictions: metrics.Predictions) -> dict[str, Any]:
+    """Write the predictions of the finished networks; returns the test results."""
+    run.save_predictions(workdir, step, metrics.answers(predictions))
+    return {"split": config.data.test_split, **metrics.summarise(predictions)}
+
+
+def _check_equal(setup: Setup) -> None:
+    """Refuse processes whose configs or datasets differ, but for where a machine has its data."""
+    fields = {name: value for name, value in config_lib.flat(setup.config).items() if name not in ("data.dir", "data.threads")}
+    fields |= {f"dataset {name}": value for name, value in setup.dataset.describe().items()}
+    for name, (first, own) in exchange.differences(fields).items():
+        raise UserError(f"{name} is {own} here and {first} at process 0; give all processes the same command and the same data")
+
+
+def _check_newest(workdir: Path) -> None:
+    """Refuse a process 0 that doesn't see what others see of the run: where each machine has a disk of its own, it would begin anew."""
+    steps = exchange.everyone_says(max(checkpoint.steps(workdir), default=-1))
+    if max(steps) > steps[0]:
+        where = f"process {steps.index(max(steps))} has checkpoint {max(steps)} in its {workdir}"
+        raise UserError(f"{where}, and process 0 doesn't; let the machine that has the run be process 0, or put it where process 0 sees it")
 
 
 class Loop:
@@ -108,7 +138,7 @@ class Loop:
     """
 
     def __init__(self, setup: Setup, free: int, ties: Ties, fresh: TrainState) -> None:
-        self.config, self.dataset, self.sources, self.timeline, self.network, self.turns, policy = setup
+        self.config, self.dataset, self.sources, self.timeline, self.network, self.turns, policy, split = setup
         self.log, self.checkpoints, self.inbox, self.stop = ties
         self.free = free
         self.predict = turns.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats), self.turns)
@@ -119,7 +149,7 @@ class Loop:
 
         networks = Networks(fresh.step, fresh.params, self.network.hyper)
         training = {"opt_state": fresh.opt_state, "plateau": plateau.init(members), "meter": self.meter.state()}
-        found, warnings = self._newest({"networks": networks, "training": training})
+        found, warnings = exchange.first_says(lambda: self._newest({"networks": networks, "training": training}))
         record: dict[str, Any] = {"evaluated": 0, "commands": [], "accuracy": None, "best": -1.0}
         if found:
             networks, training, record = found.trees["networks"], found.trees["training"], found.record
@@ -144,11 +174,13 @@ class Loop:
             devices=", ".join(parallel.describe()),
             images=len(self.sources["train"]),
         )
+        if split:
+            self.log.event("split", self.step, message=split)
         for message in warnings:
             self.log.event("warning", self.step, message=message)
         workdir = self.checkpoints.directory.parent
-        self._tell(history.missing(workdir, self.step, record.get("untold", [])))
-        self.sentinels = Sentinels(setup, history.load(workdir).told)
+        self._tell(exchange.first_says(lambda: history.missing(workdir, self.step, record.get("untold", []))))
+        self.sentinels = Sentinels(setup, exchange.first_says(lambda: history.load(workdir).told))
 
     def _newest(self, templates: dict[str, Any]) -> tuple[Found | None, list[str]]:
         """The newest checkpoint that is whole, and what is to be said of those that aren't: they are set aside.
@@ -173,8 +205,8 @@ class Loop:
         Raises:
           UserError: it can't fit.
         """
-        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, self.schedule, parallel.DEVICES)
-        batch = data.blank_batch(self.config.train.batch_size // parallel.process()[1], self.dataset.image_shape)
+        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, self.schedule, self.turns.batch_axis)
+        batch = data.blank_batch(self.config.train.batch_size // exchange.process()[1], self.dataset.image_shape)
         program = turns.TrainProgram(step, self.turns, self.parts, self.rates.controls, parallel.shard(batch))
         needs = memory.of_program(self.parts, self.turns, program.compiled)
         self.log.event("memory", self.step, message=f"{needs}; {memory.size(self.free)} are free", needed=needs.total, free=self.free)
@@ -188,11 +220,11 @@ class Loop:
           `epochs`; `done`: every member plateaued after its last drop; `diverged`: every member is frozen; `stalled`: a member doesn't
           learn, and `train.on_stall` is stop; or `stopped`.
         """
-        with Feed(self._train_batches()) as feed:
+        with Feed(self._train_batches(), self._has_news) as feed:
             return self._run(feed)
 
     def _run(self, feed: Feed) -> str:
-        first = self.step
+        first, calls, called = self.step, parallel.Calls(), True
         while True:
             # What changes at a step is in its checkpoint: a run that resumes at a step has it already.
             if self.step > first:
@@ -208,27 +240,35 @@ class Loop:
             if self._ends:
                 return "epochs"
             if self.step > first:
-                self.obey()
+                if called:
+                    self.obey()
                 if self._due(self.timeline.checkpoint_every):
                     self.save()
             program = self.train_step
-            if self.stop.requested:
+            if called and exchange.any_says(self.stop.requested):
                 return "stopped"
             self.parts, step_metrics = program(self.parts, self.rates.controls, self.next_batch(feed))
             self.step += 1
+            called = calls.heard(step_metrics)
             self.meter.add(step_metrics, feed.waited())
             if self._due(self.timeline.log_every) or self._ends:
                 self._log_training()
                 if self.sentinels.stalled and self.config.train.on_stall == "stop":
                     return "stalled"
-            self.saves.look(self.step)
+            if called:
+                self.saves.look(self.step)
+
+    def _has_news(self) -> bool:
+        """Whether this process has something that all must take up at the same step."""
+        return self.stop.requested or self.inbox.look() or self.saves.has_news
 
     def next_batch(self, feed: Feed) -> dict[str, Any]:
-        """The next batch, on the devices. Where the data fail, what has been learnt is saved first."""
+        """The next batch, on the devices. Where the data fail, what has been learnt is saved first, if this process can do so alone."""
         try:
             return feed.take(lambda: self.meter.busy)
         except Exception:
-            self.save_at_last()
+            if not exchange.several():  # the others are in a step that waits for this process
+                self.save_at_last()
             raise
 
     def validate(self) -> bool:
@@ -243,7 +283,7 @@ class Loop:
                 self._eval_step,
                 self._batches("validation"),
                 len(self.sources["validation"]),
-                lambda: self.stop.requested,
+                lambda: exchange.any_says(self.stop.requested),
             )
             if result is None:
                 return False
@@ -262,7 +302,7 @@ class Loop:
 
     def obey(self) -> None:
         """Take up the commands that have come, save, so that none takes effect twice, and answer them."""
-        commands = self.inbox.poll()
+        commands = exchange.first_says(self.inbox.poll)
         if not commands:
             return
         events = [event for command in commands for event in self.rates.obey(self.step, command)]
@@ -276,7 +316,7 @@ class Loop:
 
     def turn_away(self) -> None:
         """Answer the commands that came too late: none of them waits for a prolongation."""
-        late = self.inbox.poll(now=True)
+        late = exchange.first_says(lambda: self.inbox.poll(now=True))
         if late:
             self.save_at_last()
         for command in late:
@@ -289,14 +329,14 @@ class Loop:
 
         def until_stopped(batches: Iterator[dict]) -> Iterator[dict]:
             for batch in batches:
-                if self.stop.requested:
+                if exchange.any_says(self.stop.requested):
                     raise InterruptedError
                 yield batch
 
         with suppress(InterruptedError):
             return metrics.predict_split(
                 turns.predictor(log_probs, self.turns, *self._on_devices()),
-                until_stopped(self._batches("test")),
+                until_stopped(parallel.whole_but_images(self._batches("test"))),
                 len(self.sources["test"]),
                 self.network.member_names,
             )
@@ -315,7 +355,8 @@ class Loop:
         """
         extra = ({"asked": True} if asked else {}) | ({"untold": plain(list(untold))} if untold else {})
         with self.meter.pause():
-            return self.saves.save(self.step, self._record(), self._trees, wait, **extra)
+            trees = self._trees()
+            return exchange.first_says(lambda: self.saves.save(self.step, self._record(), trees, wait, **extra))
 
     def save_at_last(self) -> None:
         """Save, and return when it is on disk; a disk that refuses gets as long as `train.disk_patience`.
@@ -323,13 +364,19 @@ class Loop:
         Raises:
           UserError: it has refused for longer.
         """
-        self.saves.save_at_last(self.step, self._record(), self._trees)
+        trees = self._trees()
+        exchange.first_says(lambda: self.saves.save_at_last(self.step, self._record(), trees))
 
-    def _trees(self) -> dict[str, Any]:
-        """Both sides, on the host. Joined there: on the devices the state would be there twice."""
-        state = self.turns.join([jax.tree.map(np.asarray, part) for part in self.parts])
-        training = {"opt_state": state.opt_state, "plateau": self.rates.plateau, "meter": self.meter.state()}
-        return {"networks": Networks(state.step, state.params, self.rates.hyper), "training": training}
+    def _trees(self) -> Callable[[], dict[str, Any]]:
+        """Makes both sides, on the host of process 0. Joined there: on the devices the state would be there twice."""
+        parts = self.turns.within_reach(self.parts)
+
+        def trees() -> dict[str, Any]:
+            state = self.turns.on_host(parts)
+            training = {"opt_state": state.opt_state, "plateau": self.rates.plateau, "meter": self.meter.state()}
+            return {"networks": Networks(state.step, state.params, self.rates.hyper), "training": training}
+
+        return trees
 
     def _record(self) -> dict[str, Any]:
         """What a checkpoint says of its place in the run."""
@@ -349,7 +396,7 @@ class Loop:
             seed=self.config.data.seed,
             position=self.step * self.config.train.batch_size,
             threads=self.config.data.threads,
-            process=parallel.process(),
+            process=exchange.process(),
         )
 
     def _member(self, number: int) -> tuple[Any, Hyper]:
@@ -370,7 +417,7 @@ class Loop:
             self.sources[role],
             batch_size=parallel.even(self.config.eval.batch_size),
             threads=self.config.data.threads,
-            process=parallel.process(),
+            process=exchange.process(),
         )
 
     def _log_training(self) -> None:

@@ -74,6 +74,11 @@ class Saves:
         if wait:
             self._tell(self._checkpoints.wait())
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a save has come to its end in the background, and `look` would log it."""
+        return self._checkpoints.has_ended
+
     def look(self, step: int) -> None:
         """Log a save that has come to its end in the background since the last look; `step` is the loop's."""
         try:

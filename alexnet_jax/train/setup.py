@@ -33,10 +33,13 @@ class Setup(NamedTuple):
     network: Network
     turns: Turns
     policy: Policy
+    split: str  # where there are several devices: what they share, and why, in words
 
 
-def validate(config: ConfigDict, dataset: Dataset) -> Setup:
+def validate(config: ConfigDict, dataset: Dataset, tight: bool = False) -> Setup:
     """Hold a config against itself and against its dataset.
+
+    `tight`: no device can hold all members, so that they are divided over the devices, unless the config wants it otherwise.
 
     Raises:
       UserError: a value that makes no sense, an unknown name, a split that the dataset doesn't have, a network that doesn't suit the
@@ -47,5 +50,7 @@ def validate(config: ConfigDict, dataset: Dataset) -> Setup:
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ROLES}
     timeline = schedule.make_timeline(config, len(sources["train"]))
     built = network.build(config, dataset.image_shape, len(dataset.classes))
-    in_turn = turns.plan(built.hyper.members, config.train.members_per_program)
-    return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, built.hyper.members))
+    members = built.hyper.members
+    chosen, why = turns.choose(members, config.parallel.split, tight)
+    in_turn = turns.plan(members, config.train.members_per_program, chosen)
+    return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, members), why)

@@ -32,9 +32,11 @@ def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch) -> tup
 
 
 def make_train_step(
-    model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, schedule: Callable[[Any], Any], device_axis: str
+    model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, schedule: Callable[[Any], Any], batch_axis: str | None
 ) -> Callable:
     """`train_step(state, controls, batch) -> (state, metrics)` for the share of the batch that one device of the axis holds.
+
+    The losses and gradients of all shares are averaged over `batch_axis`; with None, the batch is a whole one.
 
     `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
     top-1 `error`, of dropout networks on augmented images, and the `learning_rate` in force, of which `schedule(step)` is a factor.
@@ -52,8 +54,8 @@ def make_train_step(
     def train_member(state: TrainState, controls: Controls, batch: Batch):
         hyper = controls.hyper
         (loss, error), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, hyper, batch)
-        if lax.axis_size(device_axis) > 1:  # XLA would copy every gradient for the mean of one
-            loss, error, gradients = lax.pmean((loss, error, gradients), device_axis)
+        if batch_axis and lax.axis_size(batch_axis) > 1:  # XLA would copy every gradient for the mean of one
+            loss, error, gradients = lax.pmean((loss, error, gradients), batch_axis)
         learning_rate = controls.learning_rate(schedule(state.step))
         optimizer = make_optimizer(learning_rate, hyper.momentum, hyper.weight_decay)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

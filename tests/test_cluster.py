@@ -325,3 +325,51 @@ def test_a_disk_of_its_own_for_each_process_and_a_first_process_without_the_run(
             assert re.search(r"process 1 has checkpoint \d+ in its run, and process 0 doesn't", "".join(errors))
         else:
             assert not (tmp_path / "other" / "run").exists()
+
+
+# The recipes, with stand-ins for the cluster
+
+
+@pytest.fixture
+def recipe(tmp_path, digits_dir):
+    """Runs a script of experiments/cluster/ with stand-ins for programs of the cluster, on a tiny training."""
+
+    def run(script, *words, **programs):
+        for name, text in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        tiny = (f"data.dir={digits_dir}", "model.width=0.04", "train.batch_size=40", "train.epochs=0.1")
+        arguments = ["--config", "configs/digits.py:members=2", "--workdir", str(tmp_path / "run"), *(f"--config.{item}" for item in tiny)]
+        path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+        environment = {**flags(2), "PATH": path, "SSH": "ssh", "PYTHON": sys.executable, "PORT": str(free_port()), "SLURM_JOB_ID": "7"}
+        return subprocess.run(
+            ["bash", f"experiments/cluster/{script}", *words, *arguments], env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+SRUN = """
+shift  # --kill-on-bad-exit=0
+export SLURM_LOCALID=0 SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=2 JAX_COORDINATOR_PORT=$PORT
+SLURM_PROCID=0 "$@" & first=$!
+SLURM_PROCID=1 "$@" & second=$!
+wait $first; code=$?
+wait $second && exit $code
+"""
+
+
+@pytest.mark.slow
+def test_the_recipe_for_slurm_starts_processes_that_find_each_other(recipe, tmp_path):
+    done = recipe("train.sbatch", srun=SRUN, scontrol="exit 1")
+    assert done.returncode == 0, done.stderr
+    assert "on 4 x cpu" in done.stderr
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_for_ssh_tells_each_host_its_place(recipe, tmp_path):
+    done = recipe("ssh.sh", "localhost 127.0.0.1", ssh='shift; exec bash -c "$1"')
+    assert done.returncode == 0, done.stderr
+    assert "on 4 x cpu" in done.stderr
+    assert (tmp_path / "run" / "report.html").exists()

@@ -412,6 +412,20 @@ def test_jobs_outlive_ctrl_c_and_are_not_submitted_twice(programs, cluster, caps
     assert [starts(program) for program in made] == [1, 1]
 
 
+def test_several_nodes_train_a_program_together(programs, monkeypatch):
+    asked = Slurm(nodes=4, gpus=8).parameters(1)
+    assert (asked["nodes"], asked["tasks_per_node"], asked["gpus_per_node"]) == (4, 1, 8)
+    with pytest.raises(UserError, match="--nodes 0: a program needs at least one"):
+        Slurm(nodes=0).parameters(1)
+    (program,) = programs("fail")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    for node, kept in (("3", False), ("0", True)):
+        monkeypatch.setenv("SLURM_PROCID", node)
+        assert Task(program)() == "ValueError: no luck"
+        assert (program.directory / FAILURE).exists() == kept
+    assert (program.directory / f"node3-{LOG}").exists()
+
+
 def test_a_task_near_the_end_of_its_time_saves_and_queues_again(programs):
     (program,) = programs("wait")
     task = Task(program)

@@ -29,7 +29,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("with --launcher slurm, for each task")
     group.add_argument("--partition", default="", metavar="NAME")
-    group.add_argument("--gpus", type=int, default=1, metavar="N", help="default: 1")
+    group.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that train a program together (default: 1)")
+    group.add_argument("--gpus", type=int, default=1, metavar="N", help="of each node (default: 1)")
     group.add_argument(
         "--time",
         default="24:00:00",
@@ -58,12 +59,13 @@ def slurm(args: argparse.Namespace) -> "Slurm | None":
     if args.launcher != "slurm":
         defaults = argparse.ArgumentParser()
         add(defaults)
-        for name in ("partition", "gpus", "time", "cpus", "mem", "account", "qos", "constraint", "setup", "sbatch"):
+        for name in ("partition", "nodes", "gpus", "time", "cpus", "mem", "account", "qos", "constraint", "setup", "sbatch"):
             if getattr(args, name) != defaults.get_default(name):
                 raise UserError(f"--{name} is for --launcher slurm only; leave --{name} out, or add --launcher slurm")
         return None
     asked = Slurm(
         partition=args.partition,
+        nodes=args.nodes,
         gpus=args.gpus,
         minutes=minutes(args.time),
         cpus=args.cpus,

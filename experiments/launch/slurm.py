@@ -1,4 +1,4 @@
-"""Trains programs as one Slurm array job, with one task for each program. Uses submitit.
+"""Trains programs as one Slurm array job, with one element for each program, of one task on each node. Uses submitit.
 
 `launch` (launch.py) calls `run_on_slurm` with --launcher slurm:
 
@@ -35,10 +35,11 @@ POLL = 5.0  # seconds between two checks of the jobs
 
 
 class Slurm(NamedTuple):
-    """What a task requests from Slurm; for an empty field the cluster's default holds."""
+    """What a program requests from Slurm; for an empty field the cluster's default holds."""
 
     partition: str = ""
-    gpus: int = 1
+    nodes: int = 1  # a process on each; they train together (alexnet_jax/cluster.py)
+    gpus: int = 1  # of each node
     minutes: int = 24 * 60
     cpus: int = 8
     memory_gb: float = 0.0
@@ -52,8 +53,10 @@ class Slurm(NamedTuple):
         """The arguments of `update_parameters` of submitit's AutoExecutor.
 
         Raises:
-          UserError: an extra option isn't NAME=VALUE.
+          UserError: an extra option isn't NAME=VALUE, or there is no node.
         """
+        if self.nodes < 1:
+            raise UserError(f"--nodes {self.nodes}: a program needs at least one")
         extra = {}
         for option in self.extra:
             name, equals, value = option.removeprefix("--").partition("=")
@@ -74,7 +77,7 @@ class Slurm(NamedTuple):
             "name": "alexnet_jax",
             "timeout_min": self.minutes,
             "cpus_per_task": self.cpus,
-            "nodes": 1,
+            "nodes": self.nodes,
             "tasks_per_node": 1,
             "slurm_array_parallelism": parallel,
             **{name: value for name, value in chosen.items() if value},
@@ -180,7 +183,7 @@ def _outcome(job: "submitit.Job") -> str | None:
     import submitit
 
     try:
-        return job.result()
+        return job.results()[0]  # of the first node's task, which has the run
     except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"job {job.job_id} ended as {job.state}: {lines[0] if lines else 'no reason given'}; its output: {job.paths.stderr}"

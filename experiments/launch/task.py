@@ -37,8 +37,13 @@ def command(program: Program) -> list[str]:
     return [sys.executable, "-m", "alexnet_jax.train", "--config", program.config, "--workdir", str(program.directory), *overrides]
 
 
+def _node() -> int:
+    """Which of a Slurm job's tasks this is, one on each node. The first one's process has the run."""
+    return int(os.environ.get("SLURM_PROCID", "0")) if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" else 0
+
+
 class Task:
-    """A program and, after `start`, its process."""
+    """A program and, after `start`, its process; on several nodes, one of its processes."""
 
     def __init__(self, program: Program, environment: dict[str, str] | None = None) -> None:
         self.program, self._environment = program, environment or {}
@@ -52,11 +57,13 @@ class Task:
         The process has its own session, so Ctrl-C in the terminal reaches the launcher only, which sends the process one signal. A second
         signal would make the run exit without saving.
         """
-        directory = self.program.directory
-        with writing(directory / LOG):
+        directory, node = self.program.directory, _node()
+        self._log = directory / (f"node{node}-{LOG}" if node else LOG)
+        with writing(self._log):
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / FAILURE).unlink(missing_ok=True)
-            log = open(directory / LOG, "ab")  # noqa: SIM115
+            if not node:
+                (directory / FAILURE).unlink(missing_ok=True)
+            log = open(self._log, "ab")  # noqa: SIM115
         with log:
             self._log_start = log.tell()
             self._events = Follower(directory, skip=True)  # skips the events of earlier processes
@@ -91,9 +98,10 @@ class Task:
             return None  # which is a result
         if reason == "stopped" or self.stopping or code in _STOPPED:  # "stopped": as by alexnet_jax.control
             return STOPPED
-        error = _last_error((directory / LOG).read_bytes()[self._log_start :].decode(errors="replace"), code)
-        with writing(directory / FAILURE):
-            (directory / FAILURE).write_text(error + "\n", encoding="utf-8")
+        error = _last_error(self._log.read_bytes()[self._log_start :].decode(errors="replace"), code)
+        if not _node():
+            with writing(directory / FAILURE):
+                (directory / FAILURE).write_text(error + "\n", encoding="utf-8")
         return error
 
     def __call__(self) -> str | None:

@@ -354,6 +354,7 @@ class Loop:
           UserError: the disk has refused for as long as `train.disk_patience`.
         """
         extra = ({"asked": True} if asked else {}) | ({"untold": plain(list(untold))} if untold else {})
+        self.meter.settle()
         with self.meter.pause():
             trees = self._trees()
             return exchange.first_says(lambda: self.saves.save(self.step, self._record(), trees, wait, **extra))

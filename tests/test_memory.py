@@ -7,7 +7,7 @@ import pytest
 from alexnet_jax import history, memory, parallel, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.train import loop
+from alexnet_jax.train import loop, setup
 from alexnet_jax.turns import Turns
 
 NEEDS = memory.Needs(Turns(7, 7), parameters=100, optimizer=100, activations=7000)
@@ -80,9 +80,9 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_made():
 def test_members_that_no_device_can_hold_together_are_divided_over_the_devices(tiny_config, monkeypatch):
     state = network_lib.build(tiny_config(members=3), (28, 28, 1), 10).abstract_state()
     monkeypatch.setattr(parallel, "memory", lambda: memory.of_state(state, Turns(3, 3)).total - 1)
-    setup, _ = loop.prepare(tiny_config(members=3))
-    assert setup.turns == Turns(3, 4, devices=4)
-    assert "it can't hold all 3" in setup.split
-    assert memory.of_state(state, setup.turns).parameters == memory.of_state(state, Turns(3, 3)).parameters // 3
+    prepared, _ = setup.prepare(tiny_config(members=3))
+    assert prepared.turns == Turns(3, 4, devices=4)
+    assert "it can't hold all 3" in prepared.split
+    assert memory.of_state(state, prepared.turns).parameters == memory.of_state(state, Turns(3, 3)).parameters // 3
     with pytest.raises(UserError, match="fewer members"):
-        loop.prepare(tiny_config("parallel.split=data", members=3))
+        setup.prepare(tiny_config("parallel.split=data", members=3))

@@ -14,9 +14,10 @@ from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.train import __main__ as command
 from alexnet_jax.train.diagnosis import examine
 from alexnet_jax.train.feed import Feed
-from alexnet_jax.train.loop import prepare, train
+from alexnet_jax.train.loop import train
 from alexnet_jax.train.meter import NEVER, Meter
 from alexnet_jax.train.sentinels import Sentinels
+from alexnet_jax.train.setup import prepare
 from experiments.prove_resume.compare import arrays
 
 SHORT = ("train.epochs=0.9", "eval.every_epochs=0.2546", "plateau.patience=1", "plateau.min_delta=1")  # 28 steps, evaluated every 8

@@ -16,8 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import checkpoint, data, exchange, history, memory, metrics, parallel, run, turns
-from alexnet_jax import config as config_lib
-from alexnet_jax.checkpoint import Checkpoints, Damaged, Found
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import plain
 from alexnet_jax.hyper import Hyper
@@ -31,7 +30,7 @@ from alexnet_jax.train.meter import NEVER, Meter
 from alexnet_jax.train.rates import Event, Rates
 from alexnet_jax.train.saves import Saves
 from alexnet_jax.train.sentinels import Sentinels
-from alexnet_jax.train.setup import Setup, validate
+from alexnet_jax.train.setup import Setup, prepare
 from alexnet_jax.train.step import make_train_step
 
 
@@ -42,27 +41,6 @@ class Ties(NamedTuple):
     checkpoints: Checkpoints
     inbox: Inbox
     stop: StopSignal
-
-
-def prepare(config: ConfigDict) -> tuple[Setup, int]:
-    """Open the dataset, hold the config against it and against the devices; returns also the free bytes of a device.
-
-    Raises:
-      UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory; processes whose configs or
-        datasets differ.
-    """
-    parallel.check_batch_size(config.train.batch_size, "train.batch_size")
-    setup = validate(config, data.load(config.data, config.model.pixel_mean))
-    _check_equal(setup)
-    free, state = parallel.memory(), setup.network.abstract_state()
-    pixels = setup.network.model.arch.input_size**2 * setup.network.channels
-    for section in ("train", "eval"):
-        images = config[section].batch_size // parallel.count_devices()
-        memory.check_batch(f"{section}.batch_size={config[section].batch_size}", images, pixels, setup.turns, free)
-    if memory.of_state(state, setup.turns).total > free:
-        setup = validate(config, setup.dataset, tight=True)
-    memory.check(memory.of_state(state, setup.turns), free)
-    return setup, free
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
@@ -113,14 +91,6 @@ def _keep(workdir: Path, step: int, config: ConfigDict, predictions: metrics.Pre
     return {"split": config.data.test_split, **metrics.summarise(predictions)}
 
 
-def _check_equal(setup: Setup) -> None:
-    """Refuse processes whose configs or datasets differ, but for where a machine has its data."""
-    fields = {name: value for name, value in config_lib.flat(setup.config).items() if name not in ("data.dir", "data.threads")}
-    fields |= {f"dataset {name}": value for name, value in setup.dataset.describe().items()}
-    for name, (first, own) in exchange.differences(fields).items():
-        raise UserError(f"{name} is {own} here and {first} at process 0; give all processes the same command and the same data")
-
-
 def _check_newest(workdir: Path) -> None:
     """Refuse a process 0 that doesn't see what others see of the run: where each machine has a disk of its own, it would begin anew."""
     steps = exchange.everyone_says(max(checkpoint.steps(workdir), default=-1))
@@ -149,7 +119,7 @@ class Loop:
 
         networks = Networks(fresh.step, fresh.params, self.network.hyper)
         training = {"opt_state": fresh.opt_state, "plateau": plateau.init(members), "meter": self.meter.state()}
-        found, warnings = exchange.first_says(lambda: self._newest({"networks": networks, "training": training}))
+        found, warnings = exchange.first_says(lambda: self.saves.newest({"networks": networks, "training": training}))
         record: dict[str, Any] = {"evaluated": 0, "commands": [], "accuracy": None, "best": -1.0}
         if found:
             networks, training, record = found.trees["networks"], found.trees["training"], found.record
@@ -181,22 +151,6 @@ class Loop:
         workdir = self.checkpoints.directory.parent
         self._tell(exchange.first_says(lambda: history.missing(workdir, self.step, record.get("untold", []))))
         self.sentinels = Sentinels(setup, exchange.first_says(lambda: history.load(workdir).told))
-
-    def _newest(self, templates: dict[str, Any]) -> tuple[Found | None, list[str]]:
-        """The newest checkpoint that is whole, and what is to be said of those that aren't: they are set aside.
-
-        Raises:
-          UserError: there are checkpoints, and none is whole.
-        """
-        workdir, warnings = self.checkpoints.directory.parent, list[str]()
-        for step in reversed(have := checkpoint.steps(workdir)):
-            try:
-                return checkpoint.restore(workdir, step, templates), warnings
-            except Damaged as error:
-                if step == have[0]:
-                    raise UserError(f"none of {workdir}'s checkpoints can be read; {error.fault}") from None
-                warnings.append(f"{error.fault}; it is now {self.checkpoints.set_aside(step).name}, and the run goes on from an older one")
-        return None, warnings
 
     @cached_property
     def train_step(self) -> turns.TrainProgram:

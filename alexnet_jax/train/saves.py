@@ -1,9 +1,10 @@
-"""A run's checkpoints as the loop sees them: what is saved already, what is under way, and for how long a disk may refuse.
+"""A run's checkpoints as the loop sees them: which to go on from, what is under way, and for how long a disk may refuse.
 
 The loop (loop.py) owns one:
 
-    saves.save(step, trees, record)    # returns why the disk refused, or None
-    saves.look()                       # after every step: logs a save that has come to its end
+    found, warnings = saves.newest(templates)    # at the start
+    saves.save(step, trees, record)              # returns why the disk refused, or None
+    saves.look(step)                             # after every step: logs a save that has come to its end
 
 "saved" is logged when a checkpoint is on disk, not before.
 """
@@ -12,7 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from alexnet_jax.checkpoint import Checkpoints, DiskError, Saved
+from alexnet_jax import checkpoint
+from alexnet_jax.checkpoint import Checkpoints, Damaged, DiskError, Found, Saved
+from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 
 RETRY = 5.0  # seconds between two tries of the last save
@@ -27,12 +30,28 @@ class Saves:
 
     def __init__(self, checkpoints: Checkpoints, log: RunLog, patience: float) -> None:
         self._checkpoints, self._log, self._patience = checkpoints, log, patience
-        self._newest: dict[str, Any] = {}  # the record of the newest save, with its step
+        self._last: dict[str, Any] = {}  # the record of the newest save, with its step
         self._refused_since: float | None = None
+
+    def newest(self, templates: dict[str, Any]) -> tuple[Found | None, list[str]]:
+        """The newest checkpoint that is whole, and what is to be said of those that aren't: they are set aside.
+
+        Raises:
+          UserError: there are checkpoints, and none is whole.
+        """
+        workdir, warnings = self._checkpoints.directory.parent, list[str]()
+        for step in reversed(have := checkpoint.steps(workdir)):
+            try:
+                return checkpoint.restore(workdir, step, templates), warnings
+            except Damaged as error:
+                if step == have[0]:
+                    raise UserError(f"none of {workdir}'s checkpoints can be read; {error.fault}") from None
+                warnings.append(f"{error.fault}; it is now {self._checkpoints.set_aside(step).name}, and the run goes on from an older one")
+        return None, warnings
 
     def resume(self, step: int, record: dict[str, Any]) -> None:
         """The run goes on from a checkpoint: this need not be saved again."""
-        self._newest = {"step": step, **record}
+        self._last = {"step": step, **record}
 
     def save(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]], wait: bool = False, **extra: Any) -> str | None:
         """Save under a step, unless a save of the same record is the newest; returns why the disk refused, None where it didn't.
@@ -67,10 +86,10 @@ class Saves:
             time.sleep(min(RETRY, self._patience))
 
     def _save(self, step: int, record: dict[str, Any], trees: Callable[[], dict[str, Any]], wait: bool, **extra: Any) -> None:
-        if extra or {"step": step, **record} != self._newest:
+        if extra or {"step": step, **record} != self._last:
             self._tell(self._checkpoints.wait())
             self._checkpoints.save(step, trees(), {**record, **extra})
-            self._newest = {"step": step, **record}
+            self._last = {"step": step, **record}
         if wait:
             self._tell(self._checkpoints.wait())
 
@@ -94,7 +113,7 @@ class Saves:
 
     def _refused(self, step: int, error: DiskError, hope: str) -> str:
         """Warn of a save that the disk refused, and say what comes next, unless `hope` is empty; give up if it has refused for too long."""
-        self._newest, now = {}, time.monotonic()
+        self._last, now = {}, time.monotonic()
         self._refused_since = self._refused_since or now
         if now - self._refused_since >= self._patience:
             raise error

@@ -1,8 +1,9 @@
-"""One check of a config: all that can be said of it and its dataset before any memory is touched.
+"""What is checked before a run begins: its config and dataset, then the devices and the other processes.
 
-Training (loop.py), the memory plan (memory.py) and the launchers (experiments/launch/cost.py) call it:
+`validate` says all that can be said before any memory is touched; the launchers (experiments/launch/cost.py) call it too. Training
+(loop.py) calls `prepare`, which opens the dataset, validates, and holds the run against the devices:
 
-    setup = validate(config, data.load(config.data, config.model.pixel_mean))
+    setup, free = prepare(config)
     setup.timeline.total    # steps
 """
 
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import network, turns
+from alexnet_jax import config as config_lib
+from alexnet_jax import data, exchange, memory, network, parallel, turns
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.network import Network
@@ -54,3 +56,32 @@ def validate(config: ConfigDict, dataset: Dataset, tight: bool = False) -> Setup
     chosen, why = turns.choose(members, config.parallel.split, tight)
     in_turn = turns.plan(members, config.train.members_per_program, chosen)
     return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, members), why)
+
+
+def prepare(config: ConfigDict) -> tuple[Setup, int]:
+    """Open the dataset, hold the config against it and against the devices; returns also the free bytes of a device.
+
+    Raises:
+      UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory; processes whose configs or
+        datasets differ.
+    """
+    parallel.check_batch_size(config.train.batch_size, "train.batch_size")
+    setup = validate(config, data.load(config.data, config.model.pixel_mean))
+    _check_equal(setup)
+    free, state = parallel.memory(), setup.network.abstract_state()
+    pixels = setup.network.model.arch.input_size**2 * setup.network.channels
+    for section in ("train", "eval"):
+        images = config[section].batch_size // parallel.count_devices()
+        memory.check_batch(f"{section}.batch_size={config[section].batch_size}", images, pixels, setup.turns, free)
+    if memory.of_state(state, setup.turns).total > free:
+        setup = validate(config, setup.dataset, tight=True)
+    memory.check(memory.of_state(state, setup.turns), free)
+    return setup, free
+
+
+def _check_equal(setup: Setup) -> None:
+    """Refuse processes whose configs or datasets differ, but for where a machine has its data."""
+    fields = {name: value for name, value in config_lib.flat(setup.config).items() if name not in ("data.dir", "data.threads")}
+    fields |= {f"dataset {name}": value for name, value in setup.dataset.describe().items()}
+    for name, (first, own) in exchange.differences(fields).items():
+        raise UserError(f"{name} is {own} here and {first} at process 0; give all processes the same command and the same data")

@@ -76,8 +76,8 @@ def brief(command):
 
 
 def is_slow(command):
-    """It starts a training, or needs a run that only such a command makes."""
-    return any(name in command for name in TRAININGS) or bool(re.search(r"runs/(?!digits\b)", command))
+    """It starts a training, or needs a run that only such a command makes; or it is the report, which takes longest of the others."""
+    return any(name in command for name in (*TRAININGS, "experiments.report")) or bool(re.search(r"runs/(?!digits\b)", command))
 
 
 def test_commands_are_found():

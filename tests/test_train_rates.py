@@ -95,6 +95,7 @@ def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
     assert [event["reason"] for event in events_of(replayed, "drop")] == ["replay"] * 3
 
 
+@pytest.mark.slow
 def test_a_run_of_other_members_is_replayed_only_by_all_of_one(tiny_config, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for workdir, members in ((one, 1), (two, 2)):

@@ -339,6 +339,7 @@ def test_safetensors_there_and_back(member, members, tmp_path):
     assert np.array_equal(log_probs(back, images)[0], log_probs(members, images)[member])
 
 
+@pytest.mark.slow
 def test_imported_weights_have_a_report(members, tmp_path):
     """Of the network alone; what needs the dataset is left out where their classes aren't its, by name."""
     file = tmp_path / "net.safetensors"

@@ -31,8 +31,9 @@ from alexnet_jax import parallel
 from alexnet_jax.prepare.datasets import prepare_digits
 
 parallel.start()
-# Some tests send themselves Ctrl-C. Whatever is started in the background ignores it, until it says otherwise.
+# Some tests send themselves Ctrl-C, or what a closed terminal sends. Whatever is started in the background may ignore them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -184,6 +184,8 @@ def load(workdir: str | Path, step: str = "last") -> Run:
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         made_by = record.get("versions", {}).get("alexnet_jax", "unknown")
         raise UserError(f"{workdir} was made by another version of this project ({made_by}), whose {CONFIG} differs: {error}") from None
+    except UserError as error:  # a value that this version doesn't know, or one that somebody wrote there
+        raise UserError(f"{workdir / CONFIG}: {error}") from None
     found = exchange.first_says(
         lambda: checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
     )

@@ -406,6 +406,10 @@ def test_a_run_of_another_version_is_refused(reference, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"another version of this project .*lrn_size"):
         run.load(tmp_path)
+    record["config"]["model"] |= {"lrn_size": 5, "conv_form": "unroll"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"config.json: model.conv_form is 'unroll'; known: auto, direct"):
+        run.load(tmp_path)
 
 
 def test_plan():

@@ -1,6 +1,7 @@
 """How alike networks are: CKA is its formula, filters are matched, pairs are counted."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.subject import in_order, open_dataset, open_networks
 from experiments.similarity import cka, diversity, filters
 from experiments.similarity.__main__ import main
+from experiments.similarity.report import in_words
 
 
 def u_centred(gram):
@@ -97,6 +99,15 @@ def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, caps
     assert "Networks of run and of run at step 0 are most alike in fc6 (CKA 1.00)" in out  # they are one network
     assert "matched one to one" in out
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
+
+
+def test_a_network_that_says_the_same_of_every_image_is_left_out_and_named():
+    values = np.array([[0.9, 0.5, np.nan], [0.7, 0.3, np.nan], [0.8, np.nan, np.nan]])  # pairs x layers
+    found = SimpleNamespace(groups=["run"], between=lambda i, j: values, layers=["conv1", "conv5", "fc6"], matchings={}, networks=[0])
+    assert in_words(found) == (
+        "Two networks of run are most alike in conv1 (CKA 0.80) and least in conv5 (CKA 0.40); "
+        "of two networks of run, some put out the same for every image in conv5, fc6: such pairs are left out there."
+    )
 
 
 def test_the_last_layer_is_in_the_order_of_the_datasets_classes(untrained_run):

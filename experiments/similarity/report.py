@@ -30,9 +30,15 @@ def in_words(found: Found) -> str:
         for j in range(i, len(found.groups)):
             values = found.between(i, j)
             if len(values):
-                mean, who = values.mean(0), f"two networks of {first}" if i == j else f"networks of {first} and of {found.groups[j]}"
-                most, least = (f"{found.layers[k]} (CKA {mean[k]:.2f})" for k in (int(mean.argmax()), int(mean.argmin())))
-                parts.append(f"{who} are most alike in {most} and least in {least}")
+                who = f"two networks of {first}" if i == j else f"networks of {first} and of {found.groups[j]}"
+                # NaN where a layer says the same of every image: nothing can be like it.
+                mean = np.array([layer[np.isfinite(layer)].mean() if np.isfinite(layer).any() else np.nan for layer in values.T])
+                if np.isfinite(mean).any():
+                    most, least = (f"{found.layers[k]} (CKA {mean[k]:.2f})" for k in (int(np.nanargmax(mean)), int(np.nanargmin(mean))))
+                    parts.append(f"{who} are most alike in {most} and least in {least}")
+                if np.isnan(values).any():
+                    dead = ", ".join(layer for layer, column in zip(found.layers, values.T, strict=True) if np.isnan(column).any())
+                    parts.append(f"of {who}, some put out the same for every image in {dead}: such pairs are left out there")
     if found.matchings:
         cosine, chance = (np.mean([np.mean(getattr(one, field)) for one in found.matchings.values()]) for field in ("cosine", "chance"))
         parts.append(f"matched one to one, first filters of two networks have a mean cosine of {cosine:.2f} ({chance:.2f} by chance)")

@@ -111,6 +111,17 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+def positive(text: str) -> int:
+    """A whole number of the command line, at least 1, for `type=`.
+
+    Raises:
+      argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def path(text: str) -> Path:
     """A path of the command line, for `type=`: `~` is the home directory wherever it stands, as in --workdir=~/runs.
 

@@ -170,12 +170,6 @@ class Store:
                 os.replace(self.part, self.path)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m alexnet_jax.features", description="Write the outputs of layers for every image of a split."
@@ -191,7 +185,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data-dir", type=config_lib.path, metavar="DIR", help="the directory of the dataset (default: the config's data.dir)"
     )
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="images in a batch (default: the config's eval.batch_size)")
+    parser.add_argument(
+        "--batch-size", type=config_lib.positive, metavar="N", help="images in a batch (default: the config's eval.batch_size)"
+    )
     parser.add_argument("--out", required=True, type=config_lib.path, metavar="FILE", help="a file that ends in .safetensors or .npz")
     args = parser.parse_args(argv)
     if args.out.suffix not in FORMATS:

@@ -165,17 +165,11 @@ def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
             raise UserError(f"cannot write {file}: it is a folder, or its folder doesn't exist")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m alexnet_jax.predict", description="Classify pictures with the networks of a run.")
     parser.add_argument("--run", required=True, metavar="DIR", type=config_lib.path, help="a run directory")
     parser.add_argument("images", nargs="*", metavar="IMAGES", type=config_lib.path, help="pictures, and folders with pictures")
-    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="number of answers for each picture (default: 5)")
+    parser.add_argument("--top", type=config_lib.positive, default=5, metavar="K", help="number of answers for each picture (default: 5)")
     parser.add_argument("--ten-crop", action="store_true", help="average the paper's ten views")
     parser.add_argument(
         "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
@@ -190,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write JSON to FILE; without FILE, print it instead of text",
     )
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures in a batch (default: the config's eval.batch_size)")
+    parser.add_argument(
+        "--batch-size", type=config_lib.positive, metavar="N", help="pictures in a batch (default: the config's eval.batch_size)"
+    )
     return parser
 
 

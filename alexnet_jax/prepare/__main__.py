@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from alexnet_jax.config import path
+from alexnet_jax.config import path, positive
 from alexnet_jax.errors import run_cli
 from alexnet_jax.images import HOW, INTERPOLATIONS
 from alexnet_jax.prepare.datasets import dataset_dir, prepare_digits, prepare_folder, prepare_idx, prepare_imagenet, prepare_tfds
@@ -59,11 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     idx.add_argument("--name", required=True, help="of the dataset; fashion_mnist and kmnist have class names")
     for command in (folder, imagenet):
         command.add_argument("--name", required=True, help="of the dataset")
-        command.add_argument("--size", type=_positive, default=256, help="pixels (default 256)")
+        command.add_argument("--size", type=positive, default=256, help="pixels (default 256)")
     tfds.add_argument("--name", required=True, help="of the TFDS dataset, such as cifar10 or imagenet_resized/64x64")
-    digits.add_argument("--size", type=_positive, default=28, help="pixels (default 28)")
-    idx.add_argument("--size", type=_positive, help="pixels (default: as they are)")
-    tfds.add_argument("--size", type=_positive, help="pixels (default: as they are if all have one shape, else 256)")
+    digits.add_argument("--size", type=positive, default=28, help="pixels (default 28)")
+    idx.add_argument("--size", type=positive, help="pixels (default: as they are)")
+    tfds.add_argument("--size", type=positive, help="pixels (default: as they are if all have one shape, else 256)")
     imagenet.add_argument("--allow-incomplete", action="store_true", help="take less than the whole release")
     imagenet.add_argument("--verify", action="store_true", help="check the tars' MD5 sums first")
     amount = "of train to hold out where there is no validation split: a count or a fraction"
@@ -77,18 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--encoding", choices=("raw", "jpeg", "png"), help="of the stored images (default: raw up to 64 pixels, else jpeg)"
         )
-        command.add_argument("--workers", type=_positive, help="processes (default: one for each core)")
+        command.add_argument("--workers", type=positive, help="processes (default: one for each core)")
         command.add_argument("--skip-corrupt", action="store_true", help=f"leave broken images out and list them in {LEFT_OUT_LIST}")
     for command in (digits, idx, folder, imagenet, tfds):
         command.add_argument("--data-dir", type=path, default=Path("data"), help="where datasets lie (default data)")
         command.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _amount(text: str) -> int | float:

@@ -14,18 +14,12 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import run_cli
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m experiments.similarity", description="Compare the layers, first filters and answers of networks."
     )
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="run directories; RUN@STEP takes an earlier checkpoint")
-    parser.add_argument("--members", type=_positive, default=4, metavar="N", help="the first networks of each run (default: 4)")
+    parser.add_argument("--members", type=config_lib.positive, default=4, metavar="N", help="the first networks of each run (default: 4)")
     parser.add_argument("--layers", default="conv1..fc8", metavar="LAYERS", help="one layer, or a range (default: conv1..fc8)")
     parser.add_argument("--split", default="test", help="a split of the runs' dataset, or a slice of one (default: test)")
     parser.add_argument(

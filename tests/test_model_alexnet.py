@@ -188,6 +188,13 @@ def test_bfloat16_computes_near_float32():
     assert not np.array_equal(half, exact)
 
 
+def test_dropout_in_bfloat16_divides_by_what_is_kept():
+    """In bfloat16, .9 would be .8984375, and 1.5 divided by it 1.671875."""
+    x = dropout(jnp.full((1, 64), 1.5, jnp.bfloat16), 0.1, jax.random.split(jax.random.key(0), 1), layer=0)
+    assert set(np.asarray(x, np.float32).ravel().tolist()) == {0.0, float(jnp.bfloat16(1.5 / 0.9))}
+    assert float(jnp.bfloat16(1.5 / 0.9)) != float(jnp.bfloat16(1.5) / jnp.bfloat16(0.9))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

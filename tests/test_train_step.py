@@ -125,6 +125,31 @@ def test_rematerialisation_changes_no_number(dtype):
     close(metrics, again_metrics, rtol=1e-5 if dtype == "float32" else 1e-2)
 
 
+def test_bfloat16_has_no_sum_exponential_or_quotient():
+    """Those of LRN, the softmax, the loss, the biases' gradients and dropout are float32. Products sum in float32 by themselves."""
+    state, controls = state_of(network(dtype="bfloat16"), "seed=0")
+    program = jax.make_jaxpr(make_train_step(network(dtype="bfloat16"), OPTIMIZER, STATS, lambda step: 1.0, None))(
+        state, controls, batch(0)
+    )
+    of_bfloat16 = {
+        equation.primitive.name
+        for equation in equations(program.jaxpr)
+        if any(getattr(variable.aval, "dtype", None) == jnp.bfloat16 for variable in equation.invars)
+    }
+    assert {"dot_general", "conv_general_dilated", "max"} <= of_bfloat16
+    assert not of_bfloat16 & {"reduce_sum", "cumsum", "exp", "log", "pow", "rsqrt", "sqrt", "div", "argmax", "reduce_max", "psum"}
+
+
+def equations(jaxpr):
+    """All equations of a program, also those of the functions that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
 def test_members_with_equal_seeds_share_every_draw():
     model = network()
     state, metrics = train(model, state_of(model, "seed=[5,5,6]"))

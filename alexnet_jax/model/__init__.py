@@ -4,6 +4,7 @@ alexnet.py     AlexNet as a Flax module, and its variants
 conv.py        convolution and max-pooling under a member axis
 winograd.py    convolution with fewer multiplications
 dense.py       the matrix product of a dense layer
+bias.py        a layer's bias, whose gradient is summed in float32
 lrn.py         local response normalisation
 remat.py       less memory for more time: what a gradient needs is computed again
 forward.py     forward passes of M networks: log-probabilities, and the sums of their errors

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.hyper import Hyper
+from alexnet_jax.model.bias import add_bias
 from alexnet_jax.model.conv import FORMS, conv, max_pool
 from alexnet_jax.model.dense import dense
 from alexnet_jax.model.lrn import CONVENTIONS, lrn
@@ -289,7 +290,7 @@ class AlexNet(nn.Module):
         parameters = _Affine((size, size, channels // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
 
         def convolve(x, kernel, bias):
-            return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
+            return add_bias(conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form), bias)
 
         return name, parameters, convolve
 
@@ -300,7 +301,7 @@ class AlexNet(nn.Module):
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
-        return dense(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return add_bias(dense(x, kernel.astype(x.dtype)), bias)
 
     def _pool_and_norm(self, x, hyper):
         if not self.arch.lrn:
@@ -355,4 +356,4 @@ def dropout(
         return x
     keep = 1 - jnp.asarray(rate, jnp.float32)
     kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:]))(keys)
-    return jnp.where(kept, x / keep.astype(x.dtype), 0)
+    return jnp.where(kept, (x.astype(jnp.float32) / keep).astype(x.dtype), 0)

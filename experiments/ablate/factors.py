@@ -108,6 +108,11 @@ def _order(config: "ConfigDict", shape: Shape) -> Levels:
     return Levels({name.replace("_", " "): {"model.lrn_order": name} for name in ("after_pool", "before_pool")})
 
 
+def _precision(config: "ConfigDict", shape: Shape) -> Levels:
+    note = "bfloat16: of activations and products; parameters, sums and the loss are float32 in both"
+    return Levels({name: {"model.dtype": name} for name in ("float32", "bfloat16")}, (note,))
+
+
 def _colour(config: "ConfigDict", shape: Shape) -> Levels:
     if reason := _senseless("colour", config, shape):
         raise UserError(f"factor colour: {reason}; it needs a dataset of colour images")
@@ -127,5 +132,6 @@ FACTORS = {
     "overlap": Factor("Do overlapping pools matter?", _overlap),
     "order": Factor("LRN after the pool or before it?", _order),
     "colour": Factor("Does PCA colour matter?", _colour),
+    "precision": Factor("Is bfloat16 as good as float32?", _precision),
     "ensemble": Factor("What do more networks bring?", _ensemble),
 }

@@ -25,7 +25,7 @@ import simplejpeg
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, missing_package, not_installed
 from alexnet_jax.images import Resize
 from alexnet_jax.prepare.folders import sort_classes
 from alexnet_jax.prepare.pixel_stats import PixelStats
@@ -95,7 +95,7 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
     A `pixel_mean`, one number per channel, replaces the dataset's own mean.
 
     Raises:
-      UserError: the dataset does not exist, or can't be read.
+      UserError: the dataset does not exist, or can't be read; or a package isn't installed that TFDS needs to read it.
     """
     import tensorflow_datasets as tfds
 
@@ -121,6 +121,8 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
             class_words=tuple(metadata.get("class_words", ())),
             **{field: metadata[field] for field in ("resize", "interpolation") if metadata.get(field, "none") != "none"},
         )
+    except ModuleNotFoundError as error:  # TFDS imports some packages only when it reads
+        raise UserError(not_installed(missing_package(error))) from None
     except Exception as error:  # for a truncated file, TFDS passes on protobuf's own exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

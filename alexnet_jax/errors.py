@@ -24,6 +24,8 @@ LISTED = 20  # an error lists at most this many known names; `...` stands for th
 OURS = ("alexnet_jax", "experiments", "configs")
 FEW = 8  # up to this many names are listed even if one of them is similar: the user may have meant another one
 LONGEST = 2000  # letters of an error
+# What pip calls the package of a module, where the two names differ and pip would install another one or none.
+PIP_NAMES = {"tree": "dm-tree", "PIL": "pillow", "sklearn": "scikit-learn", "google": "protobuf", "orbax": "orbax-checkpoint"}
 
 
 STOPPED = 75  # exit code of a command that saved and stopped: "run me again" (EX_TEMPFAIL of sysexits.h)
@@ -67,13 +69,22 @@ def version(package: str) -> str:
 
 def _name_what_is_missing(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Print one line for a package that isn't installed, and the traceback of any other error."""
-    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    package = missing_package(error) if isinstance(error, ModuleNotFoundError) else ""
     if not package or package in OURS:
         sys.__excepthook__(kind, error, trace)
         return
-    print(
-        f"error: the package {package}, which alexnet_jax needs, is not installed in {sys.executable}; {_how_to_install()}", file=sys.stderr
-    )
+    print(f"error: {not_installed(package)}", file=sys.stderr)
+
+
+def missing_package(error: ImportError) -> str:
+    """The package whose absence an import reports, by the name that pip knows; empty where the error names none."""
+    module = (error.name or "").partition(".")[0]
+    return PIP_NAMES.get(module, module)
+
+
+def not_installed(package: str) -> str:
+    """What a person is told of a missing package, in words."""
+    return f"the package {package}, which alexnet_jax needs, is not installed in {sys.executable}; {_how_to_install()}"
 
 
 def _how_to_install() -> str:

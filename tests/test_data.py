@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import data
@@ -41,6 +42,17 @@ def test_a_split_can_be_cut(digits):
     assert len(first) == 200
     assert np.array_equal(first[199]["image"], whole[199]["image"])
     assert len(digits.source("train[50%:]")) in (628, 629)
+
+
+def test_a_package_that_tfds_misses_is_named_as_pip_knows_it(digits_dir, monkeypatch):
+    """The module of dm-tree is `tree`; TFDS imports it when it reads the shape of an image."""
+
+    def without_tree(feature):
+        raise ModuleNotFoundError("No module named 'tree'", name="tree")
+
+    monkeypatch.setattr(tfds.features.Tensor, "shape", property(without_tree))
+    with pytest.raises(UserError, match=r"^the package dm-tree, which alexnet_jax needs, is not installed in .*run `pip install -e \.`"):
+        data.load(config_lib.load("configs/digits.py", [f"data.dir={digits_dir}"]).data)
 
 
 @pytest.mark.parametrize(("split", "hint"), [("valid", "validation"), ("train[:0]", "1,257"), ("train[2:1", "train"), ("train[a:]", "10%")])

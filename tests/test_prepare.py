@@ -536,9 +536,9 @@ def test_tfds_mistakes(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="TFDS knows no dataset 'no_such_thing'"):
         prepare.prepare_tfds("no_such_thing", tmp_path, source=tmp_path)
 
-    def without_tensorflow(*args, **kwargs):
+    def without_a_module(*args, **kwargs):
         print("*** banner ***")
-        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
     def without_network(*args, **kwargs):
         raise tfds.download.DownloadError("404\nNot Found")
@@ -546,9 +546,11 @@ def test_tfds_mistakes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tfds, "builder", without_network)
     with pytest.raises(UserError, match=r"TFDS cannot load cifar10: 404 Not Found$"):
         prepare.prepare_tfds("cifar10", tmp_path)
-    monkeypatch.setattr(tfds, "builder", without_tensorflow)
-    with pytest.raises(UserError, match=r"TFDS cannot build cifar10 without the module tensorflow: pip install tensorflow$"):
-        prepare.prepare_tfds("cifar10", tmp_path)
+    monkeypatch.setattr(tfds, "builder", without_a_module)
+    for module, packages in (("tensorflow", "tensorflow"), ("tree", "dm-tree tensorflow")):
+        missing = module
+        with pytest.raises(UserError, match=f"TFDS cannot build cifar10 without the module {module}: pip install {packages}$"):
+            prepare.prepare_tfds("cifar10", tmp_path)
     assert capsys.readouterr().out == ""
 
     class Texts(Toy, skip_registration=True):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, missing_package
 from alexnet_jax.images import ImageError, Resize, load_image
 from alexnet_jax.prepare.holdout import hold_out
 from alexnet_jax.prepare.records import RawDataset, default_encoding
@@ -89,8 +89,8 @@ def _tfds_builder(name: str, source: str | Path | None) -> Any:
     except tfds.core.registered.DatasetNotFoundError:
         raise UserError(f"TFDS knows no dataset {name!r}, nor does {source or '~/tensorflow_datasets'} hold it; check --name") from None
     except ImportError as error:
-        modules = " ".join(sorted({"tensorflow", error.name or "tensorflow"}))
-        raise UserError(f"TFDS cannot build {name} without the module {error.name}: pip install {modules}") from None
+        packages = " ".join(sorted({"tensorflow", missing_package(error) or "tensorflow"}))
+        raise UserError(f"TFDS cannot build {name} without the module {error.name}: pip install {packages}") from None
     except NotImplementedError:
         found = builder.info.file_format.value
         raise UserError(f"{builder.data_dir} is {found}, which TFDS cannot read at random; give another --source to build anew") from None

@@ -74,6 +74,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "memory": {"message": _is_text},
     "split": {"message": _is_text},
+    "profile": {"message": _is_text},
     "train": {
         "epoch": _is_number,
         **dict.fromkeys(("loss", "error", "learning_rate"), _of_each_member),

@@ -10,6 +10,7 @@ Values for each of M members are lists of length M.
     start       members, member_names, steps, steps_per_epoch, devices (in words), images (of the training split)
     split       message: what several devices share, and why
     memory      message, needed and free (bytes)
+    profile     message: which steps are traced, and where
     train       epoch, loss, error, learning_rate, images_per_second, member_images_per_second, waiting (fraction of the time: for data)
     eval        split, epoch, count, loss, top1_error, top5_error, ensemble_top1_error (errors are fractions)
     drop        member, learning_rate (the new one, times the schedule's factor at this step), factor, reason: plateau | control | replay
@@ -206,7 +207,7 @@ def describe(event: dict) -> str:
             members = "1 member" if e["members"] == 1 else f"{e['members']} members"
             epochs = f"{e['steps'] / e['steps_per_epoch']:.1f} epochs of {e['images']:,} images"
             return f"start  {members}, {e['steps']:,} steps ({epochs}) on {e['devices']}"
-        case "memory" | "split":
+        case "memory" | "split" | "profile":
             return f"{e['event']}  {e['message']}"
         case "train":
             return (

@@ -120,7 +120,7 @@ def test_the_arguments_of_a_training_are_understood(command, digits_dir, tmp_pat
     main = importlib.import_module(f"{module}.__main__").main
     if module == "alexnet_jax.train":
         configs = []
-        monkeypatch.setattr(loop, "train", lambda config, workdir: configs.append(config) or {})
+        monkeypatch.setattr(loop, "train", lambda config, *_: configs.append(config) or {})
         monkeypatch.setattr(write, "write_report", lambda workdir: sys.exit())
         with pytest.raises(SystemExit):
             main(words)

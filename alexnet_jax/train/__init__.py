@@ -11,6 +11,7 @@ saves.py       the run's checkpoints: which to go on from, what is under way, fo
 feed.py        each batch on the devices while the step before it computes
 meter.py       means of the metrics, and speed, between two lines of the log
 sentinels.py   what is said of members that don't learn, of data that come too late
+profile.py     a trace of some steps
 diagnosis.py   one member's step computed again: which layers are not finite, which units are dead
 __main__.py    the command
 """

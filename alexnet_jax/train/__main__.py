@@ -28,6 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     config_lib.add_arguments(parser)
     parser.add_argument("--workdir", required=True, type=config_lib.path, metavar="DIR", help="the run directory, made if it isn't there")
+    parser.add_argument(
+        "--profile",
+        type=config_lib.positive,
+        default=0,
+        metavar="STEPS",
+        help="write a trace of so many steps into DIR/profile, for TensorBoard and Perfetto; it begins after the first step",
+    )
     cluster.add_arguments(parser)
     args = config_lib.parse_command_line(parser, argv)
     place, config = cluster.place(args), config_lib.load(args.config, args.overrides)
@@ -37,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     from alexnet_jax.train.loop import train
 
     with parallel.started(place):
-        test = train(config, args.workdir)
+        test = train(config, args.workdir, args.profile)
         return exchange.first_says(lambda: _conclude(args.workdir, test))
 
 

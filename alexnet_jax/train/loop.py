@@ -27,6 +27,7 @@ from alexnet_jax.train import plateau, schedule
 from alexnet_jax.train.feed import Feed
 from alexnet_jax.train.inbox import Inbox, StopSignal
 from alexnet_jax.train.meter import NEVER, Meter
+from alexnet_jax.train.profile import Profile
 from alexnet_jax.train.rates import Event, Rates
 from alexnet_jax.train.saves import Saves
 from alexnet_jax.train.sentinels import Sentinels
@@ -41,10 +42,14 @@ class Ties(NamedTuple):
     checkpoints: Checkpoints
     inbox: Inbox
     stop: StopSignal
+    profile: Profile
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any] | None:
     """Train to the end, or until a signal; returns the test results, None for a run that was stopped.
+
+    Args:
+      profiled: steps of which process 0 writes a trace.
 
     Raises:
       UserError: as `prepare`; or a config that contradicts the run that the directory holds; a program that can't fit into memory; a
@@ -56,9 +61,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     first, total, patience = exchange.is_first(), setup.timeline.total, 60 * config.train.disk_patience
     with Inbox(workdir, first) as inbox:  # from here on the directory is this process's
         exchange.first_says(lambda: _claim(workdir, setup))
-        with RunLog(workdir, total, patience, first) as log, Checkpoints(workdir, first) as checkpoints, StopSignal() as stop:
+        with (
+            RunLog(workdir, total, patience, first) as log,
+            Checkpoints(workdir, first) as checkpoints,
+            StopSignal() as stop,
+            Profile(workdir / "profile", profiled if first else 0, log) as profile,
+        ):
             started = time.perf_counter()
-            loop = Loop(setup, free, Ties(log, checkpoints, inbox, stop), fresh)
+            loop = Loop(setup, free, Ties(log, checkpoints, inbox, stop, profile), fresh)
             del fresh  # the loop has it on the devices
             for note in notes:
                 log.event("warning", loop.step, message=note)
@@ -109,7 +119,7 @@ class Loop:
 
     def __init__(self, setup: Setup, free: int, ties: Ties, fresh: TrainState) -> None:
         self.config, self.dataset, self.sources, self.timeline, self.network, self.turns, policy, split = setup
-        self.log, self.checkpoints, self.inbox, self.stop = ties
+        self.log, self.checkpoints, self.inbox, self.stop, self.profile = ties
         self.free = free
         self.predict = turns.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats), self.turns)
         self.sums = parallel.over_devices_sum(make_sums(parallel.DEVICES))
@@ -153,7 +163,7 @@ class Loop:
         self.sentinels = Sentinels(setup, exchange.first_says(lambda: history.load(workdir).told))
 
     @cached_property
-    def train_step(self) -> turns.TrainProgram:
+    def train_step(self) -> Callable:
         """The train step, compiled when it is first needed. Says what it takes of the memory.
 
         Raises:
@@ -165,7 +175,7 @@ class Loop:
         needs = memory.of_program(self.parts, self.turns, program.compiled)
         self.log.event("memory", self.step, message=f"{needs}; {memory.size(self.free)} are free", needed=needs.total, free=self.free)
         memory.check(needs, self.free)
-        return program
+        return self.profile.watch(program, self.step)
 
     def run(self) -> str:
         """Step until there is a reason to end.

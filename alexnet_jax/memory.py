@@ -70,7 +70,10 @@ def check(needs: Needs, available: int) -> None:
         raise UserError(f"{found}; give the run fewer members, or narrower ones (model.width)")
     fit = int(for_activations / (needs.activations / needs.turns.at_once)) if needs.activations else 0
     if fit < 1:
-        raise UserError(f"{found}; the activations of one member alone don't fit: lower train.batch_size, or set --config.train.remat=True")
+        raise UserError(
+            f"{found}; the activations of one member alone don't fit: raise train.accumulate, lower train.batch_size, or set "
+            "--config.train.remat=True"
+        )
     raise UserError(f"{found}; let them train in turn: --config.{FIELD}={min(fit, needs.turns.at_once - 1)}")
 
 

@@ -137,17 +137,20 @@ def cpu_model() -> str:
     return models[0] if models else platform.machine()
 
 
-def check_batch_size(batch_size: int, field: str) -> None:
-    """Refuse a batch size that the devices can't share evenly.
+def check_batch_size(batch_size: int, field: str, pieces: int = 1) -> None:
+    """Refuse a batch size that the devices can't share evenly, or whose shares can't be cut evenly into so many `pieces`.
 
     Raises:
       UserError: it names a batch size near it that they can share.
     """
     if batch_size < 1:
         raise UserError(f"{field} is {batch_size}; it must be positive")
-    if batch_size % jax.device_count():
-        near = max(1, round(batch_size / jax.device_count())) * jax.device_count()
-        raise UserError(f"{field}={batch_size} can't be shared evenly by {jax.device_count()} devices; {near} can")
+    if pieces < 1:
+        raise UserError(f"train.accumulate is {pieces}; it must be positive")
+    if batch_size % (each := jax.device_count() * pieces):
+        near = max(1, round(batch_size / each)) * each
+        cut = f" and cut into train.accumulate={pieces} pieces" if pieces > 1 else ""
+        raise UserError(f"{field}={batch_size} can't be shared evenly by {jax.device_count()} devices{cut}; {near} can")
 
 
 def even(batch_size: int) -> int:

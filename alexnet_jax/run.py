@@ -52,7 +52,8 @@ RESUMABLE = (
     "data.prepare",
     "eval.batch_size",
 )
-SHARING = "parallel.split"  # may change too: like the number of devices, it changes the order of sums, and no draw
+# These may change too: like the number of devices, they change the order of sums, and no draw.
+SHARING = ("parallel.split", "train.accumulate")
 VERSIONS = ("alexnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
 
@@ -153,7 +154,7 @@ def check_config(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]
     for name, (before, after) in different.items():
         bound = name == "train.epochs" and config.optimizer.schedule == "poly"  # poly's rates depend on the number of epochs
         moved = name == "plateau.mode" and follows  # the run that this one replays has another path now
-        if bound or not (name in (*RESUMABLE, SHARING) or moved):
+        if bound or not (name in (*RESUMABLE, *SHARING) or moved):
             raise UserError(f"{workdir} holds a run with {name}={before}, now it is {after}; use another directory, or the old value")
     if replayed is not None and not follows:
         raise UserError(f"{workdir} repeats changes of learning rates that {config.plateau.mode.removeprefix('replay:')} no longer has")

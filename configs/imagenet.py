@@ -68,6 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.init_from = ""  # fine-tuning: start from this run or imported weights; if the classes differ, with a new last layer
     config.train.init_step = "last"  # its checkpoint: last, best by validation accuracy, or a step
     config.train.batch_size = 128  # images of a step, over all devices
+    config.train.accumulate = 1  # pieces of a batch that take turns within each step: less memory; the update is that of the whole batch
     config.train.members_per_program = 0  # members that train at once; the others take turns within each step; 0: at most 8
     config.train.remat = False  # compute activations again for the gradient instead of storing them: less memory, a third more work
     config.train.epochs = 90.0  # at most; a run ends earlier if all its members are done

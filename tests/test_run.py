@@ -183,6 +183,16 @@ def test_what_may_differ_on_resume_changes_no_bit(field, make, request, tmp_path
         assert found[0] == found[1]
 
 
+def test_a_run_goes_on_with_its_batches_in_other_pieces(make, quick, tmp_path):
+    """Sums are added in another order, so the last digits may differ, and no more."""
+    folder, _ = quick
+    workdir = shutil.copytree(folder / "stopped", tmp_path / "run")
+    train(make("train.accumulate=5"), workdir)
+    (cut, whole) = ([event["loss"] for event in history.load(one).trains] for one in (workdir, folder / "whole"))
+    assert len(cut) == len(whole) > 2
+    np.testing.assert_allclose(cut, whole, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "override", ["train.batch_size=44", "data.seed=1", "model.dtype=bfloat16", "optimizer.momentum=0.8", "plateau.patience=2"]
 )

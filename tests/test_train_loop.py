@@ -375,6 +375,8 @@ def test_evaluation_pads_any_batch_and_wants_the_images_it_was_trained_on(tiny_c
     ("override", "message"),
     [
         ("train.batch_size=42", "train.batch_size=42 can't be shared evenly by 4 devices; 40 can"),
+        ("train.accumulate=3", "train.batch_size=40 can't be shared evenly by 4 devices and cut into train.accumulate=3 pieces; 36 can"),
+        ("train.accumulate=0", "train.accumulate is 0; it must be positive"),
         ("train.epochs=0", "train.epochs is 0.0; it must be positive"),
         ("model.input_size=32", "more than the dataset's 28x28 pixels"),
         ("data.test_split=tset", "has no split 'tset'"),

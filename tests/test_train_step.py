@@ -125,6 +125,31 @@ def test_rematerialisation_changes_no_number(dtype):
     close(metrics, again_metrics, rtol=1e-5 if dtype == "float32" else 1e-2)
 
 
+@pytest.mark.newest
+@pytest.mark.parametrize(("devices", "pieces"), [(1, 4), (2, 2), (4, 1)])
+def test_how_a_batch_is_shared_and_cut_changes_no_number(devices, pieces):
+    """With dropout, crops, rotations and the other draws, which belong to the examples."""
+    (one, losses), (cut, cut_losses) = shared_and_cut(1, 1), shared_and_cut(devices, pieces)
+    np.testing.assert_allclose(cut_losses, losses, rtol=1e-5)
+    close(cut, one, rtol=1e-5, atol=1e-6)
+
+
+@cache
+def shared_and_cut(devices, pieces):
+    """Parameters and losses of a member after three steps on so many of the devices, each share cut into so many pieces."""
+    model = network()
+    state, controls = state_of(model, "seed=0")
+    train_step = make_train_step(model, OPTIMIZER, STATS, lambda step: 1.0, parallel.DEVICES, pieces)
+    some = jax.devices()[:devices]
+    program = jax.pmap(train_step, axis_name=parallel.DEVICES, in_axes=(None, None, 0), out_axes=None, devices=some)
+    losses = []
+    for i in range(3):
+        shares = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch(i))
+        state, metrics = jax.block_until_ready(program(state, controls, shares))
+        losses.append(np.asarray(metrics["loss"]))
+    return jax.tree.map(np.asarray, state.params), np.array(losses)
+
+
 def test_bfloat16_has_no_sum_exponential_or_quotient():
     """Those of LRN, the softmax, the loss, the biases' gradients and dropout are float32. Products sum in float32 by themselves."""
     state, controls = state_of(network(dtype="bfloat16"), "seed=0")

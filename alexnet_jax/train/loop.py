@@ -169,7 +169,8 @@ class Loop:
         Raises:
           UserError: it can't fit.
         """
-        step = make_train_step(self.network.model, self.network.make_optimizer, self.dataset.stats, self.schedule, self.turns.batch_axis)
+        network, axis = self.network, self.turns.batch_axis
+        step = make_train_step(network.model, network.make_optimizer, self.dataset.stats, self.schedule, axis, self.config.train.accumulate)
         batch = data.blank_batch(self.config.train.batch_size // exchange.process()[1], self.dataset.image_shape)
         program = turns.TrainProgram(step, self.turns, self.parts, self.rates.controls, parallel.shard(batch))
         needs = memory.of_program(self.parts, self.turns, program.compiled)

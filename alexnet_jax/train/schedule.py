@@ -19,6 +19,7 @@ from alexnet_jax.errors import UserError, did_you_mean
 SCHEDULES = ("constant", "fixed", "poly")
 POSITIVE = (
     "train.batch_size",
+    "train.accumulate",
     "train.epochs",
     "train.log_every_steps",
     "train.checkpoint_every_epochs",

@@ -65,13 +65,13 @@ def prepare(config: ConfigDict) -> tuple[Setup, int]:
       UserError: a config that makes no sense, or contradicts the dataset; a state that can't fit into memory; processes whose configs or
         datasets differ.
     """
-    parallel.check_batch_size(config.train.batch_size, "train.batch_size")
+    parallel.check_batch_size(config.train.batch_size, "train.batch_size", config.train.accumulate)
     setup = validate(config, data.load(config.data, config.model.pixel_mean))
     _check_equal(setup)
     free, state = parallel.memory(), setup.network.abstract_state()
     pixels = setup.network.model.arch.input_size**2 * setup.network.channels
-    for section in ("train", "eval"):
-        images = config[section].batch_size // parallel.count_devices()
+    for section, pieces in (("train", config.train.accumulate), ("eval", 1)):
+        images = config[section].batch_size // (parallel.count_devices() * pieces)
         memory.check_batch(f"{section}.batch_size={config[section].batch_size}", images, pixels, setup.turns, free)
     if memory.of_state(state, setup.turns).total > free:
         setup = validate(config, setup.dataset, tight=True)

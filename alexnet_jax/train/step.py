@@ -8,6 +8,7 @@ The loop compiles it for all devices (turns.py, parallel.py) and calls it once a
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,11 +33,18 @@ def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch) -> tup
 
 
 def make_train_step(
-    model: AlexNet, make_optimizer: MakeOptimizer, stats: PixelStats, schedule: Callable[[Any], Any], batch_axis: str | None
+    model: AlexNet,
+    make_optimizer: MakeOptimizer,
+    stats: PixelStats,
+    schedule: Callable[[Any], Any],
+    batch_axis: str | None,
+    accumulate: int = 1,
 ) -> Callable:
     """`train_step(state, controls, batch) -> (state, metrics)` for the share of the batch that one device of the axis holds.
 
-    The losses and gradients of all shares are averaged over `batch_axis`; with None, the batch is a whole one.
+    The losses and gradients of all shares are averaged over `batch_axis`; with None, the batch is a whole one. A share is cut into
+    `accumulate` pieces, which take turns, so that the memory has the activations of one piece at a time. Draws belong to the examples: how
+    a batch is shared and cut changes the order of sums, and nothing else.
 
     `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
     top-1 `error`, of dropout networks on augmented images, and the `learning_rate` in force, of which `schedule(step)` is a factor.
@@ -51,9 +59,20 @@ def make_train_step(
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
         return jnp.mean(losses), jnp.mean(jnp.argmax(scores, -1) != batch["label"], dtype=jnp.float32)
 
+    def means(params, hyper: Hyper, batch: Batch):
+        """((loss, error), gradients): means over a share."""
+        of = partial(jax.value_and_grad(loss_fn, has_aux=True), params, hyper)
+        if accumulate == 1:
+            return of(batch)
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
+        shapes = jax.eval_shape(of, jax.tree.map(lambda leaf: leaf[0], pieces))
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        sums, _ = lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, of(piece)), None), zeros, pieces)
+        return jax.tree.map(lambda total: total / accumulate, sums)
+
     def train_member(state: TrainState, controls: Controls, batch: Batch):
         hyper = controls.hyper
-        (loss, error), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, hyper, batch)
+        (loss, error), gradients = means(state.params, hyper, batch)
         if batch_axis and lax.axis_size(batch_axis) > 1:  # XLA would copy every gradient for the mean of one
             loss, error, gradients = lax.pmean((loss, error, gradients), batch_axis)
         learning_rate = controls.learning_rate(schedule(state.step))

@@ -11,8 +11,9 @@ The two rules are the same while the learning rate is constant. When it drops te
 over the next 1 / (1 - m) steps, while PyTorch's velocity shrinks tenfold at once: under the paper's rule the first ten steps or so after
 a drop are still large ones.
 
-LARS (You, Gitman, Ginsburg 2017, arXiv 1708.03888) scales each layer's step by trust |w| / |g + wd w|, which let AlexNet train on batches
-of 8,192. Biases' steps aren't scaled, as they are by default in optax.lars.
+LARS (You, Gitman, Ginsburg 2017, arXiv 1708.03888) scales each array's step by trust |w| / |g + wd w|, which let AlexNet train on batches
+of 8,192. Biases are scaled and decay like kernels, as in the authors' Caffe (github.com/borisgin/caffe) and by default in optax.lars. An
+array of zeros, such as a bias that starts at 0, isn't scaled in its first step: a warm-up keeps that one small.
 """
 
 import jax
@@ -27,8 +28,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The chain for one member. The three numbers may be traced: the state doesn't depend on them, so a new rate costs nothing.
 
-    `bias="caffe"`: biases learn at twice the rate and don't decay, as in Caffe's models and the 2012 code. `lars` is its trust
-    coefficient; 0 leaves it out.
+    `bias="caffe"`: biases learn at twice the rate (under LARS at the same one) and don't decay, as in Caffe's models and the 2012 code.
+    `lars` is its trust coefficient; 0 leaves it out.
 
     Raises:
       ValueError: an unknown rule or bias treatment, or a trust coefficient outside [0, 1].
@@ -42,7 +43,7 @@ def make_optimizer(
     velocity = optax.trace(momentum)
     steps = [decay, rate, velocity] if rule == "paper" else [decay, velocity, rate]
     if lars:
-        steps.insert(1, optax.masked(optax.scale_by_trust_ratio(trust_coefficient=lars), _is_kernel))
+        steps.insert(1, optax.scale_by_trust_ratio(trust_coefficient=lars))
     if bias == "caffe":
         steps.insert(0, optax.masked(optax.scale(2.0), _is_bias))
     return optax.chain(*steps)

@@ -68,15 +68,19 @@ def test_unknown_choices_are_refused(kwargs):
 
 
 @pytest.mark.parametrize("rule", ["paper", "torch"])
-def test_lars_makes_every_kernel_step_a_share_of_its_norm(rule):
-    """The first step moves a kernel by lr * trust * |w|, whatever its gradient; a bias by lr times its gradient."""
+@pytest.mark.parametrize("bias", ["same", "caffe"])
+def test_lars_makes_every_step_a_share_of_its_arrays_norm(rule, bias):
+    """The first step moves an array by lr * trust * |w|, whatever its gradient; an array of zeros by lr times its gradient."""
     w = {"fc6": {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([0.0, 0.0])}, "fc7": {"kernel": jnp.array([[1e-3]])}}
+    w["fc7"]["bias"] = jnp.array([2.0])
     g = {"fc6": {"kernel": jnp.array([[0.0, 100.0]]), "bias": jnp.array([1.0, 2.0])}, "fc7": {"kernel": jnp.array([[-7.0]])}}
-    optimizer = make_optimizer(0.1, 0.9, 0.0, rule=rule, lars=0.01)
+    g["fc7"]["bias"] = jnp.array([5.0])
+    optimizer = make_optimizer(0.1, 0.9, 0.0, rule=rule, bias=bias, lars=0.01)
     updates, _ = optimizer.update(g, optimizer.init(w), w)
     np.testing.assert_allclose(updates["fc6"]["kernel"], [[0, -0.1 * 0.01 * 5]], rtol=1e-5)
     np.testing.assert_allclose(updates["fc7"]["kernel"], [[0.1 * 0.01 * 1e-3]], rtol=1e-5)
-    np.testing.assert_allclose(updates["fc6"]["bias"], [-0.1, -0.2], rtol=1e-6)
+    np.testing.assert_allclose(updates["fc7"]["bias"], [-0.1 * 0.01 * 2], rtol=1e-5)
+    np.testing.assert_allclose(updates["fc6"]["bias"], np.array([-0.1, -0.2]) * (2 if bias == "caffe" else 1), rtol=1e-6)
 
 
 def test_lars_takes_decay_into_its_ratio():

@@ -1,6 +1,7 @@
 """Members in turn are members at once."""
 
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -113,3 +114,15 @@ def test_members_in_turn_are_members_at_once(at_once):
     for step, turn_step in zip(metrics, turn_metrics, strict=True):
         for name, values in step.items():
             np.testing.assert_allclose(turn_step[name], values, rtol=1e-5)
+
+
+def test_the_metrics_of_all_turns_are_joined_by_one_program(monkeypatch):
+    """Not by operations that the host starts one after the other: those take longer than to start the turns."""
+    in_turn, (state, controls) = turns.plan(5, 2), state_of(network(), "seeds=5")
+    controls = replace(controls, scale=np.arange(5, dtype=np.float32))
+    placed = turns.place(state, in_turn), turns.place(controls, in_turn), parallel.shard(batch(0))
+    program = turns.TrainProgram(lambda state, controls, batch: (state, {"loss": controls.scale}), in_turn, *placed)
+    parts, _ = program(*placed)
+    monkeypatch.delattr(turns.jnp, "concatenate")
+    _, metrics = program(parts, *placed[1:])
+    np.testing.assert_array_equal(metrics["loss"], np.arange(5))

@@ -25,7 +25,7 @@ def depth_figure(found: "Found") -> "Figure":
     x, colours = np.arange(len(found.layers)), iter(COLOURS * 10)
     for i, first in enumerate(found.groups):
         for j in range(i, len(found.groups)):
-            values = found.between(i, j)
+            values = np.ma.masked_invalid(found.between(i, j))  # as in the words, pairs with a dead layer are left out there
             if not len(values):
                 continue
             label = f"two networks of {first}" if i == j else f"{first} and {found.groups[j]}"

@@ -38,7 +38,8 @@ def in_words(found: Found) -> str:
                     parts.append(f"{who} are most alike in {most} and least in {least}")
                 if np.isnan(values).any():
                     dead = ", ".join(layer for layer, column in zip(found.layers, values.T, strict=True) if np.isnan(column).any())
-                    parts.append(f"of {who}, some put out the same for every image in {dead}: such pairs are left out there")
+                    same = "some put out the same for all images, or for all but one"
+                    parts.append(f"of {who}, in {dead} {same}: such pairs are left out there")
     if found.matchings:
         cosine, chance = (np.mean([np.mean(getattr(one, field)) for one in found.matchings.values()]) for field in ("cosine", "chance"))
         parts.append(f"matched one to one, first filters of two networks have a mean cosine of {cosine:.2f} ({chance:.2f} by chance)")
@@ -121,7 +122,8 @@ def write(found: Found, out: Path) -> Path:
 
 _CKA = (
     "CKA is 1 where one layer is the other up to a rotation and a scale, and 0 for independent layers. Lines are means over pairs of "
-    "networks, bands their range. It is linear, debiased, and averaged over minibatches."
+    "networks, bands their range. It is linear, debiased, and averaged over minibatches, so for independent layers it may be a "
+    "little below 0. An empty square is a layer that is the same for all images of a batch, or for all but one, and can't be compared."
 )
 _PAIRS = (
     "For each pair of networks: how often their answers differ; Yule's Q (1: they err on the same images, 0: independently); the "

@@ -40,11 +40,17 @@ def test_gratings_are_found():
 def test_towers_that_specialise_are_told_from_those_that_do_not():
     rng = np.random.default_rng(0)
     agnostic, specific = rng.uniform(0, 0.2, 48), rng.uniform(0.5, 1, 48)
-    index, p = specialisation(np.concatenate([agnostic, specific]))
-    assert index == pytest.approx(specific.mean() - agnostic.mean())
-    assert p < 0.001
-    mixed = [specialisation(rng.permutation(np.concatenate([agnostic, specific])))[1] for _ in range(20)]
-    assert np.mean(np.array(mixed) < 0.05) <= 0.2
+    both = np.concatenate([agnostic, specific])
+    (test,), p = specialisation([both])
+    assert test.difference == pytest.approx(specific.mean() - agnostic.mean())
+    assert test.p == p < 0.001
+    assert 0 < test.chance < test.difference / 2
+    mixed, _ = specialisation([rng.permutation(both) for _ in range(20)])
+    assert np.mean([test.p < 0.05 for test in mixed]) <= 0.2
+    # One network leaves it open; six that all differ as much don't.
+    slight = np.concatenate([agnostic, agnostic + 0.02])
+    (alone,), _ = specialisation([slight])
+    assert specialisation([slight] * 6)[1] < 0.01 < 0.05 < alone.p
 
 
 def colour_run(workdir, groups):
@@ -68,7 +74,8 @@ def test_the_command(tmp_path, capsys, groups):
     assert ("differ by" in out, "This network has one tower." in out) == (groups == 2, groups == 1)
     record = json.loads((tmp_path / "out" / "towers.json").read_text())
     assert len(record["p"]) == (2 if groups == 2 else 0)
-    assert (tmp_path / "out" / "towers.svg").exists()
+    figures = {"filters", "measures", "towers"} if groups == 2 else {"filters", "measures"}
+    assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {path.stem for path in (tmp_path / "out").glob("*.png")} == figures
 
 
 def test_grey_images_have_no_colour(untrained_run, tmp_path):

@@ -39,13 +39,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.pixel_mean = ()
     config.model.pixel_scale = 70.0
 
-    config.optimizer.learning_rate = 0.02
+    config.optimizer.learning_rate = 0.015
     config.optimizer.schedule = "poly"
     config.optimizer.poly_power = 1.0
     config.plateau.mode = "manual"
 
-    config.train.batch_size = 64
-    config.train.epochs = 20.0
+    config.train.batch_size = 32
+    config.train.epochs = 8.0
     config.train.log_every_steps = 50
     config.train.checkpoint_every_epochs = 2.0
 

@@ -88,7 +88,7 @@ def write(found: Found, out: Path) -> Path:
     """
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(found.networks))
     layers: list[page.Block] = [
-        page.Text(_CKA),
+        page.Text(_CKA + _EMPTY * bool(np.isnan(found.cka).any())),
         page.Drawing("depth", figures.depth_figure(found), in_words(found)),
         page.Text("Each layer with each: within the first network, and of the first network (down) with the second (across)."),
         page.Drawing("layers", figures.layers_figure(found), "CKA of all pairs of layers"),
@@ -123,8 +123,9 @@ def write(found: Found, out: Path) -> Path:
 _CKA = (
     "CKA is 1 where one layer is the other up to a rotation and a scale, and 0 for independent layers. Lines are means over pairs of "
     "networks, bands their range. It is linear, debiased, and averaged over minibatches, so for independent layers it may be a "
-    "little below 0. An empty square is a layer that is the same for all images of a batch, or for all but one, and can't be compared."
+    "little below 0."
 )
+_EMPTY = " Empty squares are of layers that put out the same for all images, or for all but one: these can't be compared."
 _PAIRS = (
     "For each pair of networks: how often their answers differ; Yule's Q (1: they err on the same images, 0: independently); the "
     "divergence of their probabilities; and the gain, their mean error minus the error of their mean probability."

@@ -1,11 +1,13 @@
 """How selective for colour and for orientation each filter of conv1 is, and whether the two towers specialise.
 
-    python -m experiments.towers --run runs/caffenet --out towers
+    python -m experiments.towers --run runs/photographs --out towers
+    python -m experiments.towers --run runs/photographs --learnt --out towers    without the random weights that training began with
 
 The paper's Figure 3 says of its two towers that one is "largely color-agnostic" and the other "largely color-specific", in every run. Here
 that is an index, the difference between the towers' mean colour shares, with its spread over the run's networks, and a permutation test of
 each network: how often two random halves of its filters differ as much. Needs a network on colour images; the towers need groups=2
-(`caffenet`, `caffe`, `paper`). In the folder, each figure as PNG and SVG:
+(`caffenet`, `caffe`, `paper`). After a short training filters still look like their first weights; --learnt subtracts those. In the
+folder, each figure as PNG and SVG:
 
     towers.json    colour share, orientation, selectivity and frequency of each filter; index and p of each network
     filters        the filters of the first network, tower by tower, by their colour share
@@ -27,6 +29,8 @@ from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from alexnet_jax.subject import Subject
 
 PADDED = 64  # pixels to which a filter is padded for its spectrum
 DRAWS = 10_000  # of the permutation test
@@ -83,6 +87,23 @@ def specialisation(colours: Sequence[np.ndarray]) -> tuple[list[Test], float]:
 
 def _p(index: float, random: np.ndarray) -> float:
     return float((1 + (random >= index - 1e-12).sum()) / (1 + DRAWS))
+
+
+def first_kernels(subject: "Subject") -> np.ndarray:
+    """The kernels (M, size, size, 3, filters) that training began with; their seeds give them again.
+
+    Raises:
+      UserError: it began with other weights.
+    """
+    from alexnet_jax.history import is_imported
+
+    run = subject.run
+    if is_imported(run.workdir) or run.config.train.init_from:
+        raise UserError(
+            f"{run.workdir} didn't begin with random weights, so what it has learnt can't be told from them; leave --learnt out"
+        )
+    every = np.asarray(run.network.init_state().params["conv1"]["kernel"])
+    return every[[run.network.member_names.index(member) for member in subject.members]]
 
 
 def filters_figure(kernels: np.ndarray, found: Filters, towers: bool, note: str) -> "Figure":
@@ -183,6 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
     )
+    parser.add_argument("--learnt", action="store_true", help="measure what training has added: the weights minus those at its start")
     parser.add_argument("--note", default="", help="a line for the figure, such as `the weights are random`")
     parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the numbers and the figures")
     args = parser.parse_args(argv)
@@ -200,14 +222,18 @@ def main(argv: list[str] | None = None) -> None:
     if subject.channels != 3:
         raise UserError(f"{args.run} is for images of {subject.channels} channel(s), which have no colour; choose a run on colour images")
     kernels = np.asarray(subject.params["conv1"]["kernel"])
+    if args.learnt:
+        kernels = kernels - first_kernels(subject)
+    note = "; ".join(filter(None, [args.note, "what training has added" * args.learnt]))
     found = [measure(one) for one in kernels]
     towers = subject.model.arch.groups == 2
     tests, p = specialisation([one.colour for one in found]) if towers else ([], np.nan)
     text = table(found, subject.members, tests, p)
-    text = f"{args.note}\n{text}" if args.note else text
+    text = f"{note}\n{text}" if note else text
     record = {
         "run": str(args.run),
         "step": int(subject.run.state.step),
+        "learnt": args.learnt,
         "networks": {name: one._asdict() for name, one in zip(subject.members, found, strict=True)},
         "index": [test.difference for test in tests],
         "p": [test.p for test in tests],
@@ -216,10 +242,10 @@ def main(argv: list[str] | None = None) -> None:
     with writing(args.out), any_script():
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "towers.json").write_text(json.dumps(plain(record), indent=1) + "\n")
-        save(filters_figure(kernels[0], found[0], towers, args.note), args.out / "filters")
-        save(measures_figure(found[0], towers, args.note), args.out / "measures")
+        save(filters_figure(kernels[0], found[0], towers, note), args.out / "filters")
+        save(measures_figure(found[0], towers, note), args.out / "measures")
         if towers:
-            save(towers_figure(found, subject.members, tests, args.note), args.out / "towers")
+            save(towers_figure(found, subject.members, tests, note), args.out / "towers")
         write_result(args.out, text)
     print(text)
     print(f"written to {args.out}")

@@ -20,6 +20,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m experiments.probe      classifiers on the features of each layer: error by depth
   python -m experiments.similarity  how alike networks are: their layers, first filters and answers
   python -m experiments.towers     how selective first filters are, and whether two towers specialise in colour
+  python -m experiments.tiles      photographs -> tiles for prepare folder: a colour dataset without a download
   python -m experiments.lrn        what LRN does in trained networks, and what happens without it
   python -m experiments.reproduce  published results next to results measured on your dataset
   python -m experiments.report     run directories -> report.html

@@ -34,6 +34,7 @@ found = [folder for folder in (here, *here.parents, *here.glob("*/")) if (folder
 if not found:
     raise FileNotFoundError("The repository isn't here: clone it or upload it first, then run this cell again.")
 os.chdir(found[0])
+sys.path.insert(0, os.getcwd())  # what is installed below would be found only after a restart
 if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "."], check=True)
 

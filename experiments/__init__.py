@@ -7,10 +7,15 @@ reproduce/      measures the paper's claims on a dataset that you have
 benchmark/      measures speed and memory, and compares them with PyTorch's
 prove_resume/   a run that is killed again and again, held against an undisturbed one
 peers/          the same networks in PyTorch
-report.py       writes the full report of a run
+report/         writes the full report of a run
 parity.py       compares every variant with PyTorch: logits and gradients
 published.py    the numbers of the papers
 publish.py      writes the results of runs into README.md and docs
+probe.py        how much each layer knows of the classes
+lrn/            what LRN does in trained networks
+similarity/     how alike the networks of runs are
+towers.py       whether the two towers specialise in colour
+tiles.py        photographs -> a colour dataset
 
 Each of them but peers/, launch/ and published.py is a command:
 

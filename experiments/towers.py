@@ -1,19 +1,24 @@
 """How selective for colour and for orientation each filter of conv1 is, and whether the two towers specialise.
 
-    python -m experiments.towers --run runs/caffenet --out towers
+    python -m experiments.towers --run runs/photographs --out towers
+    python -m experiments.towers --run runs/photographs --learnt --out towers    without the random weights that training began with
 
 The paper's Figure 3 says of its two towers that one is "largely color-agnostic" and the other "largely color-specific", in every run. Here
 that is an index, the difference between the towers' mean colour shares, with its spread over the run's networks, and a permutation test of
 each network: how often two random halves of its filters differ as much. Needs a network on colour images; the towers need groups=2
-(`caffenet`, `caffe`, `paper`). In the folder:
+(`caffenet`, `caffe`, `paper`). After a short training filters still look like their first weights; --learnt subtracts those. In the
+folder, each figure as PNG and SVG:
 
-    towers.json                   colour share, orientation, selectivity and frequency of each filter; index and p of each network
-    towers.png, towers.svg        the filters by colour share and orientation selectivity
-    result.txt                    what is printed
+    towers.json    colour share, orientation, selectivity and frequency of each filter; index and p of each network
+    filters        the filters of the first network, tower by tower, by their colour share
+    measures       the same filters by colour share and orientation selectivity
+    towers         the towers' mean colour shares in each network, and what random halves would have
+    result.txt     what is printed
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,6 +29,8 @@ from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from alexnet_jax.subject import Subject
 
 PADDED = 64  # pixels to which a filter is padded for its spectrum
 DRAWS = 10_000  # of the permutation test
@@ -58,16 +65,75 @@ def measure(kernels: np.ndarray) -> Filters:
     )
 
 
-def specialisation(colour: np.ndarray) -> tuple[float, float]:
-    """The difference between the mean colour shares of the first and the second half of the filters, and the p of the permutation test."""
-    half, rng = len(colour) // 2, np.random.default_rng(0)
-    index = abs(colour[:half].mean() - colour[half:].mean())
-    shuffled = rng.permuted(np.tile(colour, (DRAWS, 1)), axis=1)
-    random = np.abs(shuffled[:, :half].mean(1) - shuffled[:, half:].mean(1))
-    return float(index), float((1 + (random >= index - 1e-12).sum()) / (1 + DRAWS))
+class Test(NamedTuple):
+    """A permutation test of whether the first and the second half of some filters differ in their mean colour shares."""
+
+    difference: float  # of the mean colour shares
+    p: float  # how often random halves differ as much
+    chance: float  # 95 % of random halves differ by less
 
 
-def towers_figure(found: Filters, towers: bool, note: str) -> "Figure":
+def specialisation(colours: Sequence[np.ndarray]) -> tuple[list[Test], float]:
+    """The test of each network's colour shares (filters,), and the p of all together: how often the differences' mean is as large."""
+    rng, tests, random = np.random.default_rng(0), [], []
+    for colour in colours:
+        half = len(colour) // 2
+        index = float(abs(colour[:half].mean() - colour[half:].mean()))
+        shuffled = rng.permuted(np.tile(colour, (DRAWS, 1)), axis=1)
+        random.append(np.abs(shuffled[:, :half].mean(1) - shuffled[:, half:].mean(1)))
+        tests.append(Test(index, _p(index, random[-1]), float(np.quantile(random[-1], 0.95))))
+    return tests, _p(float(np.mean([test.difference for test in tests])), np.mean(random, 0))
+
+
+def _p(index: float, random: np.ndarray) -> float:
+    return float((1 + (random >= index - 1e-12).sum()) / (1 + DRAWS))
+
+
+def first_kernels(subject: "Subject") -> np.ndarray:
+    """The kernels (M, size, size, 3, filters) that training began with; their seeds give them again.
+
+    Raises:
+      UserError: it began with other weights.
+    """
+    from alexnet_jax.history import is_imported
+
+    run = subject.run
+    if is_imported(run.workdir) or run.config.train.init_from:
+        raise UserError(
+            f"{run.workdir} didn't begin with random weights, so what it has learnt can't be told from them; leave --learnt out"
+        )
+    every = np.asarray(run.network.init_state().params["conv1"]["kernel"])
+    return every[[run.network.member_names.index(member) for member in subject.members]]
+
+
+def filters_figure(kernels: np.ndarray, found: Filters, towers: bool, note: str) -> "Figure":
+    """The kernels (size, size, 3, filters) of one network, tower by tower, the greyest first; each divided by its largest weight."""
+    from matplotlib.figure import Figure
+
+    from alexnet_jax.report.style import INK, WIDTH
+
+    halves = np.split(np.arange(len(found.colour)), 2) if towers else [np.arange(len(found.colour))]
+    columns, rows = 12, -(-len(halves[0]) // 12)
+    cell, above = WIDTH / columns, 0.32  # inches
+    height = len(halves) * (rows * cell + above) + (above if note else 0)
+    figure = Figure(figsize=(WIDTH, height))
+    for t, half in enumerate(halves):
+        top = height - (above if note else 0) - t * (rows * cell + above)
+        name = ("first tower", "second tower")[t] if towers else "filters"
+        figure.text(0.01, (top - 0.25) / height, f"{name}: {100 * found.colour[half].mean():.0f} % colour", color=INK, fontweight="bold")
+        for place, filter in enumerate(half[np.argsort(found.colour[half])]):
+            row, column = divmod(place, columns)
+            left, bottom = column * cell + 0.02, top - above - (row + 1) * cell + 0.02
+            axes = figure.add_axes((left / WIDTH, bottom / height, (cell - 0.04) / WIDTH, (cell - 0.04) / height))
+            kernel = kernels[..., filter]
+            axes.imshow(0.5 + 0.5 * kernel / max(np.abs(kernel).max(), np.finfo(np.float32).tiny), interpolation="none")
+            axes.axis("off")
+    if note:
+        figure.text(0.01, (height - 0.25) / height, note, color=INK, fontweight="bold", parse_math=False)
+    return figure
+
+
+def measures_figure(found: Filters, towers: bool, note: str) -> "Figure":
     """The filters of one network by colour share and orientation selectivity, in the colours of their towers."""
     from matplotlib.figure import Figure
 
@@ -86,21 +152,47 @@ def towers_figure(found: Filters, towers: bool, note: str) -> "Figure":
     return figure
 
 
-def table(found: list[Filters], names: list[str], tests: list[tuple[float, float]]) -> str:
-    """A row for each network, and the index over all of them."""
-    rows: list[tuple[str, ...]] = [("", "colour share", "selectivity", *(["difference", "p"] if tests else []))]
+def towers_figure(found: list[Filters], names: list[str], tests: list[Test], note: str) -> "Figure":
+    """The towers' mean colour shares, a row for each network, and the band in which those of 95 % of random halves lie."""
+    from matplotlib.figure import Figure
+
+    from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, style_axes
+
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for row, (one, test) in enumerate(zip(found, tests, strict=True)):
+        middle = 100 * one.colour.mean()
+        axes.plot(
+            middle + 50 * test.chance * np.array([-1, 1]), [row, row], color=RULE, linewidth=9, label="random halves" if not row else None
+        )
+        for half, name, colour in zip(np.split(one.colour, 2), ("first tower", "second tower"), COLOURS, strict=False):
+            axes.plot([100 * half.mean()], [row], color=colour, marker="o", linestyle="none", label=None if row else name)
+    axes.set_yticks(range(len(names)), [printable(name) for name in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("mean colour share of the tower's filters (%)")
+    axes.set_title(f"Colour of the towers{f': {note}' if note else ''}", parse_math=False)
+    style_axes(axes)
+    axes.grid(False, axis="y")
+    axes.legend(frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
+    return figure
+
+
+def table(found: list[Filters], names: list[str], tests: list[Test], p: float) -> str:
+    """A row for each network, and the index over all of them. Without `tests` there is one tower."""
+    rows: list[tuple[str, ...]] = [("", "colour share", "selectivity", *(["difference", "by chance", "p"] if tests else []))]
     for m, (name, one) in enumerate(zip(names, found, strict=True)):
-        test = [f"{100 * tests[m][0]:.1f} points", f"{tests[m][1]:.4f}"] if tests else []
+        test = [f"{100 * tests[m].difference:.1f} points", f"below {100 * tests[m].chance:.1f}", f"{tests[m].p:.4f}"] if tests else []
         rows.append((name, f"{100 * one.colour.mean():.1f} %", f"{one.selectivity.mean():.2f}", *test))
     text = aligned(rows, "<>")
     if not tests:
         return f"{text}\nThis network has one tower."
-    index, small = np.array([one for one, _ in tests]), sum(p < 0.05 for _, p in tests)
+    index, small = np.array([test.difference for test in tests]), sum(test.p < 0.05 for test in tests)
     spread = f" ± {100 * index.std(ddof=1):.1f}" if len(index) > 1 else ""
     differ = f"{100 * index.mean():.1f}{spread} points"
+    together = f"; all together p = {p:.4f}" if len(tests) > 1 else ""
     return (
         f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
-        "halves (p < 0.05).\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
+        f"halves (p < 0.05){together}.\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
     )
 
 
@@ -112,8 +204,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--step", default="last", metavar="N", help="the checkpoint: last (default), best by validation accuracy, or a step"
     )
+    parser.add_argument("--learnt", action="store_true", help="measure what training has added: the weights minus those at its start")
     parser.add_argument("--note", default="", help="a line for the figure, such as `the weights are random`")
-    parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the numbers and the figure")
+    parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the numbers and the figures")
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel
@@ -128,22 +221,31 @@ def main(argv: list[str] | None = None) -> None:
     subject = open_networks(args.run, ENSEMBLE, args.step)
     if subject.channels != 3:
         raise UserError(f"{args.run} is for images of {subject.channels} channel(s), which have no colour; choose a run on colour images")
-    found = [measure(np.asarray(kernels)) for kernels in subject.params["conv1"]["kernel"]]
+    kernels = np.asarray(subject.params["conv1"]["kernel"])
+    if args.learnt:
+        kernels = kernels - first_kernels(subject)
+    note = "; ".join(filter(None, [args.note, "what training has added" * args.learnt]))
+    found = [measure(one) for one in kernels]
     towers = subject.model.arch.groups == 2
-    tests = [specialisation(one.colour) for one in found] if towers else []
-    text = table(found, subject.members, tests)
-    text = f"{args.note}\n{text}" if args.note else text
+    tests, p = specialisation([one.colour for one in found]) if towers else ([], np.nan)
+    text = table(found, subject.members, tests, p)
+    text = f"{note}\n{text}" if note else text
     record = {
         "run": str(args.run),
         "step": int(subject.run.state.step),
+        "learnt": args.learnt,
         "networks": {name: one._asdict() for name, one in zip(subject.members, found, strict=True)},
-        "index": [index for index, _ in tests],
-        "p": [p for _, p in tests],
+        "index": [test.difference for test in tests],
+        "p": [test.p for test in tests],
+        "p_together": p,
     }
     with writing(args.out), any_script():
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "towers.json").write_text(json.dumps(plain(record), indent=1) + "\n")
-        save(towers_figure(found[0], towers, args.note), args.out / "towers")
+        save(filters_figure(kernels[0], found[0], towers, note), args.out / "filters")
+        save(measures_figure(found[0], towers, note), args.out / "measures")
+        if towers:
+            save(towers_figure(found, subject.members, tests, note), args.out / "towers")
         write_result(args.out, text)
     print(text)
     print(f"written to {args.out}")

@@ -25,7 +25,7 @@ def depth_figure(found: "Found") -> "Figure":
     x, colours = np.arange(len(found.layers)), iter(COLOURS * 10)
     for i, first in enumerate(found.groups):
         for j in range(i, len(found.groups)):
-            values = found.between(i, j)
+            values = np.ma.masked_invalid(found.between(i, j))  # as in the words, pairs with a dead layer are left out there
             if not len(values):
                 continue
             label = f"two networks of {first}" if i == j else f"{first} and {found.groups[j]}"
@@ -45,9 +45,9 @@ def layers_figure(found: "Found") -> "Figure":
     """CKA of each layer with each: within the first network, and between the first and the second."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels = [(0, 0), (0, 1)][: len(found.networks)]
-    for axes, (i, j) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = Figure(figsize=(WIDTH, 3.3 * len(panels)), layout="constrained")
+    for axes, (i, j) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _matrix(axes, found.cka[i, :, j], found.layers, 0, 1, "viridis", "{:.2f}")
         axes.set_title("one network" if i == j else "two networks")
         style_title(axes)
@@ -99,12 +99,13 @@ def filters_figure(found: "Found", pair: tuple[int, int]) -> "Figure":
 
 
 def _matrix(axes: "Axes", values: np.ndarray, names: list[str], low: float, high: float, colours: str, form: str) -> None:
-    axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="none")
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="none", aspect="auto")
+    axes.set_facecolor("none")  # NaN shows the page
+    axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.spines[:].set_color(RULE)
     for i, j in np.ndindex(*values.shape) if len(names) <= NUMBERED else ():
         if np.isfinite(values[i, j]):
             dark = (values[i, j] - low) / (high - low) < 0.6
-            axes.text(j, i, form.format(values[i, j]), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            axes.text(j, i, form.format(values[i, j]), ha="center", va="center", fontsize=9, color="white" if dark else "black")

@@ -38,7 +38,8 @@ def in_words(found: Found) -> str:
                     parts.append(f"{who} are most alike in {most} and least in {least}")
                 if np.isnan(values).any():
                     dead = ", ".join(layer for layer, column in zip(found.layers, values.T, strict=True) if np.isnan(column).any())
-                    parts.append(f"of {who}, some put out the same for every image in {dead}: such pairs are left out there")
+                    same = "some put out the same for all images, or for all but one"
+                    parts.append(f"of {who}, in {dead} {same}: such pairs are left out there")
     if found.matchings:
         cosine, chance = (np.mean([np.mean(getattr(one, field)) for one in found.matchings.values()]) for field in ("cosine", "chance"))
         parts.append(f"matched one to one, first filters of two networks have a mean cosine of {cosine:.2f} ({chance:.2f} by chance)")
@@ -87,7 +88,7 @@ def write(found: Found, out: Path) -> Path:
     """
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(found.networks))
     layers: list[page.Block] = [
-        page.Text(_CKA),
+        page.Text(_CKA + _EMPTY * bool(np.isnan(found.cka).any())),
         page.Drawing("depth", figures.depth_figure(found), in_words(found)),
         page.Text("Each layer with each: within the first network, and of the first network (down) with the second (across)."),
         page.Drawing("layers", figures.layers_figure(found), "CKA of all pairs of layers"),
@@ -121,8 +122,10 @@ def write(found: Found, out: Path) -> Path:
 
 _CKA = (
     "CKA is 1 where one layer is the other up to a rotation and a scale, and 0 for independent layers. Lines are means over pairs of "
-    "networks, bands their range. It is linear, debiased, and averaged over minibatches."
+    "networks, bands their range. It is linear, debiased, and averaged over minibatches, so for independent layers it may be a "
+    "little below 0."
 )
+_EMPTY = " Empty squares are of layers that put out the same for all images, or for all but one: these can't be compared."
 _PAIRS = (
     "For each pair of networks: how often their answers differ; Yule's Q (1: they err on the same images, 0: independently); the "
     "divergence of their probabilities; and the gain, their mean error minus the error of their mean probability."

@@ -132,7 +132,9 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
 def test_an_ablation_with_one_seed_has_no_spread_and_no_interval(run):
     directory, root = run
     wrong = np.arange(20) < 3
-    outcomes = {name: comparison.Outcome([0], np.array([wrong.mean()]), wrong[None], *2 * [np.array([False])]) for name in ("on", "off")}
+    outcomes = {
+        name: comparison.Outcome([0], [0], np.array([wrong.mean()]), wrong[None], *2 * [np.array([False])]) for name in ("on", "off")
+    }
     factor = {"factor": "lrn", "question": "LRN?", "published": "-", "levels": comparison.compare(outcomes, 0.5), "notes": []}
     found = {"command": "x", "protocol": {}, "margin": 0.5, "skipped": [], "factors": [factor]}
     (directory / "ablation.json").write_text(json.dumps(plain(found)))

@@ -71,10 +71,12 @@ def describe(root: Path, programs: Sequence["Program"], costs: Mapping[Path, "Co
 
 
 def size_in_words(programs: Sequence["Program"]) -> str:
-    """`2 points x 3 seeds = 6 members in 1 program`."""
-    points, seeds = sum(len(program.points) for program in programs), programs[0].seeds
-    members = f"{_count(points, 'point')} x {_count(seeds, 'seed')} = {_count(points * seeds, 'member')}"
-    return f"{members} in {_count(len(programs), 'program')}"
+    """`2 points x 3 seeds = 6 members in 1 program`; with several orders of the images `2 points x 3 orders x 3 seeds = 18 members ...`."""
+    points = sum(len(program.points) for program in programs if program.order == programs[0].order)
+    orders = len({program.order for program in programs})
+    factors = [_count(points, "point"), *([_count(orders, "order")] if orders > 1 else []), _count(programs[0].seeds, "seed")]
+    members = _count(sum(program.members for program in programs), "member")
+    return f"{' x '.join(factors)} = {members} in {_count(len(programs), 'program')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,8 +12,8 @@ differences between the two protocols, and writes them to a file beside the runs
     ensemble       errors of ensembles of 1 to 7 networks: the paper's table 2
     figure3        the filters of the first layer
     figure4        test images with their most probable classes and their nearest neighbours
-    lrn            local response normalisation on, on at the wrong scale, and off
-    augmentation   each augmentation, with all training images and with few
+    lrn            local response normalisation, its constant divisor alone, and neither
+    augmentation   the error with and without augmentation against the number of training images
 """
 
 import argparse
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         help="full: the dataset's config unchanged; quick (default): fewer epochs, for some datasets fewer images or narrower networks",
     )
     p.add_argument("--seeds", type=int, metavar="N", help=f"default: {', '.join(f'{name} {count}' for name, count in TARGETS.items())}")
+    p.add_argument("--orders", type=int, default=1, metavar="N", help="orders of the images, each with seeds of its own (default: 1)")
     p.add_argument("--out", type=config_lib.path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")
     arguments.add(p)
     p.epilog = "Any field of the dataset's config can be changed: --config.SECTION.FIELD=VALUE."

@@ -11,8 +11,9 @@ report.py       writes the full report of a run
 parity.py       compares every variant with PyTorch: logits and gradients
 published.py    the numbers of the papers
 publish.py      writes the results of runs into README.md and docs
+verdicts.py     the table of claims with what the results say of each
 
-Each of them but peers/, launch/ and published.py is a command:
+Each of them but peers/, launch/, published.py and verdicts.py is a command:
 
     python -m experiments.sweep --help
 """

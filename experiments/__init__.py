@@ -10,6 +10,7 @@ peers/          the same networks in PyTorch
 report.py       writes the full report of a run
 parity.py       compares every variant with PyTorch: logits and gradients
 published.py    the numbers of the papers
+evidence.py     runs the commands behind docs/results.md, the cheap ones first
 publish.py      writes the results of runs into README.md and docs
 verdicts.py     the table of claims with what the results say of each
 

@@ -122,7 +122,7 @@ def test_the_ratio_of_epochs_has_an_interval_over_orders_or_seeds():
 def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
     trained = []
 
-    def train(programs, out, args):
+    def train(programs, out, args, later=0):
         scales = dict(zip(RATES, (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0), strict=True))
         for program in programs:
             trained.append((program.order, len(program.points)))

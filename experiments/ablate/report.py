@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.ablate.rates import MORE
 from experiments.launch.train import train
 
 if TYPE_CHECKING:
@@ -28,12 +29,19 @@ def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study |
     """
     from experiments.ablate.findings import extended
 
-    while train(study.programs, out, args, _plan_notes(study)):
+    while train(study.programs, out, args, _plan_notes(study), _later(study)):
         longer = extended(study)
         if longer == study:
             return study
         study = longer
     return None
+
+
+def _later(study: "Study") -> int:
+    """About how many networks depend on the results of a study's first programs: a round of further rates, and the other orders."""
+    if not any(study.rates.values()):
+        return 0
+    return len(study.rates) * study.seeds * (study.orders - 1 + MORE * bool(study.budget))
 
 
 def _plan_notes(study: "Study") -> list[str]:

@@ -30,14 +30,18 @@ def plan_only_here() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = ()) -> bool:
+def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = (), later: int = 0) -> bool:
     """Print the plan and train the programs that aren't finished. A dry run only prints the plan and returns False.
+
+    Args:
+      later: networks that depend on the results of these programs and will be trained after them. A dry run tells their time too.
 
     Raises:
       UserError: a run failed or was stopped.
     """
     from experiments.launch import cost
     from experiments.launch.launch import launch
+    from experiments.launch.progress import duration
     from experiments.launch.results import LOG
 
     slurm = arguments.slurm(args)
@@ -46,6 +50,10 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     if args.dry_run:
         expected = cost.estimate(programs, costs, measure=slurm is None, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
+        if expected and later:
+            networks = sum(program.members for program in programs)
+            more = expected.seconds * (networks + later) / networks
+            print(f"with about {later} networks that depend on their results: {duration(more)}")
         return False
     errors = launch(programs, costs, args.jobs, args.retry, slurm)
     failed = {directory: error for directory, error in errors.items() if error is not None}

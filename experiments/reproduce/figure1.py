@@ -96,7 +96,7 @@ def _train(setting: Setting, root: Path, tried: dict[str, list[Point]]) -> tuple
         return points.pack(setting.config, setting.overrides, chosen, setting.seeds, root / "runs", setting.args.max_members, orders)
 
     first = programs([point for rates in tried.values() for point in rates], 1)
-    if not train(first, root, setting.args):
+    if not train(first, root, setting.args, later=len(tried) * setting.seeds * (setting.args.orders - 1)):
         return None
     curves = training_errors(first)
     best = {

@@ -51,6 +51,7 @@ PIECES = {
     "digits_ensemble": Piece(
         f"experiments.ablate --config configs/digits.py {LINEAR} --factors ensemble --orders 5 --seeds 7", {"digits_ensemble": "."}
     ),
+    "parts": Piece(f"experiments.reproduce parts --dataset digits {LINEAR}", {"parts": "digits-quick/parts"}),
     "drops": Piece(
         f"experiments.ablate {FEW} --config.eval.every_epochs=2 --factors drops --rates auto {NINE}",
         {"drops": "."},
@@ -107,8 +108,8 @@ def _seconds(duration: str) -> float:
 
 
 def plan(names: list[str], out: Path, overrides: list[str]) -> None:
-    """Print each piece's command and the time that its networks will take at least."""
-    rows, total = [("piece", "at least", "command")], 0.0
+    """Print each piece's command and the time that its networks will take at the pace of a matrix product on this machine now."""
+    rows, total = [("piece", "about", "command")], 0.0
     for name in names:
         done = subprocess.run([sys.executable, *words_of(name, out, overrides, dry_run=True)], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -117,7 +118,10 @@ def plan(names: list[str], out: Path, overrides: list[str]) -> None:
         total += seconds
         rows.append((name, f"{seconds / 3600:.1f} h", shlex.join(["python", *words_of(name, out, overrides, dry_run=False)])))
     print(aligned(rows, "<><"))
-    print(f"\nin all at least {total / 3600:.1f} h; compilation, evaluation and what is no matrix product come on top")
+    print(
+        f"\nin all about {total / 3600:.1f} h at the pace of a matrix product measured just now. Compilation, evaluation and other "
+        "operations come on top. If other programs use this machine now, without them it would be faster"
+    )
 
 
 def train(name: str, out: Path, overrides: list[str], until: float) -> bool:
@@ -145,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=config_lib.path, default=Path("runs/evidence"), metavar="DIR", help="default: runs/evidence")
     parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="stop after so many hours; repeat to continue")
     parser.add_argument("--only", default=",".join(PIECES), metavar="PIECE,...", help=f"default: all, in this order: {', '.join(PIECES)}")
-    parser.add_argument("--dry-run", action="store_true", help="print the pieces and the time that they take at least, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the pieces and about how long they take, and stop")
     parser.epilog = "Any field of the pieces' configs can be changed: --config.SECTION.FIELD=VALUE."
     args = config_lib.parse_command_line(parser, argv)
     names = [name.strip() for name in args.only.split(",")]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import hyper
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import published
@@ -15,7 +16,7 @@ from experiments.ablate import figures
 from experiments.ablate.factors import FACTORS
 from experiments.launch.points import Point, Program
 from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce import claims, setting
+from experiments.reproduce import claims, parts, setting, sizes
 from experiments.reproduce.figure1 import RATES, _in_words, epochs_to, figure1, ratio_in_words, training_errors
 
 ARGS = config_lib.parse_command_line(reproduce.parser(), ["figure1"])
@@ -140,7 +141,7 @@ def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
     assert table["relu at 0.003 *"] == ["1.29", "2.20", "2.90"]  # a step's error is that of the network before it
     assert table["tanh * / relu *"] == ["6.4", "6.2", "6.2"]
     assert trained == [(0, 6), (0, 6), (1, 1), (1, 1), (2, 1), (2, 1)]
-    assert "2 seeds in each of 3 orders of the images" in " ".join(lines)
+    assert "2 seeds in each of 3 orders" in " ".join(lines)
     assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)
     assert (tmp_path / "digits-quick" / "figure1" / "figure1.png").exists()
 
@@ -159,6 +160,30 @@ def test_a_mean_over_steps_counts_in_the_middle_of_them(tmp_path):
             fields = {"loss": [1.0], "error": [0.5], "learning_rate": [0.01], "images_per_second": 1.0, "member_images_per_second": 1.0}
             log.event("train", step, epoch=step / 10, **fields)
     assert training_errors([program])["a"][0] == pytest.approx([0.2, 0.95])  # steps 0 to 4, and 5 to 14
+
+
+# Seeds and orders
+
+
+def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monkeypatch):
+    trained, evaluated = [], []
+    errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "ensemble_top1_error", "relative_cut", "disagreement"), 0.125)
+    monkeypatch.setattr(parts, "train", lambda programs, *_: trained.extend(programs) or True)
+    monkeypatch.setattr(parts, "evaluate", lambda directories, *_: evaluated.append(directories) or errors)
+    lines = parts.parts(setting.make("digits", "quick", 3, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    seeds = {}
+    for program in trained:
+        config = config_lib.load(program.config, program.overrides)
+        seeds[program.directory] = [(config.data.seed, int(seed)) for seed in hyper.from_config(config)[0].seed]
+    assert [[seed for directory in directories for seed in seeds[directory]] for directories in evaluated] == [
+        [(0, 0), (0, 1), (0, 2)],
+        [(0, 0), (1, 0), (2, 0)],
+        [(0, 0), (1, 1), (2, 2)],
+    ]
+    assert len(trained) == 1 + 3 + 2
+    assert re.search(r"the order of the images +12\.50 ± 12\.50 % +12\.50 % +12\.5 % +12\.5 %", "\n".join(lines))
+    with pytest.raises(UserError, match="2 or more, and sets their orders itself"):
+        parts.parts(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS))
 
 
 # The command
@@ -217,15 +242,15 @@ def test_few_samples_are_trained_on_for_as_many_steps(digits_dir, tmp_path, caps
 
 def test_subsets_are_stratified(digits_dir, tmp_path):
     fields = [f"data.dir={digits_dir}", "train.epochs=4", "optimizer.drop_epochs=(1.0,2.0)"]
-    part = claims._with_images(setting.make("digits", "quick", 2, tmp_path, fields, ARGS), 419)
+    part = sizes._with_images(setting.make("digits", "quick", 2, tmp_path, fields, ARGS), 419)
     assert part.images == 419
     assert part.loaded.data.train_split == "train[stratified:419]"
     assert (part.loaded.train.epochs, part.loaded.optimizer.drop_epochs) == (12, (3, 6))
     with pytest.raises(UserError, match=r"train\[:500\]: the target needs stratified parts of it; write train or train\[stratified:N\]"):
-        claims._with_images(setting.make("digits", "quick", 2, tmp_path, [*fields, "data.train_split=train[:500]"], ARGS), 419)
+        sizes._with_images(setting.make("digits", "quick", 2, tmp_path, [*fields, "data.train_split=train[:500]"], ARGS), 419)
 
 
-def sizes(*gains):
+def curves(*gains):
     """Levels at 100, 1,000, ... images: without augmentation the error is `gain` points higher than 10 %."""
 
     def level(name, error):
@@ -244,23 +269,23 @@ def sizes(*gains):
 
 
 def test_where_the_curves_cross():
-    assert claims.crossing(sizes(2, 1, -1)).startswith(
+    assert sizes.crossing(curves(2, 1, -1)).startswith(
         "the curves cross at about 3,162 images: with fewer, augmentation lowers the mean error"
     )
-    assert claims.crossing(sizes(-1, 3)).startswith("the curves cross at about 178 images: with fewer, augmentation raises the mean error")
-    assert claims.crossing(sizes(2, 1)).endswith("differs by +1.00 to +2.00 points")
+    assert sizes.crossing(curves(-1, 3)).startswith("the curves cross at about 178 images: with fewer, augmentation raises the mean error")
+    assert sizes.crossing(curves(2, 1)).endswith("differs by +1.00 to +2.00 points")
 
 
 def test_the_figure_of_sizes_has_two_curves_with_bands():
-    (axes,) = figures.sizes_figure(sizes(2, 1, -1)).axes
+    (axes,) = figures.sizes_figure(curves(2, 1, -1)).axes
     assert [line.get_ydata() for line in axes.get_lines()][1] == pytest.approx([12.5, 11.5, 9.5])
     assert len(axes.collections) == 2
     assert [label.get_text() for label in axes.get_legend().get_texts()] == ["with augmentation", "without"]
 
 
 def test_a_schedule_in_epochs_is_as_long_in_steps():
-    assert claims._times((25.0, 51.0), 10.0) == "(250.0, 510.0)"
-    assert claims._times(1.5, 10.0) == "15"
+    assert sizes._times((25.0, 51.0), 10.0) == "(250.0, 510.0)"
+    assert sizes._times(1.5, 10.0) == "15"
 
 
 @pytest.mark.parametrize(

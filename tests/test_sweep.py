@@ -21,7 +21,7 @@ from experiments.launch import cost
 from experiments.launch.cost import Cost, Pace, check, estimate
 from experiments.launch.points import Point, pack
 from experiments.launch.results import FAILURE
-from experiments.launch.train import describe
+from experiments.launch.train import describe, size_in_words
 from experiments.sweep import ranking, record
 from experiments.sweep.__main__ import main
 from tests.stand_in import evaluation, results_of
@@ -87,6 +87,7 @@ def test_a_point_has_the_networks_of_all_its_orders(tmp_path):
     assert describe(tmp_path, made, {p.directory: Cost(100, 1.0, "float32") for p in made}).startswith(
         f"{tmp_path}: 2 points x 2 orders x 2 seeds = 8 members in 2 programs"
     )
+    assert size_in_words([*made, made[0]._replace(seeds=3)]) == "14 members in 3 programs"
     log(made[0], [0.1, 0.2, 0.3, 0.3], [0.1, 0.1, 0.3, 0.3])
     row = ranking.rows(made)[0]
     assert (row.result, row.note) == (None, "waiting")  # its second order isn't there yet

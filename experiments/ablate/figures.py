@@ -101,7 +101,7 @@ def sizes_figure(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> "Figure"
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_title("Test error (%)")
-    axes.set_xlabel("training images; as many steps with each number", color=INK)
+    axes.set_xlabel("training images, each number with the same number of steps; band: 95 % interval of the mean", color=INK)
     axes.legend(frameon=False, labelcolor=INK)
     style_axes(axes)
     return figure

@@ -82,9 +82,11 @@ def size_in_words(programs: Sequence["Program"]) -> str:
     """`2 points x 3 seeds = 6 members in 1 program`; with several orders of the images `2 points x 3 orders x 3 seeds = 18 members ...`."""
     points = sum(len(program.points) for program in programs if program.order == programs[0].order)
     orders = len({program.order for program in programs})
+    members, trained = sum(program.members for program in programs), f"in {_count(len(programs), 'program')}"
+    if members != points * orders * programs[0].seeds:  # not every point has every order and as many seeds
+        return f"{_count(members, 'member')} {trained}"
     factors = [_count(points, "point"), *([_count(orders, "order")] if orders > 1 else []), _count(programs[0].seeds, "seed")]
-    members = _count(sum(program.members for program in programs), "member")
-    return f"{' x '.join(factors)} = {members} in {_count(len(programs), 'program')}"
+    return f"{' x '.join(factors)} = {_count(members, 'member')} {trained}"
 
 
 def _count(number: int, noun: str) -> str:

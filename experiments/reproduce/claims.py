@@ -1,4 +1,4 @@
-"""The targets of `experiments.reproduce`, except figure 1.
+"""The targets of `experiments.reproduce` that have no file of their own, and what the others use of them.
 
 Each target is a function that the command (__main__.py) calls with a `Setting`. It trains what is missing and returns the lines of the
 result, or None after a dry run:
@@ -10,13 +10,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
@@ -27,18 +25,9 @@ from experiments.ablate.rates import BUDGET
 from experiments.ablate.report import MARGIN, report, train_study
 from experiments.ablate.study import make_study
 from experiments.launch.train import train
-from experiments.reproduce.setting import Setting, changed, differences
+from experiments.reproduce.setting import Setting, differences
 
-SIZES = (250, 1000, 4000, 16000)  # `augmentation` is measured with so many training images, as far as there are more, and with all
 ERRORS = ("top1_error", "top5_error")
-# Config fields in epochs. With fewer images they are multiplied, so that the number of steps stays the same.
-IN_EPOCHS = (
-    "train.epochs",
-    "train.checkpoint_every_epochs",
-    "eval.every_epochs",
-    "optimizer.warmup_epochs",
-    "optimizer.drop_epochs",
-)
 
 
 def table1(setting: Setting) -> list[str] | None:
@@ -116,72 +105,14 @@ def figure4(setting: Setting) -> list[str] | None:
 
 def lrn(setting: Setting) -> list[str] | None:
     """Local response normalisation, division by its constant alone, and neither, each at its best rate."""
-    found = _ablate(setting, "lrn", "lrn", budget=BUDGET)
-    return [f"published: {published.CLAIMS['lrn']}", *_verdicts(found), *_lrn_in_words(found), *differences(setting)] if found else None
-
-
-def augmentation(setting: Setting) -> list[str] | None:
-    """The error with and without augmentation against the number of training images; with the fewest and with all, each one alone too."""
-    images = setting.images
-    sizes = [*(size for size in SIZES if size < images), images]
-    lines, curves = [f"published: {published.CLAIMS['augment']}"], {}
-    for size in sizes:
-        print(f"\n{size:,} training images:", flush=True)
-        part = setting if size == images else _with_images(setting, size)
-        where = f"augmentation/{images}-images" if size == images else "."
-        found = _ablate(part, where, "augment" if size in (sizes[0], images) else "any_augment")
-        if found:
-            lines += [f"with {size:,} training images", *_verdicts(found)]
-            curves[size] = {level["level"]: level for level in found["factors"][0]["levels"] if level["level"] in ("as configured", "none")}
-    if setting.args.dry_run:
-        return None
-    figures.save(figures.sizes_figure(curves), setting.root / "augmentation" / "sizes")
-    notes = (
-        "images: the subsets are stratified, and each is part of the next",
-        f"training: the number of steps is the same with {sizes[0]:,} images as with {images:,}",
-    )
-    return [*lines, crossing(curves), *differences(setting, *notes)]
-
-
-def _with_images(setting: Setting, size: int) -> Setting:
-    """The setting with a part of its training images, trained for as many steps.
-
-    Raises:
-      UserError: the config's own part of the split does not contain this part.
-    """
-    fields = config_lib.flat(setting.loaded)
-    name, _, cut = setting.loaded.data.train_split.partition("[")
-    if cut and not cut.startswith("stratified:"):
-        raise UserError(
-            f"data.train_split={setting.loaded.data.train_split}: the target needs stratified parts of it; write {name} or "
-            f"{name}[stratified:N]"
-        )
-    longer = setting.images / size
-    overrides = [f"data.train_split={name}[stratified:{size}]", *(f"{field}={_times(fields[field], longer)}" for field in IN_EPOCHS)]
-    return setting._replace(overrides=changed(setting.overrides, overrides), root=setting.root / "augmentation" / f"{size}-images")
-
-
-def crossing(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
-    """Where augmentation begins or ceases to help, in words: between two sizes the difference is taken to be linear in their logarithm.
-
-    Args:
-      curves: number of training images -> the levels "as configured" and "none", as of `comparison.compare`; increasing.
-    """
-    sizes = list(curves)
-    gains = [100 * (levels["none"]["mean_test_error"] - levels["as configured"]["mean_test_error"]) for levels in curves.values()]
-    for i in range(len(sizes) - 1):
-        if gains[i] * gains[i + 1] < 0:
-            share = gains[i] / (gains[i] - gains[i + 1])
-            at = float(np.exp(np.log(sizes[i]) * (1 - share) + np.log(sizes[i + 1]) * share))
-            few, many = ("lowers", "raises") if gains[i] > 0 else ("raises", "lowers")
-            return f"the curves cross at about {at:,.0f} images: with fewer, augmentation {few} the mean error, with more it {many} it"
-    return f"the curves do not cross: without augmentation the mean error differs by {min(gains):+.2f} to {max(gains):+.2f} points"
+    found = ablate(setting, "lrn", "lrn", budget=BUDGET)
+    return [f"published: {published.CLAIMS['lrn']}", *verdicts(found), *_lrn_in_words(found), *differences(setting)] if found else None
 
 
 # Helpers of the targets
 
 
-def _ablate(setting: Setting, where: str, factor: str, budget: int = 0) -> dict[str, Any] | None:
+def ablate(setting: Setting, where: str, factor: str, budget: int = 0) -> dict[str, Any] | None:
     where_runs, args = setting.root / "runs", setting.args
     study = make_study(
         setting.config, setting.overrides, [factor], setting.seeds, where_runs, args.max_members, budget=budget, orders=args.orders
@@ -190,7 +121,7 @@ def _ablate(setting: Setting, where: str, factor: str, budget: int = 0) -> dict[
     return report(trained, MARGIN, setting.root / where) if trained else None
 
 
-def _verdicts(found: dict[str, Any]) -> list[str]:
+def verdicts(found: dict[str, Any]) -> list[str]:
     """The verdict on each level, from an ablation of one factor."""
     (factor,) = found["factors"]
     reference, *levels = factor["levels"]
@@ -206,13 +137,6 @@ def _lrn_in_words(found: dict[str, Any]) -> list[str]:
         f"scaling, no division instead of dividing by the constant: {words['off']}",
         f"scaling, smaller initial weights of conv1 and conv2 instead of dividing by the constant: {words['off, scaled start']}",
     ]
-
-
-def _times(value: Any, factor: float) -> str:
-    """A number, or each number of a tuple, multiplied by a factor; as text for the command line."""
-    if isinstance(value, tuple):
-        return str(tuple(float(_times(item, factor)) for item in value))
-    return f"{value * factor:.6g}"
 
 
 def _views(setting: Setting) -> list[str]:
@@ -241,19 +165,22 @@ def _cut_in_words(results: list[dict[str, Any]]) -> str:
 
 
 def _evaluate(setting: Setting, view: str) -> list[dict[str, Any]]:
-    """The results of `alexnet_jax.evaluate` for the baselines, one for each order of the images."""
-    return [_evaluate_run(program.directory, view, setting.loaded.data.test_split) for program in setting.baselines]
+    """The results of `alexnet_jax.evaluate` for the baselines, one for each order of the images; each is stored with its run."""
+    split = setting.loaded.data.test_split
+    name = f"evaluation-{split}-{view.replace(' ', '-')}.json"
+    return [evaluate([program.directory], program.directory / name, view, split) for program in setting.baselines]
 
 
-def _evaluate_run(directory: Path, view: str, split: str) -> dict[str, Any]:
-    """The result of `alexnet_jax.evaluate` for a run, with which it is stored. It runs in its own process, on the accelerators."""
-    path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
+def evaluate(directories: list[Path], path: Path, view: str, split: str) -> dict[str, Any]:
+    """The result of `alexnet_jax.evaluate` for the networks of some runs, stored in `path`. It runs in a process with the devices."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("steps") == [history.saved_step(directory)]:
+    if kept.get("steps") == [history.saved_step(directory) for directory in directories]:
         return kept
-    # The run was not evaluated yet, or has been trained further since.
+    # The runs were not evaluated yet, or have been trained further since.
     options = ["--ten-crop"] if view == "ten views" else []
-    _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _python("alexnet_jax.evaluate", "--run", *map(str, directories), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))
 
 

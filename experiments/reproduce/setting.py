@@ -105,19 +105,18 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
     return f"configs/{'imagenet' if large else 'fashion_mnist'}.py", tuple(own)
 
 
-def differences(setting: Setting, *notes: str) -> list[str]:
-    """The differences between this protocol and the paper's, in words; `notes` are those of the target."""
+def differences(setting: Setting, *notes: str, networks: str = "") -> list[str]:
+    """The differences between this protocol and the paper's, in words; `notes` are those of the target, and so is what `networks` says."""
     config, dataset = setting.loaded, setting.dataset
     height, _, channels = dataset.image_shape
     towers = "one tower" if config.model.groups == 1 else f"{config.model.groups} towers"
     colour = "colour" if channels == 3 else "grey"
     images = f"{len(dataset.classes)} classes, {height} pixels high, {colour}, {setting.images:,} training images"
-    orders = "one order of the images, so other orders may give other results"
-    if setting.args.orders > 1:
-        orders = f"{setting.args.orders} orders of the images"
+    orders, seeds = setting.args.orders, f"{setting.seeds} seed{'s' * (setting.seeds > 1)}"
+    default = f"{seeds} in each of {orders} orders" if orders > 1 else f"{seeds} in one order of the images, so other orders may differ"
     size, width, batch = config.model.input_size, config.model.width, config.train.batch_size
     lines = [
-        f"networks: {setting.seeds} seed{'s' * (setting.seeds > 1)} in {'each of ' * (setting.args.orders > 1)}{orders}",
+        f"networks: {networks or default}",
         f"images: {dataset.name}, {images}; the paper's: 1000 classes, 256 pixels high, colour, 1.2 million training images",
         f"training: at most {config.train.epochs:g} epochs, batches of {batch}; the paper's: about 90 epochs, batches of 128",
         f"network: input of {size} x {size} pixels, width {width:g}, {towers}; the paper's: 224 x 224 pixels, width 1, two towers",

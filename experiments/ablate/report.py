@@ -22,13 +22,17 @@ MARGIN = 0.5  # percentage points: the smallest difference in test error that ma
 
 def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study | None":
     """Train a study's programs, then those that depend on their results; returns the study with all of them. The printed plan lists the
-    levels. A dry run only prints the plan of the first programs and returns None.
+    levels. A dry run only prints the plan, as far as it depends on no missing result, and returns None.
 
     Raises:
       UserError: a run failed or was stopped.
     """
     from experiments.ablate.findings import extended
+    from experiments.launch.results import status
 
+    if args.dry_run:
+        while all(status(program.directory).state == "finished" for program in study.compared) and (longer := extended(study)) != study:
+            study = longer
     while train(study.programs, out, args, _plan_notes(study), _later(study)):
         longer = extended(study)
         if longer == study:
@@ -39,7 +43,7 @@ def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study |
 
 def _later(study: "Study") -> int:
     """About how many networks depend on the results of a study's first programs: a round of further rates, and the other orders."""
-    if not any(study.rates.values()):
+    if not any(study.rates.values()) or any(program.order for program in study.compared):
         return 0
     return len(study.rates) * study.seeds * (study.orders - 1 + MORE * bool(study.budget))
 
@@ -97,8 +101,9 @@ def _rates(study: "Study") -> dict[str, str]:
     searched = [program for program in study.compared if program.order == 0]
     seconds = sum(history.load(program.directory).seconds for program in searched)
     how = f"found by widening the range, at most {study.budget} for a level" if study.budget else "given"
+    networks = f"a mean of {study.seeds} networks" if study.seeds > 1 else "of one network"
     return {
-        "rates": f"{how}; each level is compared at the one with its lowest validation error, a mean of {study.seeds} networks; trained "
+        "rates": f"{how}; each level is compared at the one with its lowest validation error, {networks}; trained "
         f"for this: {sum(program.members for program in searched)} networks, {seconds:,.0f} s"
     }
 

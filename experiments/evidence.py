@@ -12,7 +12,6 @@ import argparse
 import math
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -22,8 +21,9 @@ from typing import NamedTuple
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from alexnet_jax.tables import aligned
+from alexnet_jax.train.inbox import StopSignal
 
-GRACE = 300.0  # seconds that a piece has to save its runs when the time is over
+POLL = 0.2  # seconds between two looks at a piece
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}  # as progress.duration writes them
 
 NINE = "--orders 9 --seeds 1"  # of nine networks the narrowest interval, see ablate/coverage.py
@@ -129,17 +129,19 @@ def train(name: str, out: Path, overrides: list[str], until: float) -> bool:
 
     Raises:
       UserError: it failed.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when the piece has saved and stopped.
     """
     process = subprocess.Popen([sys.executable, *words_of(name, out, overrides, dry_run=False)], start_new_session=True)
-    try:
-        code = process.wait(None if math.isinf(until) else max(0.0, until - time.monotonic()))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-        process.send_signal(signal.SIGINT)
-        process.wait(GRACE)
-        if isinstance(reason, KeyboardInterrupt):
-            raise
-        return False
-    if code:
+    with StopSignal() as stop:
+        while process.poll() is None and not stop.requested and time.monotonic() < until:
+            time.sleep(POLL)
+        if process.poll() is None:
+            process.terminate()  # no SIGINT: what is started in the background may ignore that
+            process.wait()
+            if stop.requested:
+                raise KeyboardInterrupt
+            return False
+    if process.returncode:
         raise UserError(f"{name} failed; its message is above. Repeat the command to continue, or leave it out with --only")
     return True
 

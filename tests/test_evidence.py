@@ -1,6 +1,7 @@
 """The pieces of evidence are commands that exist and name results of the claims' table; the time that is over stops a piece."""
 
 import importlib
+import os
 import time
 
 import pytest
@@ -55,6 +56,10 @@ def test_a_piece_ends_with_the_time_or_by_itself(monkeypatch, tmp_path):
     started = time.monotonic()
     assert not run("import time; time.sleep(60)", started + 0.5)
     assert time.monotonic() - started < 30
+    code = f"import os, signal, time; os.kill({os.getpid()}, signal.SIGTERM); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        run(code, float("inf"))
+    assert time.monotonic() - started < 40
     with pytest.raises(UserError, match="figure1 failed; its message is above"):
         run("raise SystemExit(3)", float("inf"))
 

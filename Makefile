@@ -3,6 +3,7 @@
 # make lint     the first half of it: format, lint, types
 # make test-slow    the tests that take minutes
 # make test-newest  some tests with the newest JAX, on Python 3.14, 3.13 or 3.12, in an environment of its own
+# make results-check    fail if a page shows results that their files don't have
 # make notebook     execute docs/alexnet_notebook.py and write docs/alexnet.ipynb
 # make format   let ruff format and fix what it can
 
@@ -34,6 +35,9 @@ test-newest:
 test-marked: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'newest and not slow'
 
+results-check: $(VENV)/.installed
+	$(BIN)/python -m experiments.publish --check
+
 notebook: $(VENV)/.dev
 	$(BIN)/python docs/make_notebook.py
 
@@ -51,4 +55,4 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: train test lint test-slow test-newest test-marked notebook format
+.PHONY: train test lint test-slow test-newest test-marked results-check notebook format

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,18 +57,27 @@ class Dataset:
         return class_labels({"classes": self.classes, "class_words": self.class_words})
 
     def source(self, split: str) -> "Examples":
-        """Random access to the examples of a split, or of a slice of one in TFDS's notation: `train[:2000]`, `train[10%:]`.
+        """Random access to the examples of a split, or of a part of one.
+
+        A part is a slice in TFDS's notation, `train[:2000]` or `train[10%:]`, or `train[stratified:2000]`: of each class the first
+        examples, so many that the classes have the same shares as in the whole split. A larger such part contains a smaller one.
 
         Raises:
-          UserError: the dataset has no such split, or the slice is empty or malformed.
+          UserError: the dataset has no such split, or the part is empty or malformed.
         """
         name, _, _ = split.partition("[")
         if name not in self.split_sizes:
             raise UserError(f"dataset {self.name} has no split {name!r}; it has {', '.join(self.split_sizes)}")
+        if count := _stratified_count(split):
+            if count > self.split_sizes[name]:
+                raise UserError(f"{split!r} asks for more examples than {name} of dataset {self.name} has: {self.split_sizes[name]:,}")
+            return Examples(self, split, count)
         try:
             count = self.builder.info.splits[split].num_examples
         except (ValueError, AssertionError):
-            raise UserError(f"{split!r} is not a slice of a split; write for example {name}[:2000] or {name}[10%:]") from None
+            raise UserError(
+                f"{split!r} is not a part of a split; write for example {name}[:2000], {name}[10%:] or {name}[stratified:2000]"
+            ) from None
         if count < 1:
             raise UserError(f"{split!r} holds no example; {name} of dataset {self.name} has {self.split_sizes[name]:,}")
         return Examples(self, split, count)
@@ -178,9 +188,13 @@ class Records:
         self._shape = image.shape
         self._encoding = image.encoding_format if isinstance(image, tfds.features.Image) else "raw"
         self._parse = tf_example_pb2.Example.FromString
-        self._order = _mixed_order(builder.info, split)
-        whole = split.partition("[")[0] if self._order is not None else split
+        count = _stratified_count(split)
+        self._order = _mixed_order(builder.info, split.partition("[")[0] if count else split)
+        whole = split.partition("[")[0] if count or self._order is not None else split
         self._source = builder.as_data_source(whole, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        if count:
+            order = np.arange(len(self._source)) if self._order is None else self._order
+            self._order = order[_stratified(np.array([self._label(self._features(int(index))) for index in order]), count)]
 
     def __len__(self) -> int:
         return len(self._source if self._order is None else self._order)
@@ -191,10 +205,32 @@ class Records:
 
     def read_into(self, index: int, image: np.ndarray) -> int:
         """Decode an image into its place in a batch, uint8 (H, W, C); returns its label."""
-        record = self._source[index if self._order is None else int(self._order[index])]
-        feature = self._parse(record).features.feature
+        feature = self._features(index if self._order is None else int(self._order[index]))
         _decode_into(image, feature["image"].bytes_list.value[0], self._encoding)
+        return self._label(feature)
+
+    def _features(self, index: int) -> Any:
+        """The fields of the record with this number in the stored split."""
+        return self._parse(self._source[index]).features.feature
+
+    @staticmethod
+    def _label(feature: Any) -> int:
         return feature["label"].int64_list.value[0]
+
+
+def _stratified_count(split: str) -> int:
+    """The number of examples that a part like `train[stratified:2000]` names; 0 for other splits."""
+    found = re.fullmatch(r"\w+\[stratified:(\d{1,18})\]", split)
+    return int(found[1]) if found else 0
+
+
+def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
+    """The places (count,) of the examples with the smallest relative places in their class, from the labels (N,) of a split."""
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        places[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.argsort(places, kind="stable")[:count]
 
 
 def _mixed_order(info: Any, split: str) -> np.ndarray | None:

@@ -10,6 +10,8 @@ peers/          the same networks in PyTorch
 report/         writes the full report of a run
 parity.py       compares every variant with PyTorch: logits and gradients
 published.py    the numbers of the papers
+evidence.py     runs the commands behind docs/results.md, the cheap ones first
+verdicts.py     the table of claims with what the results say of each
 publish.py      writes the results of runs into README.md and docs
 probe.py        how much each layer knows of the classes
 lrn/            what LRN does in trained networks
@@ -17,7 +19,7 @@ similarity/     how alike the networks of runs are
 towers.py       whether the two towers specialise in colour
 tiles.py        photographs -> a colour dataset
 
-Each of them but peers/, launch/ and published.py is a command:
+Each of them but peers/, launch/, published.py and verdicts.py is a command:
 
     python -m experiments.sweep --help
 """

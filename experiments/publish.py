@@ -6,9 +6,11 @@
     python -m experiments.publish digits_lrn=runs/digits/lrn                           a page of explain, probe, lrn or similarity
     python -m experiments.publish benchmark=benchmarks                                 the measurements of experiments.benchmark
     python -m experiments.publish                                                      write the pages again from the kept files
+    python -m experiments.publish --check                                              fail if that would change a page
 
 `NAME=DIR` stores the published part of a directory in docs/results/NAME.json, and its figures in docs/figures/. A page shows the result
-between the lines `<!-- result NAME -->` and `<!-- end of result -->`. A test checks that the pages agree with the stored files.
+between the lines `<!-- result NAME -->` and `<!-- end of result -->`, and the table of claims (verdicts.py) between `<!-- claims -->` and
+`<!-- end of claims -->`. A test checks that the pages agree with the stored files.
 """
 
 import argparse
@@ -24,12 +26,13 @@ from typing import Any
 
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.tables import aligned
-from experiments import published
+from experiments import published, verdicts
 from experiments.benchmark import PARTS
 
 PAGES = (Path("README.md"), *(Path(f"docs/{name}.md") for name in ("results", "performance", "understanding")))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
 BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S)
+CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.S)
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
@@ -92,8 +95,8 @@ def run_record(workdir: Path) -> dict[str, Any]:
     }
 
 
-def render(root: Path = Path()) -> list[Path]:
-    """Write every block of the pages again; returns the pages that have changed.
+def render(root: Path = Path(), write: bool = True) -> list[Path]:
+    """Make every block of the pages again, and write the pages that have changed, unless `write` is off; returns these pages.
 
     Raises:
       UserError: a page shows a result that has no file in docs/results.
@@ -103,10 +106,13 @@ def render(root: Path = Path()) -> list[Path]:
         before = (root / page).read_text(encoding="utf-8")
         pieces = BLOCK.split(before)  # text, begin, name, end, text, ...
         for i in range(1, len(pieces), 4):
-            pieces[i + 1] = _block(pieces[i + 1], page, root)
-        if (after := "".join(pieces)) != before:
-            (root / page).write_text(after, encoding="utf-8")
+            anchor = f'\n<a id="{pieces[i + 1]}"></a>\n' if CLAIMS.search(before) else ""  # the table of claims links to it
+            pieces[i + 1] = anchor + _block(pieces[i + 1], page, root)
+        after = CLAIMS.sub(lambda found: f"{found[1]}\n{verdicts.table(root / KEPT)}\n{found[2]}", "".join(pieces))
+        if after != before:
             changed.append(page)
+            if write:
+                (root / page).write_text(after, encoding="utf-8")
     return changed
 
 
@@ -222,7 +228,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and the pages of docs.")
     kinds = "a finished run, an ablation, a claim or a benchmark"
     parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; without any, write the pages again from the kept files")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page doesn't agree with the kept files")
     args = parser.parse_args(argv)
+    if args.check and args.results:
+        raise UserError(f"--check stores nothing; leave {args.results[0]} out")
+    if args.check and (different := render(write=False)):
+        raise UserError(f"{', '.join(map(str, different))}: not what the kept files say; write with: python -m experiments.publish")
     names = []
     for result in args.results:
         name, equals, directory = result.partition("=")

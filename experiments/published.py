@@ -36,6 +36,8 @@ CLAIMS = {
         "heavy augmentation makes more data from few samples (the study post); without it there is substantial overfitting "
         "(the paper, section 4.1)"
     ),
+    "any_augment": "heavy augmentation makes more data from few samples (the study post)",
+    "drops": "the rate was divided by ten by hand, three times, when the validation error stopped improving (the paper, section 5)",
     "dropout": (
         "without dropout of 0.5 in fc6 and fc7 there is substantial overfitting; it about doubles the iterations (the paper, section 4.2)"
     ),

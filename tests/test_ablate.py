@@ -4,15 +4,17 @@ import csv
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, history, hyper
+from alexnet_jax import data, history, hyper, network
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments.ablate import __main__ as ablate
-from experiments.ablate import comparison, figures, lrn_range, study
+from experiments.ablate import comparison, figures, findings, lrn_range, rates, study
 from experiments.ablate import files as ablation_files
 from experiments.ablate.factors import FACTORS
 from experiments.launch import points
@@ -46,19 +48,37 @@ def test_every_level_is_a_valid_config_with_paired_seeds(config, factor, tmp_pat
     assert list(plan.levels) == [level for level in plan.levels if level in found]
     assert all(members["seed"].tolist() == [0, 1] for _, members in found.values())
     first = next(iter(plan.levels.values()))
-    assert first.name == study.BASE or factor == "colour"  # which both configs have off
+    assert first.name == study.BASE or factor in ("lrn", "colour")  # LRN's reference is a constant; both configs have no colour
 
 
 def test_lrn_levels(tmp_path):
     found = members_of("configs/digits.py", study.resolve("lrn", config_lib.load("configs/digits.py"), GREY), tmp_path)
-    scale = config_lib.load("configs/digits.py").model.pixel_scale
-    assert [float(members["lrn_alpha"][0]) for _, members in found.values()] == pytest.approx([1e-4, 1e-4 / scale**2, 0])
-    assert [float(members["lrn_k"][0]) for _, members in found.values()] == [2, 2, 1]
+    levels = ["constant", "LRN", "off, scaled start", "off"]
+    assert [float(found[level][1]["lrn_alpha"][0]) for level in levels] == pytest.approx([0, 1e-4, 0, 0])
+    assert [float(found[level][1]["lrn_k"][0]) for level in levels] == [2, 2, 1, 1]
+    assert [found[level][0].model.early_gain for level in levels] == [1, 1, pytest.approx(2**-0.75), 1]
 
 
-def test_the_unit_scale_of_undivided_pixels_is_that_of_imagenets_deviation():
-    plan = study.resolve("lrn", config_lib.load("configs/imagenet.py"), (256, 256, 3))
-    assert float(plan.levels["unit scale"].settings["lrn_alpha"]) == pytest.approx(1e-4 / 74**2, rel=1e-5)
+def test_a_scaled_start_without_lrn_is_the_network_with_the_constant(digits_dir):
+    """Its initial answers are the same, and those of a network without LRN are not."""
+    answers = {}
+    for level, point in study.resolve("lrn", config_lib.load("configs/digits.py"), GREY).levels.items():
+        (program,) = points.pack("configs/digits.py", ["model.width=0.04", "model.positive_bias=1.0"], [point], 1, digits_dir)
+        made = network.build(config_lib.load(program.config, program.overrides), GREY, 10)
+        images = jax.random.normal(jax.random.key(0), (2, *GREY)) * 70
+        params, member = (jax.tree.map(lambda leaf: leaf[0], tree) for tree in (made.init_state().params, made.hyper))
+        layers = made.model.apply({"params": params}, images, member, mutable=["intermediates"])[1]["intermediates"]["layers"]
+        answers[level] = np.asarray(layers["conv3"])
+    assert answers["off, scaled start"] == pytest.approx(answers["constant"], rel=1e-4, abs=1e-6)
+    assert np.abs(answers["off"]).mean() > 2 * np.abs(answers["constant"]).mean()
+
+
+def test_the_drops_of_2012_come_at_the_same_fractions_of_the_training():
+    levels = study.resolve("drops", config_lib.load("configs/digits.py", ["train.epochs=9"]), GREY).levels
+    assert levels["three drops"].settings["optimizer.drop_epochs"] == "(2.5, 5.1, 7.9)"
+    assert levels["linear"].settings == {"optimizer.schedule": "poly", "optimizer.poly_power": "1", "plateau.mode": "manual"}
+    assert levels["constant"].settings == {"plateau.mode": "manual"}
+    assert levels["plateau"].settings == {}
 
 
 @pytest.mark.parametrize(
@@ -116,10 +136,12 @@ def test_lrn_is_a_constant_at_the_unit_scale_alone(digits_dir):
 # Comparisons
 
 
-def outcome(errors, diverged=(), stalled=(), images=100):
-    """Seed s is wrong on the first `errors[s]` images."""
+def outcome(errors, diverged=(), stalled=(), images=100, orders=()):
+    """Seed s is wrong on the first `errors[s]` images; all have one order of the images, or `orders`."""
     wrong, seeds = np.arange(images)[None] < np.array(errors)[:, None], list(range(len(errors)))
-    return comparison.Outcome(seeds, wrong.mean(1), wrong, np.isin(seeds, diverged), np.isin(seeds, stalled))
+    return comparison.Outcome(
+        seeds, list(orders or [0] * len(seeds)), wrong.mean(1), wrong, np.isin(seeds, diverged), np.isin(seeds, stalled)
+    )
 
 
 def test_comparison_is_paired_by_seed():
@@ -130,6 +152,20 @@ def test_comparison_is_paired_by_seed():
     assert level["difference"]["mean"] == pytest.approx(2)
     assert level["difference"]["p"] == level["difference"]["p_holm"]
     assert (level["mcnemar"]["only_level"], level["mcnemar"]["only_reference"]) == (6, 0)
+
+
+def test_with_several_orders_the_interval_is_over_their_means():
+    orders = [0, 0, 1, 1, 2, 2]
+    reference = outcome([10] * 6, orders=orders)
+    level = outcome([11, 13, 13, 15, 16, 16], orders=orders)
+    _, row = comparison.compare({"on": reference, "off": level}, 0.5)
+    assert row["orders"] == orders
+    difference = row["difference"]  # the orders' means are 2, 4 and 6
+    assert (difference["pairs"], difference["over"]) == (3, "orders")
+    half = 4.3027 * 2 / 3**0.5  # t(2) of the table
+    assert (difference["low"], difference["high"]) == pytest.approx((4 - half, 4 + half), abs=1e-3)
+    _, row = comparison.compare({"on": reference, "off": level._replace(diverged=np.isin(level.seeds, [4, 5]))}, 0.5)
+    assert (row["difference"]["pairs"], row["difference"]["mean"]) == (2, pytest.approx(3))  # one order has no pair left
 
 
 def test_a_diverged_seed_is_left_out_on_both_sides_and_named():
@@ -168,13 +204,33 @@ def test_several_levels_are_corrected_for():
 
 def test_the_ensembles_gain_is_over_images():
     members = outcome([10, 30])
-    gain = comparison.ensemble_gain(members, np.arange(100) < 5, [], 0.5)
+    gain = comparison.ensemble_gain(members, np.arange(100)[None] < 5, [[]], 0.5)
     # 5 images err in both, 5 in both members alone (-1), 20 in one member alone (-1/2).
     differences = np.repeat([-1, -0.5, 0], [5, 20, 75])
     assert gain["difference"]["mean"] == pytest.approx(-15)
     half = 1.9842 * 100 * differences.std(ddof=1) / 10  # t(99) of the table
     assert gain["difference"]["low"] == pytest.approx(-15 - half, abs=0.01)
     assert gain["relative_cut"] == pytest.approx(0.75)
+
+
+def test_the_gains_of_several_ensembles_are_over_orders():
+    members = outcome([10, 30, 20, 22, 40, 20], orders=[0, 0, 1, 1, 2, 2])
+    ensembles = np.arange(100) < np.array([[15], [15], [20]])
+    curves = [[{"members": 1, "subsets": 2, "top1_error": error, "top5_error": 0.0, "std": 0.1}] for error in (0.2, 0.21, 0.3)]
+    gain = comparison.ensemble_gain(members, ensembles, curves, 0.5)
+    known = stats.ttest_1samp([-5, -6, -10], 0).confidence_interval(0.95)
+    assert (gain["difference"]["low"], gain["difference"]["high"]) == pytest.approx(tuple(known))
+    assert gain["members"] == 2
+    (row,) = gain["curve"]
+    assert (row["orders"], row["subsets"], row["top1_error"]) == (3, 6, pytest.approx(0.71 / 3))
+    assert row["std"] == pytest.approx(np.std([0.2, 0.21, 0.3], ddof=1))
+    assert ablation_files._ensemble_words(gain)[0].startswith(
+        "Ensembles of all 2 networks of an order compared with one network, over orders"
+    )
+    assert ablation_files._ensemble_rows(gain)[0][1] == "test error, ± over orders"
+
+
+CURVE = [{"members": 1, "subsets": 2, "top1_error": 0.5, "top5_error": 0.1, "std": 0.1}]
 
 
 @pytest.mark.parametrize(
@@ -185,28 +241,26 @@ def test_the_ensembles_gain_is_over_images():
     ],
 )
 def test_an_ensemble_of_networks_that_never_learnt_gains_nothing(lost, words):
-    gain = comparison.ensemble_gain(outcome([10, 90], **lost), np.arange(100) < 5, [], 0.5)
+    gain = comparison.ensemble_gain(outcome([10, 90], **lost), np.arange(100)[None] < 5, [CURVE], 0.5)
     assert gain["verdict"] == {"kind": "open", "words": words}
     assert ablation_files._ensemble_words(gain)[0].endswith(f"over test images: {words}.")
 
 
-def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
+def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path, digits_dir):
     """By validation error, and a rate at which a seed diverged comes after the others."""
-    config = config_lib.load("configs/digits.py")
-    planned = study.Study(
-        "configs/digits.py", (), 2, {"dropout": study.resolve("dropout", config, GREY)}, ("0.005", "0.02", "0.1"), [], [], []
-    )
+    tried = ("0.005", "0.02", "0.1")
+    planned = study.make_study("configs/digits.py", [f"data.dir={digits_dir}"], ["dropout"], 2, tmp_path, rates=tried)
     validation = {"": [[0.2, 0.3], [0.1, 0.2], [0.05, 0.05]], "dropout=0 ": [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]}
-    found, outcomes = {}, {}
+    found = {}
     for settings, errors in validation.items():
         for rate, each, wrong in zip(("learning_rate=0.005", "", "learning_rate=0.1"), errors, (10, 20, 30), strict=True):
             name = f"{settings}{rate}".strip() or study.BASE
             point = points.Point(name, dict(word.split("=") for word in name.split() if "=" in word))
             diverged = (1,) if wrong == 30 else ()
-            found[name] = Result(point, [0, 1], np.array(each), np.array([wrong, wrong + 1]) / 100, tmp_path, [0, 1], diverged)
-            outcomes[name] = outcome([wrong, wrong + 1], diverged)
-    monkeypatch.setattr(study, "_warnings", lambda result: [])
-    report = study._levels("dropout", planned, found, outcomes, 0.5)
+            result = Result(point, [0, 1], np.array(each), np.array([wrong, wrong + 1]) / 100, ((tmp_path, [0, 1]),), diverged)
+            found[name] = result, outcome([wrong, wrong + 1], diverged)
+    monkeypatch.setattr(findings, "_warnings", lambda result: [])
+    report = findings._levels("dropout", planned, found, 0.5)
     assert [level["settings"] for level in report["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
     assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
     middle, end = report["notes"]
@@ -214,6 +268,66 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path):
     assert middle == f"dropout 0.5: compared at learning rate 0.02; the validation errors are {errors}"
     assert end.startswith("off: compared at learning rate 0.005")
     assert end.endswith("another one may be better")
+    assert [(level["rate"], level["highest_rate"]) for level in report["levels"]] == [("0.02", "0.02"), ("0.005", "0.02")]
+    rows = ablation_files._level_rows(report | {"factor": "dropout"})
+    assert [row[:3] for row in rows[:2]] == [("level", "rate", "highest that learns"), ("dropout 0.5", "0.02", "0.02")]
+
+
+def results_at(curves, seeds=2):
+    """Stands in for the finished runs of a study: a point's validation error is that of its rate in the curve of its other settings."""
+
+    def found(planned):
+        networks = {}
+        for program in planned.compared:
+            for point in program.points:
+                settings = dict(point.settings)
+                rate = float(settings.pop("learning_rate", 0.02))
+                error = curves[" ".join(settings)](np.log2(rate / 0.02))
+                networks.setdefault(point.name, (point, []))[1].append((error, program))
+        return {name: finished(point, trained, seeds) for name, (point, trained) in networks.items()}
+
+    def finished(point, trained, seeds):
+        errors = np.repeat([error for error, _ in trained], seeds)
+        runs = tuple((program.directory, list(range(seeds))) for _, program in trained)
+        result = Result(point, list(range(len(errors))), errors, errors, runs)
+        return result, outcome([10] * len(errors), orders=result.orders, stalled=np.flatnonzero(errors > 0.5))
+
+    return found
+
+
+def test_rates_are_widened_until_the_best_has_worse_neighbours(monkeypatch, tmp_path, digits_dir):
+    """The reference's best is the config's rate, the other level's an eighth of it; then both train in the other orders at their best."""
+    planned = study.make_study("configs/digits.py", [f"data.dir={digits_dir}"], ["dropout"], 2, tmp_path, budget=9, orders=3)
+    curves = {"": lambda place: 0.1 + 0.01 * place**2, "dropout": lambda place: 0.1 + 0.01 * (place + 3) ** 2 + 0.5 * (place > -2)}
+    monkeypatch.setattr(findings, "_found", results_at(curves))
+    rounds = [planned]
+    while (longer := findings.extended(rounds[-1])) != rounds[-1]:
+        rounds.append(longer)
+    trained = [{point.name for program in each.compared for point in program.points} for each in rounds]
+    assert [len(names) for names in trained] == [6, 8, 8 + 2, 10]
+    assert {"dropout=0 learning_rate=0.005", "dropout=0 learning_rate=0.0025"} == trained[1] - trained[0]
+    assert {"dropout=0 learning_rate=0.00125", "dropout=0 learning_rate=0.000625"} == trained[2] - trained[1]
+    assert {program.order for each in rounds[:3] for program in each.compared} == {0}
+    others = [program for program in rounds[3].compared if program.order]
+    assert [(program.order, [point.name for point in program.points]) for program in others] == [
+        (order, [study.BASE, "dropout=0 learning_rate=0.0025"]) for order in (1, 2)
+    ]
+    monkeypatch.setattr(findings, "_warnings", lambda result: [])
+    reference, level = findings._levels("dropout", rounds[-1], results_at(curves)(rounds[-1]), 0.5)["levels"]
+    assert (reference["rate"], reference["highest_rate"], len(reference["tried"])) == ("0.02", "0.04 or more", 3)
+    assert (level["rate"], level["highest_rate"], len(level["tried"])) == ("0.0025", "0.005", 7)
+    assert level["orders"] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_search_for_a_rate_ends_with_its_budget():
+    falling = [rates.Tried(rate, 0, 0, error) for rate, error in (("0.01", 0.3), ("0.02", 0.2), ("0.04", 0.1))]
+    assert rates.wider(falling, 9) == ("0.08", "0.16")
+    assert rates.wider(falling, 4) == ("0.08",)
+    assert rates.wider(falling, 3) == ()
+    assert rates.at_an_end(falling)
+    assert rates.highest_that_learns(falling) == "0.04 or more"
+    assert rates.highest_that_learns([each._replace(stalled=1) for each in falling]) == "none of those tried"
+    assert rates.wider([*falling, rates.Tried("0.08", 1, 0, 0.05)], 9) == ()  # a diverged network counts more than the error
 
 
 def test_the_figure_shows_every_seed_the_mean_and_the_interval():
@@ -229,6 +343,39 @@ def test_the_figure_shows_every_seed_the_mean_and_the_interval():
     assert "reference: on, 20.00 %" in texts
 
 
+def test_a_note_says_where_lrn_normalises_nothing(monkeypatch, tmp_path, digits_dir):
+    planned = study.make_study("configs/digits.py", [f"data.dir={digits_dir}"], ["lrn"], 2, tmp_path, orders=2)
+    monkeypatch.setattr(
+        lrn_range, "deviations", lambda config, dataset, members: [{0: 0.0, 2: 2.5}.get(member, 0.004) for member in members]
+    )
+    compared = {level: point.name for level, point in planned.factors["lrn"].levels.items()}
+    notes = findings._lrn_range(planned, compared)
+    assert [note.partition(", LRN")[0] for note in notes] == ["LRN: before training", "off: NO NORMALISATION: before training"]
+
+
+@pytest.mark.slow
+def test_rates_and_orders_of_real_runs(arguments, tmp_path, capsys):
+    """Two orders with two seeds each, rates in three rounds, and the ensembles; the second time nothing is trained."""
+    words = [*arguments, "--out", str(tmp_path), "--factors", "dropout,ensemble", "--orders", "2", "--rates", "auto", "--rate-budget", "5"]
+    ablate.main(words)
+    before = {path: path.read_bytes() for path in tmp_path.glob("runs/*/events.jsonl")}
+    found = json.loads((tmp_path / "ablation.json").read_text())
+    dropout, ensemble = found["factors"]
+    assert all(level["orders"] == [0, 0, 1, 1] and level["seeds"] == [0, 1, 2, 3] for level in dropout["levels"])
+    assert (dropout["levels"][1]["difference"]["over"], dropout["levels"][1]["difference"]["pairs"]) == ("orders", 2)
+    assert all(3 <= len(level["tried"]) <= 5 for level in dropout["levels"])
+    assert (ensemble["curve"][1]["members"], ensemble["curve"][1]["orders"]) == (2, 2)
+    assert "2 orders of the images" in found["protocol"]["orders"]
+    ablate.main([*words, "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "to be trained" not in shown
+    assert "depend on their results" not in shown
+    ablate.main(words)
+    assert {path: path.read_bytes() for path in tmp_path.glob("runs/*/events.jsonl")} == before
+    assert json.loads((tmp_path / "ablation.json").read_text())["factors"] == found["factors"]
+    assert "the t-test over the mean differences of the orders" in capsys.readouterr().out
+
+
 # The command
 
 
@@ -238,7 +385,7 @@ def arguments(digits_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "out"
     fields = {"data.dir": digits_dir, "model.width": 0.04, "train.batch_size": 40, "train.epochs": 0.2, "eval.batch_size": 64}
     return [
-        *("--config", "configs/digits.py", "--factors", "lrn,colour", "--seeds", "2", "--out", str(out)),
+        *("--config", "configs/digits.py", "--factors", "dropout,colour", "--seeds", "2", "--out", str(out)),
         *(f"--config.{name}={value}" for name, value in fields.items()),
     ]
 
@@ -258,22 +405,21 @@ def first(arguments):
 
 def test_the_results_are_written(first):
     found = json.loads((first / "ablation.json").read_text())
-    (lrn,) = found["factors"]
-    assert [level["level"] for level in lrn["levels"]] == ["0-255 scale", "unit scale", "off"]
-    assert all(len(level["differences"]) == 2 for level in lrn["levels"][1:])
-    assert any(note.startswith("unit scale: NO NORMALISATION") for note in lrn["notes"])
-    assert not any("NO NORMALISATION" in note for note in lrn["notes"] if not note.startswith("unit scale"))
+    (dropout,) = found["factors"]
+    assert [level["level"] for level in dropout["levels"]] == ["dropout 0.5", "off"]
+    assert all(len(level["differences"]) == 2 for level in dropout["levels"][1:])
     (end,) = history.load(next(first.glob("runs/*/events.jsonl")).parent).of_kind("end")
-    assert [level["test_error"] for level in lrn["levels"]] == np.reshape(end["test"]["top1_error"], (3, 2)).tolist()
+    assert [level["test_error"] for level in dropout["levels"]] == np.reshape(end["test"]["top1_error"], (2, 2)).tolist()
     assert found["skipped"] == ["skipped: factor colour: the images are grey; it needs a dataset of colour images"]
     assert found["protocol"]["test"].startswith("360 images (test)")
     rows = list(csv.DictReader((first / "ablation.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 2
-    assert float(rows[0]["test_error"]) == pytest.approx(lrn["levels"][0]["test_error"][0], rel=1e-5)
+    assert len(rows) == 2 * 2
+    assert float(rows[0]["test_error"]) == pytest.approx(dropout["levels"][0]["test_error"][0], rel=1e-5)
     page = (first / "ablation.md").read_text()
     assert (first / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert "](ablation.svg)" in page
-    assert "| unit scale |" in page
+    assert "| off |" in page
+    assert "in one order, so it says nothing about other orders" in page
 
 
 def test_the_same_command_trains_nothing_again_and_says_the_same(first, arguments, capsys):
@@ -284,24 +430,24 @@ def test_the_same_command_trains_nothing_again_and_says_the_same(first, argument
     assert {path: path.read_bytes() for path in before} == before
     assert json.loads((first / "ablation.json").read_text())["factors"] == result["factors"]
     shown = capsys.readouterr().out
-    assert "Does local response normalisation matter?" in shown
-    assert "published: LRN lowers" in shown
+    assert "Does dropout matter?" in shown
+    assert "published: without dropout" in shown
 
 
 def test_the_ensemble_of_a_run(first, tmp_path):
     """Of all members of the run above: as if they were the seeds of one point."""
     (events,) = first.glob("runs/*/events.jsonl")
-    program = points.Program(events.parent, "configs/digits.py", (), (points.Point(study.BASE, {}),), 6)
+    program = points.Program(events.parent, "configs/digits.py", (), (points.Point(study.BASE, {}),), 4)
     plan = study.resolve("ensemble", config_lib.load("configs/digits.py"), GREY)
-    found = study.compare(study.Study("configs/digits.py", (), 6, {"ensemble": plan}, (), [], [program], []), 0.5)
+    found = findings.compare(study.Study("configs/digits.py", (), 4, 1, {"ensemble": plan}, tmp_path, None, {}, 0, [], [program], []), 0.5)
     (ensemble,) = found
-    assert [row["members"] for row in ensemble["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert [row["members"] for row in ensemble["curve"]] == [1, 2, 3, 4]
     gain = ensemble["ensemble_test_error"] - ensemble["mean_test_error"]
     assert ensemble["difference"]["mean"] == pytest.approx(100 * gain)
     assert ensemble["difference"]["pairs"] == 360
     ablation = {"command": "", "protocol": {}, "margin": 0.5, "skipped": [], "factors": found}
     assert {path.name for path in ablation_files.write(ablation, tmp_path)} >= {"ablation.md", "ensemble.png", "ensemble.svg"}
-    assert "The ensemble of all 6 networks compared with one network" in ablation_files.text(ablation)
+    assert "The ensemble of all 4 networks compared with one network" in ablation_files.text(ablation)
 
 
 def test_another_config_needs_another_directory(first, arguments):
@@ -312,9 +458,9 @@ def test_another_config_needs_another_directory(first, arguments):
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(arguments, tmp_path, capsys):
     ablate.main([*arguments, "--out", str(tmp_path / "dry"), "--dry-run", "--rates", "0.005,.02"])
     shown = capsys.readouterr().out
-    assert "6 points x 2 seeds = 12 members in 1 program" in shown
-    assert "unit scale (lrn_alpha=2.04082e-08)" in shown
-    assert "at each of the learning rates 0.005, .02" in shown
+    assert "4 points x 2 seeds = 8 members in 1 program" in shown
+    assert "off (dropout=0)" in shown
+    assert "learning rates, except in the factor `ensemble`: 0.005, .02" in shown
     assert not (tmp_path / "dry").exists()
 
 
@@ -341,6 +487,8 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),
         (["--seeds", "0"], "seeds=0"),
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
+        (["--rates", "auto", "--rate-budget", "2"], "--rate-budget 2: the first 3 rates don't fit"),
+        (["--orders", "0"], "orders=0"),
         (["--gpus", "2"], "--gpus is for --launcher slurm"),
         (["--margin", "0"], "--margin 0 must be positive"),
         (["--config.ensemble.members=seeds=3"], "the experiment sets the members itself"),
@@ -363,8 +511,8 @@ def test_warnings_say_whom_and_when(tmp_path):
         for step, member, words in warnings:
             log.event("warning", step, member=member, message=words)
         log.event("warning", 60, message="of no member")
-    result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), tmp_path, members=[4, 5, 6])
-    assert study._warnings(result) == [
+    result = Result(points.Point("x", {}), [0, 1, 2], np.zeros(3), np.zeros(3), ((tmp_path, [4, 5, 6]),))
+    assert findings._warnings(result) == [
         "the run warned about seed 0 at step 20, 1 at step 20, 2 at step 40: slow",
         "the run warned about seed 0 at step 30: odd",
     ]

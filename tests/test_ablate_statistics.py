@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alexnet_jax.errors import UserError
+from experiments.ablate import coverage
 from experiments.ablate.statistics import Difference, holm, mcnemar, paired_difference, verdict
 
 
@@ -29,7 +31,49 @@ def test_paired_difference_is_scipys_paired_test():
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     found = [paired_difference(rng.normal(0.01, 0.02, 4), np.zeros(4)) for _ in range(1000)]
-    assert np.mean([low <= 1 <= high for _, low, high, _, _ in found]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([each.low <= 1 <= each.high for each in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_with_several_orders_the_test_is_over_their_means():
+    level, orders = np.array([0.11, 0.13, 0.10, 0.12, 0.17, 0.19, 0.14]), [0, 0, 5, 5, 7, 7, 9]
+    found = paired_difference(level, np.full(7, 0.1), orders)
+    known = stats.ttest_1samp([2, 1, 8, 4], 0)
+    assert found.mean == pytest.approx(3.75)
+    assert found.p == pytest.approx(known.pvalue)
+    assert (found.pairs, found.over) == (4, "orders")
+    one = paired_difference(level, np.full(7, 0.1), [3] * 7)
+    assert one == paired_difference(level, np.full(7, 0.1))
+    assert (one.pairs, one.over) == (7, "seeds")
+
+
+def test_what_is_simulated_is_what_is_reported():
+    differences = coverage.simulate(4, 3, 0.5, 2, np.random.default_rng(0))
+    assert differences.std() == pytest.approx(1, abs=0.4)
+    for row, half in zip(differences, coverage.half_widths(differences)["order means"], strict=True):
+        found = paired_difference(row.ravel() / 100, np.zeros(12), np.repeat(range(4), 3))
+        assert (found.high - found.low) / 2 == pytest.approx(half)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", coverage.SHARES)
+@pytest.mark.parametrize(("orders", "seeds"), coverage.DESIGNS)
+def test_the_interval_covers_other_orders_whatever_their_share(orders, seeds, share):
+    """Within four standard errors; ignoring the orders covers less than it says as soon as they matter and have several seeds."""
+    repeats = 20_000
+    differences = coverage.simulate(orders, seeds, share, repeats, np.random.default_rng(0))
+    covered = {name: np.mean(abs(differences.mean((1, 2))) <= half) for name, half in coverage.half_widths(differences).items()}
+    assert covered["order means"] == pytest.approx(0.95, abs=4 * (0.05 * 0.95 / repeats) ** 0.5)
+    if seeds > 1 and share >= 0.25:
+        assert covered["all pairs"] < 0.94
+
+
+def test_the_table_of_coverage_is_written(tmp_path, capsys):
+    coverage.main(["--out", str(tmp_path), "--repeats", "20"])
+    text = (tmp_path / "result.txt").read_text()
+    assert text.count("\n9 x 1") == len(coverage.SHARES)
+    assert "20 simulated ablations in each row" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--repeats is 1"):
+        coverage.main(["--out", str(tmp_path), "--repeats", "1"])
 
 
 @pytest.mark.parametrize("level", [[0.1], [0.1, 0.1, 0.1]])
@@ -90,6 +134,7 @@ def test_holm():
             "+0.00 points with each of 2 seeds: too few different values for an interval",
         ),
         (Difference(math.nan, math.nan, math.nan, math.nan, 0), math.nan, "open", "no pair of seeds to compare"),
+        (Difference(0.4, -1.2, 2.0, 0.5, 3, "orders"), math.nan, "open", "too few orders to tell: between -1.20 and +2.00 points"),
     ],
 )
 def test_verdict(difference, adjusted_p, kind, words):

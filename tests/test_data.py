@@ -55,7 +55,31 @@ def test_a_package_that_tfds_misses_is_named_as_pip_knows_it(digits_dir, monkeyp
         data.load(config_lib.load("configs/digits.py", [f"data.dir={digits_dir}"]).data)
 
 
-@pytest.mark.parametrize(("split", "hint"), [("valid", "validation"), ("train[:0]", "1,257"), ("train[2:1", "train"), ("train[a:]", "10%")])
+def test_a_stratified_part_has_every_class_and_lies_in_a_larger_one(digits):
+    whole = digits.source("train").gather(np.arange(1257))
+    parts = [digits.source(f"train[stratified:{count}]").gather(np.arange(count)) for count in (50, 400, 1257)]
+    shares = np.bincount(whole["label"]) / 1257
+    for part in parts:
+        assert np.abs(np.bincount(part["label"]) - len(part["label"]) * shares).max() <= 1
+    images = [[image.tobytes() for image in part["image"]] for part in parts]
+    assert images[1][:50] == images[0]
+    assert images[2][:400] == images[1]
+    assert sorted(images[2]) == sorted(image.tobytes() for image in whole["image"])
+    first = [np.flatnonzero(whole["label"] == label)[0] for label in range(10)]
+    assert {whole["image"][i].tobytes() for i in first} <= set(images[0])  # of each class its first ones
+
+
+@pytest.mark.parametrize(
+    ("split", "hint"),
+    [
+        ("valid", "validation"),
+        ("train[:0]", "1,257"),
+        ("train[2:1", "train"),
+        ("train[a:]", "10%"),
+        ("train[stratified:0]", "stratified:2000"),
+        ("train[stratified:1258]", "more examples than train of dataset digits has: 1,257"),
+    ],
+)
 def test_a_split_that_is_none(digits, split, hint):
     with pytest.raises(UserError, match=hint):
         digits.source(split)

@@ -50,6 +50,21 @@ def test_directories_depend_on_the_settings_and_not_on_their_spelling():
     assert names(("data.train_split", "train[:200]"))[0].startswith("train_split=train-200--")
 
 
+def test_orders_share_neither_images_order_nor_seeds():
+    one, three = (pack(CONFIG, ["data.seed=4", "ensemble.seed=5"], POINTS[:2], 2, ROOT, orders=orders) for orders in (1, 3))
+    assert three[:2] == one  # a repeated command with more orders finds its runs again
+    assert [program.order for program in three] == [0, 0, 1, 1, 2, 2]
+    assert len({program.directory for program in three}) == 6
+    assert three[2].directory.name.startswith("order=1,learning_rate=0.01")
+    read = [members_of(program) for program in three]
+    assert [config.data.seed for config, _ in read] == [4, 4, 5, 5, 6, 6]
+    assert [[row["seed"] for row in rows] for _, rows in read] == [[5, 6]] * 2 + [[7, 8]] * 2 + [[9, 10]] * 2
+    with pytest.raises(UserError, match="orders=0: the images need at least one order"):
+        pack(CONFIG, [], POINTS, 2, ROOT, orders=0)
+    with pytest.raises(UserError, match=r"x: data\.seed can't be a setting of a point that is trained in several orders"):
+        pack(CONFIG, [], [Point("x", {"data.seed": "3"})], 2, ROOT, orders=2)
+
+
 def test_no_program_has_more_members_than_fit():
     points = [Point(str(i), {"learning_rate": str(i)}) for i in range(5)]
     programs = pack(CONFIG, [], points, 2, ROOT, max_members=5)

@@ -216,6 +216,7 @@ def test_dropout_in_bfloat16_divides_by_what_is_kept():
         ({"dense": 0}, "leaves some layer empty"),
         ({"pixel_scale": 0.0}, "model.pixel_scale is 0.0; pixels are divided by it: it must be positive"),
         ({"pixel_scale": float("inf")}, "model.pixel_scale is inf"),
+        ({"early_gain": 0.0}, "model.early_gain is 0.0; initial weights are multiplied by it: it must be positive"),
         ({"positive_bias": float("nan")}, "model.positive_bias is nan; it must lie between -1,000,000 and 1,000,000"),
         ({"variant": "owt", "lrn": True}, "model.lrn normalises over channels on one scale: .* must be one number"),
         ({"variant": "owt", "lrn": True, "pixel_scale": (58.0,)}, None),  # one number in a tuple is one number

@@ -11,7 +11,7 @@ import pytest
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import plain
 from alexnet_jax.runlog import RunLog
-from experiments import publish
+from experiments import publish, verdicts
 from experiments.ablate import comparison
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -132,7 +132,9 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
 def test_an_ablation_with_one_seed_has_no_spread_and_no_interval(run):
     directory, root = run
     wrong = np.arange(20) < 3
-    outcomes = {name: comparison.Outcome([0], np.array([wrong.mean()]), wrong[None], *2 * [np.array([False])]) for name in ("on", "off")}
+    outcomes = {
+        name: comparison.Outcome([0], [0], np.array([wrong.mean()]), wrong[None], *2 * [np.array([False])]) for name in ("on", "off")
+    }
     factor = {"factor": "lrn", "question": "LRN?", "published": "-", "levels": comparison.compare(outcomes, 0.5), "notes": []}
     found = {"command": "x", "protocol": {}, "margin": 0.5, "skipped": [], "factors": [factor]}
     (directory / "ablation.json").write_text(json.dumps(plain(found)))
@@ -199,6 +201,47 @@ def test_what_cannot_be_published(run, tmp_path):
         publish.keep("two", directory, root)
     with pytest.raises(UserError, match="is not NAME=DIR"):
         publish.main(["nothing"])
+
+
+def test_the_table_of_claims_is_that_of_the_kept_files(run):
+    directory, root = run
+    levels = {
+        name: comparison.Outcome([0, 1, 2], [0, 1, 2], *outcome_of(errors)) for name, errors in (("a", [2, 3, 4]), ("off", [3, 5, 7]))
+    }
+    factor = {"factor": "dropout", "question": "?", "published": "-", "levels": comparison.compare(levels, 0.5), "notes": []}
+    protocol = {"dataset": "digits, 10 classes", "training": "1,257 images (train), at most 5 epochs"}
+    found = {"command": "x", "protocol": protocol, "margin": 0.5, "orders": 3, "skipped": [], "factors": [factor]}
+    (directory / "ablation.json").write_text(json.dumps(plain(found)))
+    publish.keep("fashion", directory, root)
+    (root / "docs/results.md").write_text("<!-- claims -->\nold\n<!-- end of claims -->\n<!-- result fashion -->\n<!-- end of result -->\n")
+    for page in ("README.md", "docs/performance.md", "docs/understanding.md"):
+        (root / page).write_text("")
+    with pytest.raises(UserError, match=r"fashion.json has no level 'none' of the factor augment"):
+        publish.render(root)
+    known = {"dropout": (verdicts.Comparison("fashion", "dropout", "off"), verdicts.Comparison("later", "dropout", "off"))}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(verdicts, "CLAIMS", known)
+        assert publish.render(root, write=False) == [publish.Path("docs/results.md")]
+        assert publish.render(root) == [publish.Path("docs/results.md")]
+        assert publish.render(root, write=False) == []
+    page = (root / "docs/results.md").read_text()
+    what = "off against a: digits, 1,257 images; 3 networks in 3 orders ([fashion](#fashion))"
+    assert f"| dropout | {what} | +10.00 (-2.42 to +22.42) | too few orders to tell" in page  # 5, 10, 15: t(2) is 4.3027
+    assert "old" not in page
+    assert '<a id="fashion"></a>' in page
+
+
+def outcome_of(wrong_of_20):
+    wrong = np.arange(20) < np.array(wrong_of_20)[:, None]
+    return wrong.mean(1), wrong, *2 * [np.zeros(len(wrong), bool)]
+
+
+def test_check_writes_nothing_and_fails_on_a_difference(run, monkeypatch):
+    monkeypatch.setattr(publish, "render", lambda write=True: [publish.Path("docs/results.md")] if not write else pytest.fail("written"))
+    with pytest.raises(UserError, match=r"docs/results.md: not what the kept files say; write with: python -m experiments.publish"):
+        publish.main(["--check"])
+    with pytest.raises(UserError, match="--check stores nothing; leave x=y out"):
+        publish.main(["--check", "x=y"])
 
 
 def test_the_pages_say_what_the_files_do(tmp_path):

@@ -1,5 +1,6 @@
 """Published numbers beside measured ones: the settings of datasets and scales, figure 1's epochs, the command."""
 
+import argparse
 import re
 import shutil
 
@@ -7,14 +8,16 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import hyper
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments import published
+from experiments.ablate import figures
 from experiments.ablate.factors import FACTORS
 from experiments.launch.points import Point, Program
 from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce import claims, setting
-from experiments.reproduce.figure1 import _in_words, epochs_to, figure1, training_errors
+from experiments.reproduce import claims, parts, setting, sizes
+from experiments.reproduce.figure1 import RATES, _in_words, epochs_to, figure1, ratio_in_words, training_errors
 
 ARGS = config_lib.parse_command_line(reproduce.parser(), ["figure1"])
 
@@ -40,7 +43,7 @@ def test_scales(digits_dir, tmp_path):
     own = setting.make("digits", "quick", 3, tmp_path, [where, "train.epochs=1", "data.train_split=train[:100]"], ARGS)
     assert own.loaded.train.epochs == 1  # the user's word is the last
     assert own.images == 100
-    assert own.baseline.members == 3
+    assert own.baselines[0].members == 3
 
 
 def test_a_prepared_dataset_without_a_config_gets_the_one_for_its_size(digits_dir, tmp_path):
@@ -83,7 +86,7 @@ def log_training(program, scale):
 def test_a_diverged_member_has_no_training_error(tmp_path):
     program = Program(tmp_path, "configs/digits.py", (), (Point("a", {}), Point("b", {})), 2)
     log_training(program, [1, 2, np.nan, 1])
-    curves = training_errors(program)
+    curves = training_errors([program])
     assert curves["a"][1].shape == (200, 2)
     assert curves["a"][1][9] == pytest.approx(np.exp([-1, -0.5]), rel=1e-6)
     assert np.isnan(curves["b"][1][:, 0]).all()
@@ -101,21 +104,44 @@ def test_figure1_in_words(tanh, relu, words):
     assert _in_words(tanh, relu).startswith(words)
 
 
+def test_the_ratio_of_epochs_has_an_interval_over_orders_or_seeds():
+    def curve(*scales):
+        epochs = np.linspace(0, 20, 2001)
+        return epochs, np.exp(-epochs[:, None] / np.array(scales))
+
+    relu, tanh = curve(1, 1, 1, 1), curve(2, 2, 3, 3)
+    half = 12.706 * np.log(1.5) / 2  # t(1) of the table; the two orders' ratios are 2 and 3
+    low, high = 6**0.5 * np.exp([-half, half])
+    expected = f"tanh needs 2.45 times the epochs of ReLU, 95 % interval {low:.2f} to {high:.1f}"
+    assert ratio_in_words(tanh, relu, [0, 0, 1, 1]).startswith(expected)
+    assert ratio_in_words(tanh, relu, [0, 0, 1, 1]).endswith("over 2 orders")
+    assert ratio_in_words(tanh, relu, [0, 0, 0, 0]).endswith("over 4 seeds")
+    assert ratio_in_words(curve(2), curve(1), [0]) == "no interval: it needs several orders or seeds"
+    assert ratio_in_words(curve(99, 2), curve(1, 1), [0, 1]) == "no interval: some networks did not reach it"
+
+
 def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
-    def train(programs, out, args):
+    trained = []
+
+    def train(programs, out, args, later=0):
+        scales = dict(zip(RATES, (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0), strict=True))
         for program in programs:
-            slow = 6.0 if "tanh" in program.points[0].name else 1.0
-            log_training(program, [slow * scale for scale in (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0) for _ in range(program.seeds)])
+            trained.append((program.order, len(program.points)))
+            slow = [(6.0 if "tanh" in point.name else 1.0) * scales[point.name.split()[-1]] for point in program.points]
+            log_training(program, [scale for scale in slow for _ in range(program.seeds)])
         return True
 
     monkeypatch.setattr("experiments.reproduce.figure1.train", train)
-    lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    several = argparse.Namespace(**{**vars(ARGS), "orders": 3})
+    lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], several))
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
     assert "25% training error in 6 times fewer epochs" in lines[0]
     assert lines[1] == "measured: in 6.4 times fewer epochs with ReLU"
     assert table["relu at 0.003 *"] == ["1.29", "2.20", "2.90"]  # a step's error is that of the network before it
     assert table["tanh * / relu *"] == ["6.4", "6.2", "6.2"]
+    assert trained == [(0, 6), (0, 6), (1, 1), (1, 1), (2, 1), (2, 1)]
+    assert "2 seeds in each of 3 orders" in " ".join(lines)
     assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)
     assert (tmp_path / "digits-quick" / "figure1" / "figure1.png").exists()
 
@@ -133,7 +159,31 @@ def test_a_mean_over_steps_counts_in_the_middle_of_them(tmp_path):
         for step in (5, 15):
             fields = {"loss": [1.0], "error": [0.5], "learning_rate": [0.01], "images_per_second": 1.0, "member_images_per_second": 1.0}
             log.event("train", step, epoch=step / 10, **fields)
-    assert training_errors(program)["a"][0] == pytest.approx([0.2, 0.95])  # steps 0 to 4, and 5 to 14
+    assert training_errors([program])["a"][0] == pytest.approx([0.2, 0.95])  # steps 0 to 4, and 5 to 14
+
+
+# Seeds and orders
+
+
+def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monkeypatch):
+    trained, evaluated = [], []
+    errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "ensemble_top1_error", "relative_cut", "disagreement"), 0.125)
+    monkeypatch.setattr(parts, "train", lambda programs, *_: trained.extend(programs) or True)
+    monkeypatch.setattr(parts, "evaluate", lambda directories, *_: evaluated.append(directories) or errors)
+    lines = parts.parts(setting.make("digits", "quick", 3, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    seeds = {}
+    for program in trained:
+        config = config_lib.load(program.config, program.overrides)
+        seeds[program.directory] = [(config.data.seed, int(seed)) for seed in hyper.from_config(config)[0].seed]
+    assert [[seed for directory in directories for seed in seeds[directory]] for directories in evaluated] == [
+        [(0, 0), (0, 1), (0, 2)],
+        [(0, 0), (1, 0), (2, 0)],
+        [(0, 0), (1, 1), (2, 2)],
+    ]
+    assert len(trained) == 1 + 3 + 2
+    assert re.search(r"the order of the images +12\.50 ± 12\.50 % +12\.50 % +12\.5 % +12\.5 %", "\n".join(lines))
+    with pytest.raises(UserError, match="2 or more, and sets their orders itself"):
+        parts.parts(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS))
 
 
 # The command
@@ -185,14 +235,57 @@ def test_a_dry_run_writes_nothing(target, digits_dir, tmp_path, capsys):
 def test_few_samples_are_trained_on_for_as_many_steps(digits_dir, tmp_path, capsys):
     reproduce.main(tiny(digits_dir, tmp_path / "out", "augmentation", "--dry-run", "--config.train.epochs=4"))
     shown = capsys.readouterr().out
-    assert "126 training images" in shown
-    first, second = re.findall(r"base-\w+ +5 +25 +(\d+)", shown)
-    assert first == second
+    assert re.findall(r"([\d,]+) training images:", shown) == ["250", "1,000", "1,257"]
+    assert len(set(re.findall(r"base-\w+ +\d +\d+ +(\d+)", shown))) == 1
+    assert re.findall(r"base-\w+ +(\d) +\d+ +\d+", shown) == ["5", "2", "5"]  # in the middle only with and without augmentation
+
+
+def test_subsets_are_stratified(digits_dir, tmp_path):
+    fields = [f"data.dir={digits_dir}", "train.epochs=4", "optimizer.drop_epochs=(1.0,2.0)"]
+    part = sizes._with_images(setting.make("digits", "quick", 2, tmp_path, fields, ARGS), 419)
+    assert part.images == 419
+    assert part.loaded.data.train_split == "train[stratified:419]"
+    assert (part.loaded.train.epochs, part.loaded.optimizer.drop_epochs) == (12, (3, 6))
+    with pytest.raises(UserError, match=r"train\[:500\]: the target needs stratified parts of it; write train or train\[stratified:N\]"):
+        sizes._with_images(setting.make("digits", "quick", 2, tmp_path, [*fields, "data.train_split=train[:500]"], ARGS), 419)
+
+
+def curves(*gains):
+    """Levels at 100, 1,000, ... images: without augmentation the error is `gain` points higher than 10 %."""
+
+    def level(name, error):
+        return {
+            "level": name,
+            "mean_test_error": error,
+            "test_error": [error, error + 0.01],
+            "seeds": [0, 1],
+            "orders": [0, 1],
+            "diverged": [],
+        }
+
+    return {
+        100 * 10**i: {"as configured": level("as configured", 0.1), "none": level("none", 0.1 + gain / 100)} for i, gain in enumerate(gains)
+    }
+
+
+def test_where_the_curves_cross():
+    assert sizes.crossing(curves(2, 1, -1)).startswith(
+        "the curves cross at about 3,162 images: with fewer, augmentation lowers the mean error"
+    )
+    assert sizes.crossing(curves(-1, 3)).startswith("the curves cross at about 178 images: with fewer, augmentation raises the mean error")
+    assert sizes.crossing(curves(2, 1)).endswith("differs by +1.00 to +2.00 points")
+
+
+def test_the_figure_of_sizes_has_two_curves_with_bands():
+    (axes,) = figures.sizes_figure(curves(2, 1, -1)).axes
+    assert [line.get_ydata() for line in axes.get_lines()][1] == pytest.approx([12.5, 11.5, 9.5])
+    assert len(axes.collections) == 2
+    assert [label.get_text() for label in axes.get_legend().get_texts()] == ["with augmentation", "without"]
 
 
 def test_a_schedule_in_epochs_is_as_long_in_steps():
-    assert claims._times((25.0, 51.0), 10.0) == "(250.0, 510.0)"
-    assert claims._times(1.5, 10.0) == "15"
+    assert sizes._times((25.0, 51.0), 10.0) == "(250.0, 510.0)"
+    assert sizes._times(1.5, 10.0) == "15"
 
 
 @pytest.mark.parametrize(

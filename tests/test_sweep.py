@@ -21,7 +21,7 @@ from experiments.launch import cost
 from experiments.launch.cost import Cost, Pace, check, estimate
 from experiments.launch.points import Point, pack
 from experiments.launch.results import FAILURE
-from experiments.launch.train import describe
+from experiments.launch.train import describe, size_in_words
 from experiments.sweep import ranking, record
 from experiments.sweep.__main__ import main
 from tests.stand_in import evaluation, results_of
@@ -79,6 +79,30 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
     assert "Choose a point by its validation error" in ranking.caption(programs)
+
+
+def test_a_point_has_the_networks_of_all_its_orders(tmp_path):
+    points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("0.1", "0.01")]
+    made = pack(CONFIG, [], points, 2, tmp_path / "sweep", orders=2)
+    assert describe(tmp_path, made, {p.directory: Cost(100, 1.0, "float32") for p in made}).startswith(
+        f"{tmp_path}: 2 points x 2 orders x 2 seeds = 8 members in 2 programs"
+    )
+    assert size_in_words([*made, made[0]._replace(seeds=3)]) == "14 members in 3 programs"
+    log(made[0], [0.1, 0.2, 0.3, 0.3], [0.1, 0.1, 0.3, 0.3])
+    row = ranking.rows(made)[0]
+    assert (row.result, row.note) == (None, "waiting")  # its second order isn't there yet
+    log(made[1], [0.3, 1.0, 0.3, 0.3], [0.1, 1.0, 0.3, 0.3], lost=(1,))
+    last, first = ranking.rows(made)
+    assert (first.point.name, first.note) == ("learning_rate=0.1", "1 of 4 diverged")
+    assert first.result.seeds == [0, 1, 2, 3]
+    assert first.result.orders == [0, 0, 1, 1]
+    assert first.result.diverged == (3,)
+    assert first.spread("validation") == pytest.approx((0.2, 0.1, 3))
+    assert last.result.runs == ((made[0].directory, [2, 3]), (made[1].directory, [2, 3]))
+    assert "those of 2 orders of the images" in ranking.caption(made)
+    assert "says nothing about other orders" in ranking.caption(made[:1])
+    record.save(tmp_path / "sweep", record.make(CONFIG, [], made))
+    assert record.load(tmp_path / "sweep").programs == made
 
 
 def test_a_test_on_the_validation_split_is_told(programs):

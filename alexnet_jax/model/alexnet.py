@@ -30,6 +30,7 @@ from alexnet_jax.model.remat import remat
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 INITS = ("paper", "caffe", "scaled")
+EARLY = ("conv1", "conv2")  # the layers that LRN follows
 LAST = "fc8"  # the layer that gives the logits: no activation follows it
 MOST = 1_000_000  # pixels of a side, channels or units of a layer: more are a mistake, and shapes have 64 bits
 CHOICES = {
@@ -69,6 +70,7 @@ class Architecture:
     dropout_place: str = "after"  # after fc6 and fc7 | before them
     init: str = "paper"  # paper | caffe | scaled
     positive_bias: float = 1.0  # initial bias of conv2, conv4, conv5, fc6 and fc7; 0 elsewhere
+    early_gain: float = 1.0  # the initial weights and biases of conv1 and conv2, which LRN follows, are multiplied by this
     # Mean-subtracted 0-255 pixels are divided by this, one number or one per channel. LRN's alpha is multiplied by its square.
     pixel_scale: float | tuple[float, ...] = 1.0
     # This is subtracted from 0-255 pixels, one number per channel. Empty: the mean of the dataset's training pixels.
@@ -98,6 +100,10 @@ class Architecture:
             raise UserError(f"model.pool_stride={self.pool_stride} skips pixels: it must not exceed model.pool_size={self.pool_size}")
         if min(self.map_sizes) < 1:
             raise UserError(f"model.input_size={self.input_size} is too small: the maps shrink to {self.map_sizes} after the five stages")
+        if not 0 < self.early_gain <= MOST:
+            raise UserError(
+                f"model.early_gain is {self.early_gain}; initial weights are multiplied by it: it must be positive, at most {MOST:,}"
+            )
         if not all(0 < scale <= MOST for scale in self.pixel_scales):
             raise UserError(f"model.pixel_scale is {self.pixel_scale}; pixels are divided by it: it must be positive, at most {MOST:,}")
         if self.lrn and len(set(self.pixel_scales)) > 1:
@@ -216,7 +222,7 @@ def architecture(section: ConfigDict) -> Architecture:
 
 
 # Fields of a model section that say how parameters are drawn and trained. What the network computes from them doesn't depend on these.
-_TRAINING = ("init", "positive_bias", "dropout", "dropout_place", "dtype", "conv_form")
+_TRAINING = ("init", "positive_bias", "early_gain", "dropout", "dropout_place", "dtype", "conv_form")
 
 
 def contradictions(section: ConfigDict, other: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -287,7 +293,9 @@ class AlexNet(nn.Module):
 
     def _conv(self, name, channels, filters, size, stride, padding, groups=1, bias=0.0):
         """A convolution's name, its parameters, and the function of its input and of them."""
-        parameters = _Affine((size, size, channels // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
+        gain = self.arch.early_gain if name in EARLY else 1.0
+        kernel_init = _kernel_init(self.arch.init, name, gain)
+        parameters = _Affine((size, size, channels // groups, filters), kernel_init, gain * bias, name=name)()
 
         def convolve(x, kernel, bias):
             return add_bias(conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form), bias)
@@ -336,16 +344,16 @@ class _Affine(nn.Module):
         return kernel, self.param("bias", nn.initializers.constant(self.bias), self.shape[-1:])
 
 
-def _kernel_init(init: str, layer: str):
-    """Initialiser of a layer's weights.
+def _kernel_init(init: str, layer: str, gain: float = 1.0):
+    """Initialiser of a layer's weights, which are then multiplied by `gain`.
 
     paper    N(0, 0.01) everywhere. It suits 0-255 pixels and biases of 1; small or narrow networks often stall at ln(classes) with it.
     caffe    as the paper's, but 0.005 in fc6 and fc7 (BVLC's model files).
     scaled   He: N(0, 2 / fan-in), and N(0, 0.01) in fc8 so that training starts at a loss of ln(classes) whatever the pixel scale.
     """
     if init == "scaled" and layer != LAST:
-        return nn.initializers.he_normal()
-    return nn.initializers.normal(0.005 if init == "caffe" and layer in ("fc6", "fc7") else 0.01)
+        return nn.initializers.variance_scaling(2.0 * gain**2, "fan_in", "truncated_normal")  # he_normal for a gain of 1
+    return nn.initializers.normal(gain * (0.005 if init == "caffe" and layer in ("fc6", "fc7") else 0.01))
 
 
 def dropout(

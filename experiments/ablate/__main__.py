@@ -1,4 +1,4 @@
-"""The command that measures how changing one factor of a config changes the test error, over paired seeds, with confidence intervals.
+"""The command that measures how changing one factor of a config changes the test error, over paired networks, with confidence intervals.
 
     python -m experiments.ablate --config configs/digits.py --factors lrn,augment --seeds 5 --out runs/ablation
     python -m experiments.ablate --config configs/fashion_mnist.py --factors dropout --seeds 3 --out runs/dropout --dry-run
@@ -7,8 +7,12 @@ A factor has levels, such as LRN on and LRN off. Each level is trained with the 
 weights and the same random numbers for augmentation and dropout, and all members see the same images in the same order. So the random
 effects that two levels share cancel in their difference.
 
-The best learning rate may differ between levels, above all with and without LRN. With --rates each level is trained at several rates, and
-compared at the rate with its lowest validation error.
+The order of the images is chance too. With --orders N every level is trained in N orders, each with seeds of its own, and the interval
+covers other orders. For a given number of networks, many orders with one seed each give the narrowest interval: --orders 9 --seeds 1.
+
+The best learning rate may differ between levels, above all with and without LRN. With --rates each level is trained at several rates with
+the first order of the images, and compared at the rate with its lowest validation error. With --rates auto the range of rates is widened
+until the best one has worse neighbours.
 
 Levels that differ only in hyperparameters are members of one program. A repeated command skips finished runs. statistics.py explains the
 numbers.
@@ -20,6 +24,7 @@ import math
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
 from experiments.ablate.factors import FACTORS
+from experiments.ablate.rates import AUTO, BUDGET, first
 from experiments.ablate.report import MARGIN, report, train_study
 from experiments.launch import arguments
 from experiments.launch.train import plan_only_here
@@ -31,12 +36,17 @@ def parser() -> argparse.ArgumentParser:
     )
     config_lib.add_arguments(p)
     p.add_argument("--factors", required=True, metavar="NAME,...", help=f"factors to vary: {', '.join(FACTORS)}")
-    p.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of every level (default: 5)")
+    p.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of every level in each order (default: 5)")
+    p.add_argument("--orders", type=int, default=1, metavar="N", help="orders of the images, each with seeds of its own (default: 1)")
     p.add_argument(
         "--rates",
         default="",
         metavar="RATE,...",
-        help="learning rates to try; each level is compared at the rate with its lowest validation error (default: the config's rate)",
+        help="learning rates to try, or auto: a range that is widened until the best rate has worse neighbours; each level is compared at "
+        "the rate with its lowest validation error (default: the config's rate)",
+    )
+    p.add_argument(
+        "--rate-budget", type=int, default=BUDGET, metavar="N", help=f"with --rates auto: rates of a level at most (default: {BUDGET})"
     )
     p.add_argument("--out", type=config_lib.path, required=True, metavar="DIR", help="directory for runs, tables and figures")
     p.add_argument(
@@ -74,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     args = config_lib.parse_command_line(parser(), argv)
     names = parse_factors(args.factors)
     config_lib.load(args.config, args.overrides)
+    if args.rate_budget < len(first(1)):
+        raise UserError(f"--rate-budget {args.rate_budget}: the first {len(first(1))} rates don't fit into it; give a larger one")
     if not 0 < args.margin < math.inf:
         raise UserError(
             f"--margin {args.margin:g} must be positive: it is the smallest difference in test error that matters, in percentage points"
@@ -82,9 +94,11 @@ def main(argv: list[str] | None = None) -> None:
     from experiments.ablate.study import make_study
 
     plan_only_here()
-    study = make_study(args.config, args.overrides, names, args.seeds, args.out / "runs", args.max_members, parse_rates(args.rates))
-    if train_study(study, args.out, args):
-        report(study, args.margin, args.out)
+    rates, budget = ([], args.rate_budget) if args.rates == AUTO else (parse_rates(args.rates), 0)
+    runs = args.out / "runs"
+    study = make_study(args.config, args.overrides, names, args.seeds, runs, args.max_members, rates, budget, args.orders)
+    if trained := train_study(study, args.out, args):
+        report(trained, args.margin, args.out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Compares the levels of a factor with its reference level: differences, confidence intervals, tests, verdicts. Returns data for JSON.
 
-study.py calls it with the outcome of each level:
+findings.py calls it with the outcome of each level:
 
     rows = compare({"on": outcome, "off": other}, margin=0.5)
     rows[1]["verdict"]["words"]    # "worse by 0.80 points (0.50 to 1.10)"
 
-A pair is two members with the same seed, one of each level. If one of the two networks diverged, the pair is left out; the row names the
-seeds that remain.
+A pair is two networks with the same seed, one of each level; they also have the same order of the images. If one of the two diverged, the
+pair is left out; the row names the seeds that remain.
 """
 
 import math
@@ -22,9 +22,10 @@ ALL_DIVERGED = statistics.Verdict("open", "no comparison: every network diverged
 
 
 class Outcome(NamedTuple):
-    """The results of the S seeds of a setting on N test images."""
+    """The results of the S networks of a setting on N test images. A network's seed names it, since no two orders share a seed."""
 
     seeds: list[int]
+    orders: list[int]  # for each network the number of its order of the images
     test_error: np.ndarray  # float64 (S,), fractions
     wrong: np.ndarray  # bool (S, N): the network classifies the image wrongly
     diverged: np.ndarray  # bool (S,)
@@ -58,6 +59,7 @@ def _describe(name: str, outcome: Outcome) -> dict[str, Any]:
     return {
         "level": name,
         "seeds": outcome.seeds,
+        "orders": outcome.orders,
         "test_error": outcome.test_error.tolist(),
         "mean_test_error": float(errors.mean()) if errors.size else math.nan,
         "std_test_error": float(errors.std(ddof=1)) if errors.size > 1 else math.nan,
@@ -74,44 +76,63 @@ def _never_learnt(level: int, reference: int, seeds: int) -> statistics.Verdict:
 
 def _compare(name: str, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
     kept = ~(outcome.diverged | reference.diverged)
+    orders = [order for order, keep in zip(outcome.orders, kept, strict=True) if keep]
     return {
         **_describe(name, outcome),
         "paired_seeds": [seed for seed, keep in zip(outcome.seeds, kept, strict=True) if keep],
         "differences": (100 * (outcome.test_error - reference.test_error)[kept]).tolist(),
-        "difference": statistics.paired_difference(outcome.test_error[kept], reference.test_error[kept]),
+        "difference": statistics.paired_difference(outcome.test_error[kept], reference.test_error[kept], orders),
         "mcnemar": statistics.mcnemar(outcome.wrong[kept], reference.wrong[kept])._asdict(),
     }
 
 
-def ensemble_gain(outcome: Outcome, ensemble_wrong: np.ndarray, curve: list[dict], margin: float) -> dict[str, Any]:
-    """Compare the ensemble of all members with a single member.
+def ensemble_gain(outcome: Outcome, ensembles_wrong: np.ndarray, curves: list[list[dict]], margin: float) -> dict[str, Any]:
+    """Compare the ensembles, one for each order of the images, with their single members.
 
-    There is only one ensemble, so there are no pairs over seeds. The interval is over test images: for each image, the ensemble's error
-    minus the mean error of its members. So it covers other test images with these networks, but not other networks.
+    With several orders, the interval is over the gains of their ensembles. With one, it is over test images: for each image, the ensemble's
+    error minus the mean error of its members. So it covers other test images with these networks, but not other networks.
 
     Args:
-      ensemble_wrong: bool (N,): the ensemble classifies the image wrongly.
-      curve: from the run's test: a row for each ensemble size, with the mean error over subsets of the members.
+      ensembles_wrong: bool (orders, N): the order's ensemble classifies the image wrongly.
+      curves: from each run's test: a row for each ensemble size, with the mean error over subsets of the members.
       margin: the smallest difference in test error that matters, in percentage points.
 
     Returns:
       A row as of `compare`. The difference is NaN if all networks diverged; the relative cut is NaN also if some networks never learnt.
     """
-    members = outcome.wrong[~outcome.diverged]
+    members, orders = outcome.wrong[~outcome.diverged], np.array(outcome.orders)[~outcome.diverged]
+    left = np.unique(orders)  # an order in which every network diverged has no ensemble
+    ensembles = ensembles_wrong[left]
     stalled, cut = int(outcome.stalled.sum()), math.nan
     if not len(members):
-        difference, verdict = Difference(math.nan, math.nan, math.nan, math.nan, 0), ALL_DIVERGED
+        difference, verdict = Difference(math.nan, math.nan, math.nan, math.nan, 0, "orders"), ALL_DIVERGED
     else:
-        difference = statistics.paired_difference(ensemble_wrong, members.mean(0))
-        verdict = _never_learnt(stalled, 0, len(outcome.seeds)) if stalled else statistics.verdict(difference, margin, over="images")
+        gains = 100 * (ensembles - np.stack([members[orders == order].mean(0) for order in left]))  # (orders, N)
+        difference = statistics.mean_interval(*((gains.mean(1), "orders") if len(left) > 1 else (gains[0], "images")))
+        verdict = _never_learnt(stalled, 0, len(outcome.seeds)) if stalled else statistics.verdict(difference, margin)
         if not stalled and members.any():
-            cut = 1 - float(ensemble_wrong.mean() / members.mean())
+            cut = 1 - float(ensembles.mean() / members.mean())
     return {
         **_describe("members", outcome),
-        "members": len(members),
-        "curve": curve,
-        "ensemble_test_error": float(ensemble_wrong.mean()),
+        "members": min((int((orders == order).sum()) for order in left), default=0),
+        "curve": mean_curve([curves[order] for order in left] or curves),
+        "ensemble_test_error": float(ensembles.mean()) if len(left) else math.nan,
         "relative_cut": cut,
         "difference": difference._asdict(),
         "verdict": verdict._asdict(),
     }
+
+
+def mean_curve(curves: list[list[dict]]) -> list[dict[str, Any]]:
+    """The mean of ensemble curves, each of one order of the images; `std` is then the standard deviation over orders, not over subsets."""
+    if len(curves) == 1:
+        return curves[0]
+    rows = []
+    for each in zip(*curves, strict=False):  # an order in which a network diverged has a shorter curve
+        errors = {name: np.array([row[name] for row in each]) for name in ("top1_error", "top5_error")}
+        means = {name: float(values.mean()) for name, values in errors.items()}
+        spread = float(errors["top1_error"].std(ddof=1))
+        rows.append(
+            {"members": each[0]["members"], "subsets": sum(row["subsets"] for row in each), "orders": len(each), **means, "std": spread}
+        )
+    return rows

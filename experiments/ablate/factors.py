@@ -36,21 +36,29 @@ class Factor(NamedTuple):
 # The strength of an augmentation that is tried alone, if the config has it switched off: the strengths of configs/imagenet.py.
 STRENGTHS = {"crop": 1.0, "flip": 0.5, "rotation": 10.0, "shift": 0.05, "colour": 0.1, "whitening": 1.0}
 CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn")  # datasets of characters: a mirrored one is another character, or none
-# Pixels divided by this have unit variance; used if the config doesn't divide them. About the standard deviation of ImageNet's pixels.
-PIXEL_STD = 74.0
+PAPER_DROPS, PAPER_EPOCHS = (25, 51, 79), 90  # when the 2012 run's rate was divided by ten, of so many epochs
 
 
 def _lrn(config: "ConfigDict", shape: Shape) -> Levels:
-    """Three levels: the config's constants for 0-255 pixels; the same constants for unit-variance pixels, a common mistake; no LRN.
+    """The reference divides by the constant k^beta alone, with alpha = 0. So each other level differs from it in one thing.
 
-    If pixels are divided by a scale, the model multiplies alpha by its square, so that LRN is the same function of the image on any scale.
-    The second level divides alpha by that square, which cancels this.
+    LRN normalises too. "off" has no division. "off, scaled start" has none either, but its initial network is the reference's: the initial
+    weights of conv1 and conv2 are divided by k^beta instead. LRN with its constants for 0-255 pixels on pixels of unit variance, a common
+    mistake, is the reference to within a percent.
     """
     _need_lrn("lrn", config)
-    model = config.model
-    scale = max(model.pixel_scale) if isinstance(model.pixel_scale, tuple) else model.pixel_scale
-    unit = model.lrn_alpha / (PIXEL_STD if scale == 1 else scale) ** 2
-    return Levels({"0-255 scale": {}, "unit scale": {"lrn_alpha": f"{unit:.6g}"}, "off": {"lrn": "off"}})
+    divisor = config.model.lrn_k**config.model.lrn_beta
+    settings: dict[str, Settings] = {
+        "constant": {"lrn_alpha": "0"},
+        "LRN": {},
+        "off, scaled start": {"lrn": "off", "model.early_gain": f"{config.model.early_gain / divisor:.8g}"},
+        "off": {"lrn": "off"},
+    }
+    note = (
+        f"constant: divides by k^beta = {divisor:.2f} after conv1 and after conv2, and normalises nothing. So LRN shows what normalising "
+        "does, off what this division does, and off with a scaled start whether a smaller initialisation does the same as the division"
+    )
+    return Levels(settings, (note,))
 
 
 def _need_lrn(factor: str, config: "ConfigDict") -> None:
@@ -113,6 +121,26 @@ def _precision(config: "ConfigDict", shape: Shape) -> Levels:
     return Levels({name: {"model.dtype": name} for name in ("float32", "bfloat16")}, (note,))
 
 
+def _any_augment(config: "ConfigDict", shape: Shape) -> Levels:
+    return Levels({"as configured": {}, "none": {"augment": "off"}})
+
+
+def _drops(config: "ConfigDict", shape: Shape) -> Levels:
+    """Ways to lower the learning rate. The paper's three drops come at the same fractions of the training as in 2012."""
+    epochs = tuple(float(f"{epoch / PAPER_EPOCHS * config.train.epochs:.6g}") for epoch in PAPER_DROPS)
+    by_step = {"plateau.mode": "manual"}
+    note = "plateau: a network whose rate has dropped for the last time and that plateaus once more is done before the last epoch"
+    return Levels(
+        {
+            "plateau": {"optimizer.schedule": "constant", "plateau.mode": "auto"},
+            "constant": {"optimizer.schedule": "constant"} | by_step,
+            "three drops": {"optimizer.schedule": "fixed", "optimizer.drop_epochs": str(epochs)} | by_step,
+            "linear": {"optimizer.schedule": "poly", "optimizer.poly_power": "1"} | by_step,
+        },
+        (note,),
+    )
+
+
 def _colour(config: "ConfigDict", shape: Shape) -> Levels:
     if reason := _senseless("colour", config, shape):
         raise UserError(f"factor colour: {reason}; it needs a dataset of colour images")
@@ -127,7 +155,9 @@ def _ensemble(config: "ConfigDict", shape: Shape) -> Levels:
 FACTORS = {
     "lrn": Factor("Does local response normalisation matter?", _lrn),
     "augment": Factor("Which augmentation matters?", _augment),
+    "any_augment": Factor("Does augmentation matter?", _any_augment),
     "dropout": Factor("Does dropout matter?", _dropout),
+    "drops": Factor("How should the learning rate fall?", _drops),
     "activation": Factor("ReLU or tanh?", _activation),
     "overlap": Factor("Do overlapping pools matter?", _overlap),
     "order": Factor("LRN after the pool or before it?", _order),

@@ -15,6 +15,7 @@ import numpy as np
 
 from alexnet_jax.report.style import COLOURS, INK, RULE, style_axes
 from alexnet_jax.runlog import writing
+from experiments.ablate import statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ KINDS = {"better": COLOURS[0], "worse": COLOURS[2], "none": INK, "open": COLOURS
 
 
 def effects_figure(factors: Sequence[dict[str, Any]], margin: float) -> "Figure":
-    """A panel for each factor, with a row for each level: a dot for each seed, the mean difference with its 95 % interval, the verdict.
+    """A panel for each factor, with a row for each level: a dot for each pair, the mean difference with its 95 % interval, the verdict.
 
     Args:
       factors: each has `question`, and `levels` as `comparison.compare` returns them: the reference first, then at least one other level.
@@ -72,6 +73,46 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
     axes.annotate(name, (1.03, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=KINDS["open"], fontsize=11)
     axes.grid(visible=False, axis="y")
     axes.set_yticks(range(len(levels)), [level["level"] for level in levels], fontsize=12, parse_math=False)
+
+
+def sizes_figure(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> "Figure":
+    """Test error against the number of training images: a line for each level, with the band of its mean's 95 % interval.
+
+    The interval is over orders of the images, or over seeds if there is one order. It is wider than what tells the levels apart: that is
+    the interval of the paired difference.
+
+    Args:
+      curves: number of training images -> level -> its row of `comparison.compare`; increasing.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for colour, marker, name in zip((COLOURS[0], COLOURS[2]), "oD", ("as configured", "none"), strict=True):
+        mean, low, high = np.array([_mean_error(levels[name]) for levels in curves.values()]).T
+        axes.fill_between(list(curves), low, high, color=colour, alpha=0.2, linewidth=0)
+        label = {"as configured": "with augmentation", "none": "without"}[name]
+        axes.plot(list(curves), mean, color=colour, marker=marker, linewidth=2.4, markersize=7, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(curves), [f"{size:,}" for size in curves])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_title("Test error (%)")
+    axes.set_xlabel("training images, each number with the same number of steps; band: 95 % interval of the mean", color=INK)
+    axes.legend(frameon=False, labelcolor=INK)
+    style_axes(axes)
+    return figure
+
+
+def _mean_error(level: dict[str, Any]) -> tuple[float, float, float]:
+    """The mean test error in percent of the networks that did not diverge, and its interval."""
+    kept = [seed not in level["diverged"] for seed in level["seeds"]]
+    errors, orders = np.array(level["test_error"])[kept], [order for order, keep in zip(level["orders"], kept, strict=True) if keep]
+    found = statistics.paired_difference(errors, np.zeros(len(errors)), orders)
+    return found.mean, found.low, found.high
 
 
 def ensemble_figure(split: str, curve: Sequence[dict[str, Any]], published: Mapping[int, float]) -> "Figure":

@@ -25,15 +25,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READING = (
-    "Test error: the mean over seeds ± the standard deviation over seeds, in percent of the test images. Difference: the level's error "
-    "minus the reference's, in percentage points; negative is better. In brackets is its 95 % confidence interval, from the paired t-test "
-    "over seeds; it covers other seeds on these test images. p (Holm): the p-value of that test, corrected by Holm's method for the number "
-    "of levels that are compared. McNemar, A : B: of the predictions of all seeds, A are wrong only with this level, and B only with the "
-    "reference. McNemar's test covers other test images with these networks. Its p-value, also corrected by Holm's method, is too small if "
-    "there are several seeds, because their predictions on the same image aren't independent.",
+    "Test error: the mean over networks ± the standard deviation over them, in percent of the test images. Difference: the level's error "
+    "minus the reference's, in percentage points; negative is better. In brackets is its 95 % confidence interval, from {test}. p (Holm): "
+    "the p-value of that test, corrected by Holm's method for the number of levels that are compared. McNemar, A : B: of the predictions "
+    "of all networks, A are wrong only with this level, and B only with the reference. McNemar's test covers other test images with these "
+    "networks. Its p-value, also corrected by Holm's method, is too small if there are several networks, because their predictions on the "
+    "same image aren't independent.",
     "The verdict is `no effect seen` only if the interval contains zero and is within ±{margin:g} percentage points.",
 )
+ONE_ORDER = (
+    "the paired t-test over seeds. It covers other seeds on these test images. All networks saw the training images in one order, so it "
+    "says nothing about other orders"
+)
+SEVERAL_ORDERS = (
+    "the t-test over the mean differences of the orders of the training images, each with seeds of its own. It covers other orders and "
+    "other seeds on these test images"
+)
 HEADING = ("level", "test error", "difference (points)", "p (Holm)", "McNemar", "verdict")
+RATES = ("rate", "highest that learns")  # where several learning rates were tried, between the level and its error
 
 
 def text(found: dict[str, Any]) -> str:
@@ -41,7 +50,7 @@ def text(found: dict[str, Any]) -> str:
     lines = [f"{label}: {value}" for label, value in found["protocol"].items()] + found["skipped"]
     for factor in found["factors"]:
         lines += ["", factor["question"], f"  published: {factor['published']}", ""]
-        rows = _ensemble_rows(factor) if "curve" in factor else [HEADING, *_level_rows(factor)]
+        rows = _ensemble_rows(factor) if "curve" in factor else _level_rows(factor)
         lines.append(textwrap.indent(aligned(rows, gap=3), "  "))
         lines += [f"  {line}" for line in _ensemble_words(factor)]
         lines += [f"  note: {note}" for note in factor["notes"]]
@@ -58,21 +67,22 @@ def markdown(found: dict[str, Any]) -> str:
         lines += [f"## {factor['question']}", "", f"Published: {factor['published']}.", ""]
         if "curve" in factor:
             lines += ["![Test error against the number of networks](ensemble.svg)", ""]
-        lines += [*_table(_ensemble_rows(factor) if "curve" in factor else [HEADING, *_level_rows(factor)]), ""]
+        lines += [*_table(_ensemble_rows(factor) if "curve" in factor else _level_rows(factor)), ""]
         lines += [f"{line}\n" for line in _ensemble_words(factor)]
         lines += [f"- {note}" for note in factor["notes"]] + [""]
     return "\n".join([*lines, "## How to read this", "", *_reading(found)]) + "\n"
 
 
 def csv_text(found: dict[str, Any]) -> str:
-    """One line for each network: factor, level, seed, test error (a fraction), whether it diverged (1 or 0), its run."""
+    """One line for each network: factor, level, order of the images, seed, test error (a fraction), diverged (1 or 0), its run."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["factor", "level", "seed", "test_error", "diverged", "run"])
+    writer.writerow(["factor", "level", "order", "seed", "test_error", "diverged", "run"])
     for factor in found["factors"]:
         for level in factor.get("levels", [factor]):
-            for seed, error in zip(level["seeds"], level["test_error"], strict=True):
-                writer.writerow([factor["factor"], level["level"], seed, f"{error:.6g}", int(seed in level["diverged"]), level["run"]])
+            for order, seed, error in zip(level["orders"], level["seeds"], level["test_error"], strict=True):
+                lost, run = int(seed in level["diverged"]), level["runs"][order]
+                writer.writerow([factor["factor"], level["level"], order, seed, f"{error:.6g}", lost, run])
     return out.getvalue()
 
 
@@ -102,8 +112,9 @@ def write(found: dict[str, Any], out: Path) -> list[Path]:
 
 
 def _level_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The heading and a row for each level."""
     reference, *levels = factor["levels"]
-    rows: list[tuple[str, ...]] = [(reference["level"], _error(reference), "reference", "", "", "")]
+    rows: list[tuple[str, ...]] = [HEADING, (reference["level"], _error(reference), "reference", "", "", "")]
     for level in levels:
         difference, mcnemar = level["difference"], level["mcnemar"]
         interval = f" ({difference['low']:+.2f} to {difference['high']:+.2f})" if math.isfinite(difference["low"]) else ""
@@ -118,13 +129,17 @@ def _level_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
                 level["verdict"]["words"],
             )
         )
-    return rows
+    if "rate" not in reference:
+        return rows
+    rates = [RATES, *((level["rate"], level["highest_rate"]) for level in factor["levels"])]
+    return [(row[0], *more, *row[1:]) for row, more in zip(rows, rates, strict=True)]
 
 
 def _ensemble_rows(factor: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("networks", "test error, ± over subsets", "subsets")]
+    over = "orders" if "orders" in factor["curve"][0] else "subsets"
+    rows: list[tuple[str, ...]] = [("networks", f"test error, ± over {over}", "subsets")]
     for row in factor["curve"]:
-        spread = f" ± {100 * row['std']:.2f}" if row["subsets"] > 1 else ""
+        spread = f" ± {100 * row['std']:.2f}" if row[over] > 1 else ""
         rows.append((str(row["members"]), f"{100 * row['top1_error']:.2f}{spread} %", str(row["subsets"])))
     return rows
 
@@ -136,7 +151,9 @@ def _ensemble_words(factor: dict[str, Any]) -> list[str]:
     gain = factor["verdict"]["words"]
     if math.isfinite(cut):
         gain += f"; {abs(cut):.1%} {'fewer' if cut >= 0 else 'more'} errors"
-    return [f"The ensemble of all {factor['members']} networks compared with one network, over test images: {gain}."]
+    several = "orders" in factor["curve"][0]
+    who, over = ("Ensembles", "orders of the images") if several else ("The ensemble", "test images")
+    return [f"{who} of all {factor['members']} networks{' of an order' * several} compared with one network, over {over}: {gain}."]
 
 
 def _error(level: dict[str, Any]) -> str:
@@ -153,7 +170,8 @@ def _p(p: float) -> str:
 
 
 def _reading(found: dict[str, Any]) -> list[str]:
-    return [line.format(margin=found["margin"]) for line in READING]
+    test = SEVERAL_ORDERS if found.get("orders", 1) > 1 else ONE_ORDER  # files of earlier versions, with one order, don't say it
+    return [line.format(margin=found["margin"], test=test) for line in READING]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,6 +1,6 @@
 """Measures how much LRN's divisor varies in an untrained network. If the divisor is nearly constant, LRN normalises nothing.
 
-study.py adds it to the notes of the factors `lrn` and `order`:
+findings.py adds it to the notes of the factors `lrn` and `order`:
 
     deviations(config, dataset, members=[0, 5])    # [11.55, 0.0043]: for each member, relative to the smallest divisor
 """

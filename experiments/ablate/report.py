@@ -3,14 +3,15 @@
 `ablate` and `reproduce` call it:
 
     study = make_study("configs/digits.py", [], ["lrn"], seeds=5, root=out / "runs")
-    if train_study(study, out, args):    # False for a dry run
-        found = report(study, MARGIN, out)
+    if trained := train_study(study, out, args):    # None for a dry run
+        found = report(trained, MARGIN, out)
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.ablate.rates import MORE
 from experiments.launch.train import train
 
 if TYPE_CHECKING:
@@ -19,13 +20,32 @@ if TYPE_CHECKING:
 MARGIN = 0.5  # percentage points: the smallest difference in test error that matters
 
 
-def train_study(study: "Study", out: Path, args: argparse.Namespace) -> bool:
-    """Train a study's programs; the printed plan lists the levels. A dry run only prints the plan and returns False.
+def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study | None":
+    """Train a study's programs, then those that depend on their results; returns the study with all of them. The printed plan lists the
+    levels. A dry run only prints the plan, as far as it depends on no missing result, and returns None.
 
     Raises:
       UserError: a run failed or was stopped.
     """
-    return train(study.programs, out, args, _plan_notes(study))
+    from experiments.ablate.findings import extended
+    from experiments.launch.results import status
+
+    if args.dry_run:
+        while all(status(program.directory).state == "finished" for program in study.compared) and (longer := extended(study)) != study:
+            study = longer
+    while train(study.programs, out, args, _plan_notes(study), _later(study)):
+        longer = extended(study)
+        if longer == study:
+            return study
+        study = longer
+    return None
+
+
+def _later(study: "Study") -> int:
+    """About how many networks depend on the results of a study's first programs: a round of further rates, and the other orders."""
+    if not any(study.rates.values()) or any(program.order for program in study.compared):
+        return 0
+    return len(study.rates) * study.seeds * (study.orders - 1 + MORE * bool(study.budget))
 
 
 def _plan_notes(study: "Study") -> list[str]:
@@ -33,8 +53,14 @@ def _plan_notes(study: "Study") -> list[str]:
     for name, (levels, notes) in study.factors.items():
         lines.append(f"{name}: {'; '.join(f'{level} ({point.name})' for level, point in levels.items())}")
         lines += [f"  note: {note}" for note in notes]
-    if study.rates:
-        lines.append(f"each level trains at each of the learning rates {', '.join(study.rates)}, except in the factor `ensemble`")
+    tried = list(dict.fromkeys(rate for rates in study.rates.values() for rate in rates))
+    if tried:
+        lines.append(f"learning rates, except in the factor `ensemble`: {', '.join(tried)}")
+        if study.budget:
+            lines.append(f"  each level whose best is at an end then trains at further ones, {study.budget} at most")
+        if study.orders > 1:
+            left = (study.orders - 1) * study.seeds
+            lines.append(f"  all of them with the first order of the images; at its best rate each level then trains {left} more networks")
     return lines + study.skipped
 
 
@@ -55,10 +81,30 @@ def protocol(study: "Study") -> dict[str, str]:
         f"batches of {config['train']['batch_size']}",
         "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
         + (f"; the plateau rule used {split} too, to lower the learning rate" if split else ""),
-        "seeds": f"{study.seeds}, the first is {config['ensemble']['seed']}; a seed sets initial weights, dropout and augmentation, but "
-        "not the order of the images, which is the same for all",
+        "seeds": f"{study.seeds * study.orders}, the first is {config['ensemble']['seed']}; a seed sets initial weights, dropout and "
+        "augmentation",
+        "orders": "one order of the images, which is the same for all networks"
+        if study.orders == 1
+        else f"{study.orders} orders of the images (data.seed from {config['data']['seed']}), each with {study.seeds} seeds of its own",
+        **_rates(study),
         "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
         "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
+    }
+
+
+def _rates(study: "Study") -> dict[str, str]:
+    """How each level's learning rate was chosen, and what that took."""
+    from alexnet_jax import history
+
+    if not any(study.rates.values()):
+        return {}
+    searched = [program for program in study.compared if program.order == 0]
+    seconds = sum(history.load(program.directory).seconds for program in searched)
+    how = f"found by widening the range, at most {study.budget} for a level" if study.budget else "given"
+    networks = f"a mean of {study.seeds} networks" if study.seeds > 1 else "of one network"
+    return {
+        "rates": f"{how}; each level is compared at the one with its lowest validation error, {networks}; trained "
+        f"for this: {sum(program.members for program in searched)} networks, {seconds:,.0f} s"
     }
 
 
@@ -66,12 +112,13 @@ def report(study: "Study", margin: float, out: Path) -> dict[str, Any]:
     """Compare a study's finished runs: print the table, write it and the figures below `out`, and return the content of ablation.json."""
     from alexnet_jax.runlog import command
     from experiments.ablate import files as ablation_files
-    from experiments.ablate.study import compare
+    from experiments.ablate.findings import compare
 
     found = {
         "command": command(),
         "protocol": protocol(study),
         "margin": margin,
+        "orders": study.orders,
         "skipped": study.skipped,
         "factors": compare(study, margin),
     }

@@ -9,6 +9,7 @@ program. Points that differ in anything else, such as the activation, need separ
 """
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -33,13 +34,14 @@ class Point(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One training run: member `i * seeds + s` is seed number s of point number i."""
+    """One training run, with one order of the images: member `i * seeds + s` is seed number s of point number i."""
 
     directory: Path
     config: str  # FILE or FILE:ARG
     overrides: tuple[str, ...]  # "section.field=value"; the last one sets ensemble.members
     points: tuple[Point, ...]
     seeds: int
+    order: int = 0  # the number of its order of the images
 
     @property
     def members(self) -> int:
@@ -47,11 +49,21 @@ class Program(NamedTuple):
 
 
 def pack(
-    config: str, overrides: Sequence[str], points: Sequence[Point], seeds: int, root: Path, max_members: int | None = None
+    config: str,
+    overrides: Sequence[str],
+    points: Sequence[Point],
+    seeds: int,
+    root: Path,
+    max_members: int | None = None,
+    orders: int = 1,
 ) -> list[Program]:
-    """The programs that train every point with `seeds` seeds, in directories below `root`.
+    """The programs that train every point with `seeds` seeds in each of `orders` orders of the images, in directories below `root`.
 
-    A directory's name depends on the settings alone, so a repeated command finds its runs again.
+    The members of a program see the same images in the same order, so each order has programs of its own. It also has seeds of its own:
+    order number o is `data.seed + o`, and its first seed is `ensemble.seed + o * seeds`. So the networks of different orders share nothing,
+    and the means of the orders are independent, as the statistics need (ablate/statistics.py).
+
+    A directory's name depends on the settings alone, so a repeated command finds its runs again, also with more orders.
 
     Args:
       max_members: members of one program at most, if more don't fit into memory. All seeds of a point are in the same program.
@@ -63,6 +75,8 @@ def pack(
 
     if seeds < 1:
         raise UserError(f"seeds={seeds}: each point needs at least one seed")
+    if orders < 1:
+        raise UserError(f"orders={orders}: the images need at least one order")
     if max_members is not None and max_members < seeds:
         raise UserError(
             f"the {seeds} seeds of a point train in one program, but --max-members allows only {max_members}; raise it, or lower the seeds"
@@ -70,20 +84,27 @@ def pack(
     for override in overrides:
         if override.partition("=")[0] == "ensemble.members":
             raise UserError(f"--config.{override}: the experiment sets the members itself, from its points and seeds; leave this out")
-    fields = config_lib.flat(config_lib.load(config, overrides))
+    loaded = config_lib.load(config, overrides)
+    fields = config_lib.flat(loaded)
     groups: dict[tuple[str, ...], list[tuple[Point, dict[str, str]]]] = {}
     for point in points:
         settings = canonical(point.settings, fields)
+        if orders > 1 and "data.seed" in settings:
+            raise UserError(
+                f"{point.name}: data.seed can't be a setting of a point that is trained in several orders; leave one of them out"
+            )
         shape = tuple(f"{name}={text}" for name, text in sorted(settings.items()) if "." in name)
         groups.setdefault(shape, []).append((point, {name: text for name, text in settings.items() if "." not in name}))
     size = max(1, (max_members or len(points) * seeds) // seeds)
     programs = []
-    for shape, group in groups.items():
+    for order, (shape, group) in itertools.product(range(orders), groups.items()):
+        own = [f"data.seed={loaded.data.seed + order}", f"ensemble.seed={loaded.ensemble.seed + order * seeds}"] if order else []
         for first in range(0, len(group), size):
             chosen, members = zip(*group[first : first + size], strict=True)
             spec = "; ".join(", ".join([f"{name}={text}" for name, text in row.items()] + [f"seeds={seeds}"]) for row in members)
-            directory = root / _directory_name([*shape, *(_items(members[0]) if len(members) == 1 else [])], [*shape, spec])
-            programs.append(Program(directory, config, (*overrides, *shape, f"ensemble.members={spec}"), chosen, seeds))
+            readable = [*([f"order={order}"] if order else []), *shape, *(_items(members[0]) if len(members) == 1 else [])]
+            directory = root / _directory_name(readable, [*own, *shape, spec])
+            programs.append(Program(directory, config, (*overrides, *own, *shape, f"ensemble.members={spec}"), chosen, seeds, order))
     return programs
 
 

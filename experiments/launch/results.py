@@ -1,4 +1,4 @@
-"""Reads what the runs of an experiment have written: how far each run is, and the errors of each point over its seeds.
+"""Reads what the runs of an experiment have written: how far each run is, and the errors of each point's networks.
 
 launch/ asks for the status of runs; `sweep` and `ablate` collect the results:
 
@@ -24,15 +24,22 @@ LOG = "train.log"  # in a run's directory: what its process printed
 
 
 class Result(NamedTuple):
-    """The errors of one point, one for each seed; errors are fractions. A diverged member has an error of 1."""
+    """The errors of one point's N networks, one after another for each order of the images; errors are fractions.
+
+    A diverged network has an error of 1. A network's seed names it, since no two orders share a seed.
+    """
 
     point: Point
     seeds: list[int]
-    validation_error: np.ndarray  # float64 (seeds,), top-1, of the last evaluation
-    test_error: np.ndarray  # float64 (seeds,), top-1
-    workdir: Path
-    members: list[int]  # the numbers of its members in the run
+    validation_error: np.ndarray  # float64 (N,), top-1, of the last evaluation
+    test_error: np.ndarray  # float64 (N,), top-1
+    runs: tuple[tuple[Path, list[int]], ...]  # for each order its run, and the numbers of the point's members in it
     diverged: tuple[int, ...] = ()  # those of `seeds` whose network diverged to NaN
+
+    @property
+    def orders(self) -> list[int]:
+        """For each network the number of its run in `runs`, hence of its order of the images."""
+        return [order for order, (_, members) in enumerate(self.runs) for _ in members]
 
 
 class Status(NamedTuple):
@@ -45,8 +52,25 @@ class Status(NamedTuple):
 
 
 def collect(programs: Iterable[Program]) -> list[Result]:
-    """The results of every point whose run has finished, in the order of the programs."""
-    return [result for program in programs if status(program.directory).state == "finished" for result in _results(program)]
+    """The results of every point whose runs, one for each order of the images, have all finished; in the order of the programs."""
+    found: dict[str, list[Result | None]] = {}
+    for program in programs:
+        finished = status(program.directory).state == "finished"
+        for point, result in zip(program.points, _results(program) if finished else [None] * len(program.points), strict=True):
+            found.setdefault(point.name, []).append(result)
+    return [_joined([result for result in each if result]) for each in found.values() if None not in each]
+
+
+def _joined(results: list[Result]) -> Result:
+    """The networks of a point in all its orders."""
+    return Result(
+        results[0].point,
+        [seed for result in results for seed in result.seeds],
+        np.concatenate([result.validation_error for result in results]),
+        np.concatenate([result.test_error for result in results]),
+        tuple(run for result in results for run in result.runs),
+        tuple(seed for result in results for seed in result.diverged),
+    )
 
 
 def status(directory: Path) -> Status:
@@ -93,5 +117,6 @@ def _results(program: Program) -> list[Result]:
     for i, point in enumerate(program.points):
         members = list(range(i * seeds, (i + 1) * seeds))
         diverged = tuple(first + s for s, member in enumerate(members) if lost[member])
-        results.append(Result(point, list(range(first, first + seeds)), validation[members], tested[members], directory, members, diverged))
+        own = list(range(first, first + seeds))
+        results.append(Result(point, own, validation[members], tested[members], ((directory, members),), diverged))
     return results

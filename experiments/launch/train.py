@@ -30,14 +30,18 @@ def plan_only_here() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = ()) -> bool:
+def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, notes: Sequence[str] = (), later: int = 0) -> bool:
     """Print the plan and train the programs that aren't finished. A dry run only prints the plan and returns False.
+
+    Args:
+      later: networks that depend on the results of these programs and will be trained after them. A dry run tells their time too.
 
     Raises:
       UserError: a run failed or was stopped.
     """
     from experiments.launch import cost
     from experiments.launch.launch import launch
+    from experiments.launch.progress import duration
     from experiments.launch.results import LOG
 
     slurm = arguments.slurm(args)
@@ -46,6 +50,10 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     if args.dry_run:
         expected = cost.estimate(programs, costs, measure=slurm is None, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
+        if expected and later:
+            networks = sum(program.members for program in programs)
+            more = expected.seconds * (networks + later) / networks
+            print(f"with about {later} networks that depend on their results: {duration(more)}")
         return False
     errors = launch(programs, costs, args.jobs, args.retry, slurm)
     failed = {directory: error for directory, error in errors.items() if error is not None}
@@ -71,10 +79,14 @@ def describe(root: Path, programs: Sequence["Program"], costs: Mapping[Path, "Co
 
 
 def size_in_words(programs: Sequence["Program"]) -> str:
-    """`2 points x 3 seeds = 6 members in 1 program`."""
-    points, seeds = sum(len(program.points) for program in programs), programs[0].seeds
-    members = f"{_count(points, 'point')} x {_count(seeds, 'seed')} = {_count(points * seeds, 'member')}"
-    return f"{members} in {_count(len(programs), 'program')}"
+    """`2 points x 3 seeds = 6 members in 1 program`; with several orders of the images `2 points x 3 orders x 3 seeds = 18 members ...`."""
+    points = sum(len(program.points) for program in programs if program.order == programs[0].order)
+    orders = len({program.order for program in programs})
+    members, trained = sum(program.members for program in programs), f"in {_count(len(programs), 'program')}"
+    if members != points * orders * programs[0].seeds:  # not every point has every order and as many seeds
+        return f"{_count(members, 'member')} {trained}"
+    factors = [_count(points, "point"), *([_count(orders, "order")] if orders > 1 else []), _count(programs[0].seeds, "seed")]
+    return f"{' x '.join(factors)} = {_count(members, 'member')} {trained}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,8 +12,9 @@ differences between the two protocols, and writes them to a file beside the runs
     ensemble       errors of ensembles of 1 to 7 networks: the paper's table 2
     figure3        the filters of the first layer
     figure4        test images with their most probable classes and their nearest neighbours
-    lrn            local response normalisation on, on at the wrong scale, and off
-    augmentation   each augmentation, with all training images and with few
+    lrn            local response normalisation, its constant divisor alone, and neither
+    augmentation   the error with and without augmentation against the number of training images (sizes.py)
+    parts          how much an ensemble gains by other seeds, by other orders of the images, and by both (parts.py)
 """
 
 import argparse
@@ -25,7 +26,7 @@ from experiments.launch import arguments
 from experiments.launch.train import plan_only_here
 
 # Target -> the number of seeds without --seeds.
-TARGETS = {"figure1": 3, "table1": 1, "ensemble": 7, "figure3": 1, "figure4": 1, "lrn": 5, "augmentation": 5}
+TARGETS = {"figure1": 3, "table1": 1, "ensemble": 7, "figure3": 1, "figure4": 1, "lrn": 5, "augmentation": 5, "parts": 7}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="full: the dataset's config unchanged; quick (default): fewer epochs, for some datasets fewer images or narrower networks",
     )
     p.add_argument("--seeds", type=int, metavar="N", help=f"default: {', '.join(f'{name} {count}' for name, count in TARGETS.items())}")
+    p.add_argument("--orders", type=int, default=1, metavar="N", help="orders of the images, each with seeds of its own (default: 1)")
     p.add_argument("--out", type=config_lib.path, default=Path("runs/reproduce"), metavar="DIR", help="default: runs/reproduce")
     arguments.add(p)
     p.epilog = "Any field of the dataset's config can be changed: --config.SECTION.FIELD=VALUE."
@@ -51,13 +53,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"unknown target {args.target!r}{did_you_mean(args.target, TARGETS)}")
 
     from alexnet_jax.runlog import command, writing
-    from experiments.reproduce import claims, setting
-    from experiments.reproduce.figure1 import figure1
+    from experiments.reproduce import claims, figure1, parts, setting, sizes
 
     plan_only_here()
     seeds = TARGETS[args.target] if args.seeds is None else args.seeds
     asked = setting.make(args.dataset, args.scale, seeds, args.out, args.overrides, args)
-    lines = figure1(asked) if args.target == "figure1" else getattr(claims, args.target)(asked)
+    where = {"figure1": figure1, "augmentation": sizes, "parts": parts}.get(args.target, claims)
+    lines = getattr(where, args.target)(asked)
     if lines is None:
         return  # a dry run
     text, path = "\n".join([command(), "", *lines]), asked.root / args.target / "result.txt"

@@ -1,4 +1,4 @@
-"""The targets of `experiments.reproduce`, except figure 1.
+"""The targets of `experiments.reproduce` that have no file of their own, and what the others use of them.
 
 Each target is a function that the command (__main__.py) calls with a `Setting`. It trains what is missing and returns the lines of the
 result, or None after a dry run:
@@ -10,46 +10,35 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import writing
 from alexnet_jax.tables import aligned
 from experiments import published
-from experiments.ablate import figures
+from experiments.ablate import comparison, figures, statistics
+from experiments.ablate.rates import BUDGET
 from experiments.ablate.report import MARGIN, report, train_study
 from experiments.ablate.study import make_study
 from experiments.launch.train import train
-from experiments.reproduce.setting import Setting, changed, differences
+from experiments.reproduce.setting import Setting, differences
 
-FEW = 10  # `augmentation` is measured also with few images: one of FEW training images, and at most FEW_IMAGES
-FEW_IMAGES = 2000
-RATE_PARTS = (0.1, 0.3, 1)  # the levels of `lrn` are trained at these multiples of the config's learning rate
 ERRORS = ("top1_error", "top5_error")
-# Config fields in epochs. With fewer images they are multiplied, so that the number of steps stays the same.
-IN_EPOCHS = (
-    "train.epochs",
-    "train.checkpoint_every_epochs",
-    "eval.every_epochs",
-    "optimizer.warmup_epochs",
-    "optimizer.drop_epochs",
-)
 
 
 def table1(setting: Setting) -> list[str] | None:
     """One network's errors, with the centre crop and with the paper's ten views."""
-    if not train([setting.baseline], setting.root, setting.args):
+    if not train(setting.baselines, setting.root, setting.args):
         return None
     centre, ten = published.CENTRE, published.TEN_VIEWS
     rows = [["", "top-1", "top-5"]]
     rows += [[f"published, {name}", *_published(errors)] for name, errors in (("centre crop", centre), ("ten views", ten))]
     rows.append(["published, gain of ten views", *(f"{a - b:.1f}" for a, b in zip(centre[:2], ten[:2], strict=True))])
-    measured = {view: [100 * np.mean(_evaluate(setting, view)[name]) for name in ERRORS] for view in _views(setting)}
+    measured = {view: [100 * np.mean([each[name] for each in _evaluate(setting, view)]) for name in ERRORS] for view in _views(setting)}
     rows += [[f"measured, {view}", *(f"{error:.2f} %" for error in errors)] for view, errors in measured.items()]
     if len(measured) == 2:
         gains = [a - b for a, b in zip(*measured.values(), strict=True)]
@@ -68,11 +57,12 @@ def table1(setting: Setting) -> list[str] | None:
 
 def ensemble(setting: Setting) -> list[str] | None:
     """The paper's table 2: 1, 5 and 7 networks."""
-    if not train([setting.baseline], setting.root, setting.args):
+    if not train(setting.baselines, setting.root, setting.args):
         return None
     view = _views(setting)[-1]
-    result = _evaluate(setting, view)
-    curve, one = {row["members"]: row for row in result["curve"]}, published.ENSEMBLES[1]
+    results = _evaluate(setting, view)
+    means = comparison.mean_curve([result["curve"] for result in results])
+    curve, one = {row["members"]: row for row in means}, published.ENSEMBLES[1]
     rows = [["networks", "published: top-1 (cut)", "top-5 (cut)", "measured: top-1 (cut)", "top-5 (cut)"]]
     for size in sorted({*published.ENSEMBLES, *curve}):
         known, found = published.ENSEMBLES.get(size), curve.get(size)
@@ -80,12 +70,13 @@ def ensemble(setting: Setting) -> list[str] | None:
         right = [f"{100 * found[name]:.2f} %{_cut(curve[1][name], found[name])}" for name in ERRORS] if found else ["", ""]
         rows.append([str(size), *left, *right])
     factors = {size: errors.top1 / one.top1 for size, errors in published.ENSEMBLES.items() if size > 1}
-    figure = figures.ensemble_figure(result["protocol"]["split"], result["curve"], factors)
+    figure = figures.ensemble_figure(results[0]["protocol"]["split"], means, factors)
     figures.save(figure, setting.root / "ensemble" / "ensemble")
     return [
         *aligned(rows, gap=3).splitlines(),
         f"published: {published.ENSEMBLES[7].source}; (cut): the error's reduction relative to one network",
         f"measured: {view}, the networks' probabilities are averaged; for fewer than {len(curve)} networks the mean over subsets",
+        _cut_in_words(results),
         *differences(
             setting,
             "only the relative cut is comparable; the errors are comparable only on ImageNet",
@@ -113,49 +104,24 @@ def figure4(setting: Setting) -> list[str] | None:
 
 
 def lrn(setting: Setting) -> list[str] | None:
-    """Local response normalisation: on, on at the wrong scale, off. Each at its best rate: without LRN, the config's may be too high."""
-    rates = [f"{setting.loaded.optimizer.learning_rate * part:g}" for part in RATE_PARTS]
-    found = _ablate(setting, "lrn", "lrn", rates)
-    return [f"published: {published.CLAIMS['lrn']}", *_verdicts(found), *differences(setting)] if found else None
-
-
-def augmentation(setting: Setting) -> list[str] | None:
-    """Augmentations, with all training images and with few."""
-    config, images = setting.loaded, setting.images
-    few = min(FEW_IMAGES, -(-images // FEW))
-    longer = images / few
-    name, _, cut = config.data.train_split.partition("[")
-    if cut and not cut.startswith(":"):
-        raise UserError(
-            f"data.train_split={config.data.train_split}: the target needs its first {few} images, so it must begin at the first"
-        )
-    split = f"data.train_split={name}[:{few}]"
-    fields = config_lib.flat(config)
-    longer_fields = [f"{name}={_times(fields[name], longer)}" for name in IN_EPOCHS]
-    subset = setting._replace(
-        overrides=changed(setting.overrides, [split, *longer_fields]),
-        root=setting.root / "augmentation" / f"{few}-images",
-    )
-    lines = [f"published: {published.CLAIMS['augment']}"]
-    for count, part, where in ((images, setting, f"augmentation/{images}-images"), (few, subset, ".")):
-        print(f"\n{count:,} training images:", flush=True)
-        found = _ablate(part, where, "augment")
-        lines += [f"with {count:,} training images", *_verdicts(found)] if found else []
-    if setting.args.dry_run:
-        return None
-    return [*lines, *differences(setting, f"the number of training steps is the same with {few:,} images as with {images:,}")]
+    """Local response normalisation, division by its constant alone, and neither, each at its best rate."""
+    found = ablate(setting, "lrn", "lrn", budget=BUDGET)
+    return [f"published: {published.CLAIMS['lrn']}", *verdicts(found), *_lrn_in_words(found), *differences(setting)] if found else None
 
 
 # Helpers of the targets
 
 
-def _ablate(setting: Setting, where: str, factor: str, rates: Sequence[str] = ()) -> dict[str, Any] | None:
-    study = make_study(setting.config, setting.overrides, [factor], setting.seeds, setting.root / "runs", setting.args.max_members, rates)
-    trained = train_study(study, setting.root, setting.args)
-    return report(study, MARGIN, setting.root / where) if trained else None
+def ablate(setting: Setting, where: str, factor: str, budget: int = 0) -> dict[str, Any] | None:
+    where_runs, args = setting.root / "runs", setting.args
+    study = make_study(
+        setting.config, setting.overrides, [factor], setting.seeds, where_runs, args.max_members, budget=budget, orders=args.orders
+    )
+    trained = train_study(study, setting.root, args)
+    return report(trained, MARGIN, setting.root / where) if trained else None
 
 
-def _verdicts(found: dict[str, Any]) -> list[str]:
+def verdicts(found: dict[str, Any]) -> list[str]:
     """The verdict on each level, from an ablation of one factor."""
     (factor,) = found["factors"]
     reference, *levels = factor["levels"]
@@ -163,11 +129,14 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
     return [f"measured, {level['level']} against {name}: {level['verdict']['words']}" for level in levels]
 
 
-def _times(value: Any, factor: float) -> str:
-    """A number, or each number of a tuple, multiplied by a factor; as text for the command line."""
-    if isinstance(value, tuple):
-        return str(tuple(float(_times(item, factor)) for item in value))
-    return f"{value * factor:.6g}"
+def _lrn_in_words(found: dict[str, Any]) -> list[str]:
+    """What normalising does and what scaling does: the differences of the factor's levels from the constant divisor."""
+    words = {level["level"]: level["verdict"]["words"] for level in found["factors"][0]["levels"][1:]}
+    return [
+        f"normalising, LRN instead of dividing by the constant k^beta: {words['LRN']}",
+        f"scaling, no division instead of dividing by the constant: {words['off']}",
+        f"scaling, smaller initial weights of conv1 and conv2 instead of dividing by the constant: {words['off, scaled start']}",
+    ]
 
 
 def _views(setting: Setting) -> list[str]:
@@ -185,16 +154,33 @@ def _about_views(setting: Setting) -> list[str]:
     return []
 
 
-def _evaluate(setting: Setting, view: str) -> dict[str, Any]:
-    """The result of `alexnet_jax.evaluate` for the baseline; stored with the run. It runs in its own process, on the accelerators."""
-    directory, split = setting.baseline.directory, setting.loaded.data.test_split
-    path = directory / f"evaluation-{split}-{view.replace(' ', '-')}.json"
+def _cut_in_words(results: list[dict[str, Any]]) -> str:
+    """By how much all networks of an order together cut the error of one: the mean over orders, with its interval."""
+    if len(results) == 1:
+        return "one order of the images: the cut may be another with another order"
+    curves = [result["curve"] for result in results if result["curve"][0]["top1_error"] > 0]
+    cuts = np.array([100 * (1 - curve[-1]["top1_error"] / curve[0]["top1_error"]) for curve in curves])
+    mean, low, high, *_ = statistics.mean_interval(cuts, "orders")
+    return f"cut of the top-1 error by all networks: {mean:.1f} % ({low:.1f} to {high:.1f}), mean and 95 % interval over {len(cuts)} orders"
+
+
+def _evaluate(setting: Setting, view: str) -> list[dict[str, Any]]:
+    """The results of `alexnet_jax.evaluate` for the baselines, one for each order of the images; each is stored with its run."""
+    split = setting.loaded.data.test_split
+    name = f"evaluation-{split}-{view.replace(' ', '-')}.json"
+    return [evaluate([program.directory], program.directory / name, view, split) for program in setting.baselines]
+
+
+def evaluate(directories: list[Path], path: Path, view: str, split: str) -> dict[str, Any]:
+    """The result of `alexnet_jax.evaluate` for the networks of some runs, stored in `path`. It runs in a process with the devices."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("steps") == [history.saved_step(directory)]:
+    if kept.get("steps") == [history.saved_step(directory) for directory in directories]:
         return kept
-    # The run was not evaluated yet, or has been trained further since.
+    # The runs were not evaluated yet, or have been trained further since.
     options = ["--ten-crop"] if view == "ten views" else []
-    _python("alexnet_jax.evaluate", "--run", str(directory), "--split", split, "--json", str(path), *options)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _python("alexnet_jax.evaluate", "--run", *map(str, directories), "--split", split, "--json", str(path), *options)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -207,8 +193,11 @@ def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> lis
     Raises:
       UserError: the report has no such figure, or a run failed.
     """
-    directory = setting.baseline.directory
-    if not train([setting.baseline], setting.root, setting.args):
+    if setting.args.orders > 1:
+        raise UserError(f"{target} shows the networks of one order of the images; leave --orders out")
+    (program,) = setting.baselines
+    directory = program.directory
+    if not train([program], setting.root, setting.args):
         return None
     _python("experiments.report", str(directory))
     copies = []

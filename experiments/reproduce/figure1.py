@@ -5,6 +5,9 @@ The command (__main__.py) calls it for the target `figure1`:
     lines = figure1(setting.make("digits", "quick", 3, out, overrides, args))    # text for the terminal; None after a dry run
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from alexnet_jax import history
@@ -12,7 +15,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.tables import aligned
 from alexnet_jax.train.setup import validate
 from experiments import published
-from experiments.ablate import figures
+from experiments.ablate import figures, statistics
 from experiments.launch import points
 from experiments.launch.points import Point, Program
 from experiments.launch.train import train
@@ -48,26 +51,21 @@ def figure1(setting: Setting) -> list[str] | None:
     }
     setting = setting._replace(overrides=changed((*UNREGULARISED, f"train.log_every_steps={every}"), setting.overrides))
     root = setting.root / "figure1"
-    programs = points.pack(
-        setting.config, setting.overrides, [*tried["relu"], *tried["tanh"]], setting.seeds, root / "runs", setting.args.max_members
-    )
-    if not train(programs, root, setting.args):
+    trained = _train(setting, root, tried)
+    if trained is None:
         return None
-    curves = {name: curve for program in programs for name, curve in training_errors(program).items()}
+    curves, best = trained
     reached = {name: [epochs_to(threshold, curve) for threshold in THRESHOLDS] for name, curve in curves.items()}
-    best = {
-        activation: min((point.name for point in rates), key=lambda name: (reached[name][0], _last(curves[name])))
-        for activation, rates in tried.items()
-    }
     figures.save(figures.epochs_figure({name: curves[name] for name in best.values()}, THRESHOLDS[0]), root / "figure1")
     rows = [["", *(f"epochs to {threshold:.0%}" for threshold in THRESHOLDS)]]
     rows += [[f"{name}{' *' if name in best.values() else ''}", *map(_epochs, row)] for name, row in reached.items()]
     rows.append(["tanh * / relu *", *(_ratio(tanh, relu) for tanh, relu in zip(reached[best["tanh"]], reached[best["relu"]], strict=True))])
     threshold, factor, source = published.FIGURE1
-    config = setting.loaded
+    config, orders = setting.loaded, [order for order in range(setting.args.orders) for _ in range(setting.seeds)]
     return [
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
         f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
+        f"  {ratio_in_words(curves[best['tanh']], curves[best['relu']], orders)}",
         "  * the best learning rate of the activation",
         *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
@@ -78,15 +76,49 @@ def figure1(setting: Setting) -> list[str] | None:
         *differences(
             setting,
             "layers: five convolutions and three dense ones; the paper's figure: a four-layer network on CIFAR-10",
-            f"rates: the best of {', '.join(RATES)}, chosen on the same runs; the paper's: chosen independently for each network",
-            f"training error: the mean of {config.train.log_every_steps} steps and of {setting.seeds} seeds",
+            f"rates: the best of {', '.join(RATES)}, chosen on the runs with the first order of the images; the paper's: chosen "
+            "independently for each network",
+            f"training error: the mean of {config.train.log_every_steps} steps and of {len(orders)} networks",
             f"no augmentation; dropout {config.model.dropout:g}, weight decay {config.optimizer.weight_decay:g}, LRN "
             f"{'on' if config.model.lrn else 'off'}; the paper's: no regularisation of any kind",
         ),
     ]
 
 
-def training_errors(program: Program) -> dict[str, Curve]:
+def _train(setting: Setting, root: Path, tried: dict[str, list[Point]]) -> tuple[dict[str, Curve], dict[str, str]] | None:
+    """Train every point with the first order of the images, then the best rate of each activation with the other orders.
+
+    Returns:
+      The curve of each point, and the name of each activation's best point; None after a dry run.
+    """
+
+    def programs(chosen: list[Point], orders: int) -> list[Program]:
+        return points.pack(setting.config, setting.overrides, chosen, setting.seeds, root / "runs", setting.args.max_members, orders)
+
+    first = programs([point for rates in tried.values() for point in rates], 1)
+    if not train(first, root, setting.args, later=len(tried) * setting.seeds * (setting.args.orders - 1)):
+        return None
+    curves = training_errors(first)
+    best = {
+        activation: min(rates, key=lambda point: (epochs_to(THRESHOLDS[0], curves[point.name]), _last(curves[point.name])))
+        for activation, rates in tried.items()
+    }
+    others = [program for program in programs(list(best.values()), setting.args.orders) if program.order]
+    if others:
+        train(others, root, setting.args)
+    return training_errors([*first, *others]), {activation: point.name for activation, point in best.items()}
+
+
+def training_errors(programs: Sequence[Program]) -> dict[str, Curve]:
+    """The training curve of every point, by its name, with the networks of its runs, one run for each order of the images."""
+    found: dict[str, Curve] = {}
+    for program in programs:
+        for name, (epochs, errors) in _training_errors(program).items():
+            found[name] = (epochs, np.hstack([found[name][1], errors]) if name in found else errors)
+    return found
+
+
+def _training_errors(program: Program) -> dict[str, Curve]:
     """The training curve of every point of a run, by the point's name. A diverged member's errors are NaN.
 
     A log line has the mean error of the steps since the line before it. So the curve places it at the middle of these steps.
@@ -107,6 +139,28 @@ def epochs_to(threshold: float, curve: Curve) -> float:
         return float("inf")
     i = int(below[0])
     return float(np.interp(threshold, mean[[i, i - 1]], epochs[[i, i - 1]]) if i else epochs[0])
+
+
+def ratio_in_words(tanh: Curve, relu: Curve, orders: Sequence[int]) -> str:
+    """The ratio of the epochs that tanh and ReLU need, with its interval: of its logarithm, over the orders of the images, or over seeds.
+
+    Args:
+      orders: for each network its order.
+    """
+    groups = list(orders) if len(set(orders)) > 1 else list(range(len(orders)))
+    reached = np.array(
+        [
+            [epochs_to(THRESHOLDS[0], (epochs, errors[:, [group == each for each in groups]])) for epochs, errors in (tanh, relu)]
+            for group in dict.fromkeys(groups)
+        ]
+    )
+    if not np.isfinite(reached).all():
+        return "no interval: some networks did not reach it"
+    found = statistics.mean_interval(np.log(reached[:, 0] / reached[:, 1]), "orders" if len(set(orders)) > 1 else "seeds")
+    if not np.isfinite(found.low):
+        return "no interval: it needs several orders or seeds"
+    ratio, low, high = np.exp([found.mean, found.low, found.high])
+    return f"tanh needs {ratio:.2f} times the epochs of ReLU, 95 % interval {low:.2f} to {high:.2f} over {found.pairs} {found.over}"
 
 
 def _last(curve: Curve) -> float:

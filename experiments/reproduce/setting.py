@@ -3,7 +3,7 @@
 The command (__main__.py) makes it, and the targets (figure1.py, claims.py) get it:
 
     setting = make("digits", "quick", seeds=3, out=Path("runs/reproduce"), overrides=[], args=args)
-    setting.baseline.directory    # the run of the config itself
+    setting.baselines[0].directory    # the run of the config itself, with the first order of the images
 """
 
 import argparse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Overrides of --scale quick for a dataset's config: fewer images and epochs, narrower networks. Other datasets get QUICK_ELSEWHERE.
 QUICK = {
     "digits": ("train.epochs=12",),
-    "fashion_mnist": ("data.train_split=train[:10000]", "model.width=0.125", "train.epochs=6"),
+    "fashion_mnist": ("data.train_split=train[stratified:10000]", "model.width=0.125", "train.epochs=6"),
 }
 QUICK_ELSEWHERE = ("train.epochs=5",)
 
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
     config: str  # a config file
     overrides: tuple[str, ...]
-    seeds: int
+    seeds: int  # of each order of the images
     root: Path  # the baseline's runs go into root/runs, results into root/TARGET
     args: argparse.Namespace  # with the arguments of launch/arguments.py
 
@@ -56,12 +56,11 @@ class Setting(NamedTuple):
         return len(self.dataset.source(self.loaded.data.train_split))
 
     @property
-    def baseline(self) -> Program:
-        """The program of the unchanged config, with all seeds in one run."""
-        (program,) = points.pack(
-            self.config, self.overrides, [Point(study.BASE, {})], self.seeds, self.root / "runs", self.args.max_members
+    def baselines(self) -> list[Program]:
+        """The programs of the unchanged config: for each order of the images one run, with all its seeds."""
+        return points.pack(
+            self.config, self.overrides, [Point(study.BASE, {})], self.seeds, self.root / "runs", self.args.max_members, self.args.orders
         )
-        return program
 
 
 def make(dataset: str, scale: str, seeds: int, out: Path, overrides: Sequence[str], args: argparse.Namespace) -> Setting:
@@ -106,15 +105,18 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
     return f"configs/{'imagenet' if large else 'fashion_mnist'}.py", tuple(own)
 
 
-def differences(setting: Setting, *notes: str) -> list[str]:
-    """The differences between this protocol and the paper's, in words; `notes` are those of the target."""
+def differences(setting: Setting, *notes: str, networks: str = "") -> list[str]:
+    """The differences between this protocol and the paper's, in words; `notes` are those of the target, and so is what `networks` says."""
     config, dataset = setting.loaded, setting.dataset
     height, _, channels = dataset.image_shape
     towers = "one tower" if config.model.groups == 1 else f"{config.model.groups} towers"
     colour = "colour" if channels == 3 else "grey"
     images = f"{len(dataset.classes)} classes, {height} pixels high, {colour}, {setting.images:,} training images"
+    orders, seeds = setting.args.orders, f"{setting.seeds} seed{'s' * (setting.seeds > 1)}"
+    default = f"{seeds} in each of {orders} orders" if orders > 1 else f"{seeds} in one order of the images, so other orders may differ"
     size, width, batch = config.model.input_size, config.model.width, config.train.batch_size
     lines = [
+        f"networks: {networks or default}",
         f"images: {dataset.name}, {images}; the paper's: 1000 classes, 256 pixels high, colour, 1.2 million training images",
         f"training: at most {config.train.epochs:g} epochs, batches of {batch}; the paper's: about 90 epochs, batches of 128",
         f"network: input of {size} x {size} pixels, width {width:g}, {towers}; the paper's: 224 x 224 pixels, width 1, two towers",

@@ -44,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--grid", metavar="AXES", help="'name=value,value; name=value,...; seeds=N': train every combination")
     p.add_argument("--points", type=config_lib.path, metavar="FILE", help="a Python file with a function sweep(add), which adds the points")
     p.add_argument("--seeds", type=int, metavar="N", help="seeds of every point (default: the number in the grid or the file, otherwise 1)")
+    p.add_argument(
+        "--orders", type=int, metavar="N", help="orders of the images; each trains every point, with seeds of its own (default: 1)"
+    )
     p.add_argument("--out", type=config_lib.path, required=True, metavar="DIR", help="the sweep's directory; created if it doesn't exist")
     p.add_argument("--table", action="store_true", help="print and write the table of the finished runs, and stop")
     arguments.add(p)
@@ -108,7 +111,15 @@ def read_sweep(args: argparse.Namespace) -> "SweepRecord":
         raise UserError(f"--seeds {args.seeds} contradicts seeds={wanted.seeds} of the {'grid' if args.grid else 'file'}; leave one out")
     _check_overrides(args.overrides, wanted.points)
     seeds = wanted.seeds if args.seeds is None else args.seeds
-    programs = points.pack(args.config, args.overrides, wanted.points, 1 if seeds is None else seeds, args.out, args.max_members)
+    programs = points.pack(
+        args.config,
+        args.overrides,
+        wanted.points,
+        1 if seeds is None else seeds,
+        args.out,
+        args.max_members,
+        1 if args.orders is None else args.orders,
+    )
     points.check_distinct(wanted.points, args.config, args.overrides)
     return record.make(args.config, args.overrides, programs)
 
@@ -137,7 +148,7 @@ def _refuse_with_table(args: argparse.Namespace) -> None:
     Raises:
       UserError: such an argument was given.
     """
-    for name in ("config", "grid", "points", "seeds"):
+    for name in ("config", "grid", "points", "seeds", "orders"):
         if getattr(args, name) is not None:
             raise UserError(f"--table shows the sweep that {args.out} holds; leave --{name} out")
 

@@ -34,7 +34,7 @@ class Row(NamedTuple):
     point: Point
     result: Result | None  # None until its run has finished
     note: str  # diverged seeds, or the state of an unfinished run; may be empty
-    workdir: Path
+    programs: tuple[Program, ...]  # those that train it, one for each order of the images
 
     @property
     def ranks(self) -> bool:
@@ -60,11 +60,12 @@ ORDER = "Points without a diverged network come first; within each group, points
 
 def rows(programs: Sequence[Program]) -> list[Row]:
     """A row for each point: first points without diverged seeds, then points with some, each group by validation error, then the rest."""
-    found = [Row(result.point, result, _diverged(result), result.workdir) for result in collect(programs)]
+    points = {point.name: point for program in programs for point in program.points}
+    trained = {name: tuple(program for program in programs if name in (point.name for point in program.points)) for name in points}
+    found = [Row(result.point, result, _diverged(result), trained[result.point.name]) for result in collect(programs)]
     found.sort(key=lambda row: (not row.ranks, bool(row.note), row.spread("validation")[0]))
-    done = {(row.workdir, row.point.name) for row in found}
-    missing = [(program, point) for program in programs for point in program.points if (program.directory, point.name) not in done]
-    return found + [Row(point, None, _unfinished(program.directory), program.directory) for program, point in missing]
+    missing = [name for name in points if name not in {row.point.name for row in found}]
+    return found + [Row(points[name], None, _unfinished(trained[name]), trained[name]) for name in missing]
 
 
 def text(table: Sequence[Row]) -> str:
@@ -75,7 +76,12 @@ def text(table: Sequence[Row]) -> str:
 
 def caption(programs: Sequence[Program]) -> str:
     """A text that explains how to read the table."""
-    spread = "Errors are means over the seeds that did not diverge; ± is the standard deviation over these seeds."
+    spread = "Errors are means over the seeds that did not diverge; ± is the standard deviation over these seeds. "
+    orders = len({program.order for program in programs})
+    if orders > 1:
+        spread += f"The seeds are those of {orders} orders of the images, so the spread includes that of orders."
+    else:
+        spread += "All of them saw the images in one order, so the spread says nothing about other orders."
     split = same_split(programs)
     if split:
         return f"{ORDER}. Validation and test used the same images here, {split}, so the test error adds no information. {spread}"
@@ -122,8 +128,8 @@ def csv_text(table: Sequence[Row]) -> str:
                 *("" if np.isnan(value) else f"{value:.6g}" for value in numbers),
                 *each,
                 row.note,
-                row.workdir,
-                " ".join(map(str, result.members)) if result else "",
+                " ".join(str(program.directory) for program in row.programs),
+                " ".join(map(str, result.runs[0][1])) if result else "",
             ]
         )
     return out.getvalue()
@@ -241,8 +247,9 @@ def _diverged(result: Result) -> str:
     return "" if not lost else "diverged" if lost == seeds else f"{lost} of {seeds} diverged"
 
 
-def _unfinished(directory: Path) -> str:
-    found = status(directory)
+def _unfinished(programs: Sequence[Program]) -> str:
+    """The state of the first run that has not finished."""
+    found = next(each for each in map(status, (program.directory for program in programs)) if each.state != "finished")
     if found.state == "failed":
         return f"failed: {found.error}"
     return found.state + (f" at step {found.step:,} of {found.steps:,}" if found.steps else "")

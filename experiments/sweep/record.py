@@ -57,6 +57,7 @@ def load(root: Path) -> SweepRecord:
             tuple(fields["overrides"]),
             tuple(Point(point["name"], point["settings"]) for point in fields["points"]),
             record["seeds"],
+            fields.get("order", 0),
         )
         for fields in record["programs"]
     ]
@@ -74,6 +75,7 @@ def save(root: Path, sweep: SweepRecord) -> None:
             {
                 "directory": program.directory.name,
                 "overrides": program.overrides,
+                "order": program.order,
                 "points": [{"name": point.name, "settings": point.settings} for point in program.points],
             }
             for program in sweep.programs

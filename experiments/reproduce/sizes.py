@@ -1,0 +1,93 @@
+"""The target `augmentation` of `experiments.reproduce`: the error with and without augmentation against the number of training images.
+
+The command (__main__.py) calls it:
+
+    lines = augmentation(setting.make("digits", "quick", 3, out, overrides, args))    # text for the terminal; None after a dry run
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from experiments import published
+from experiments.ablate import figures
+from experiments.reproduce.claims import ablate, verdicts
+from experiments.reproduce.setting import Setting, changed, differences
+
+SIZES = (250, 1000, 4000, 16000)  # so many training images are tried, as far as there are more, and with all
+# Config fields in epochs. With fewer images they are multiplied, so that the number of steps stays the same.
+IN_EPOCHS = (
+    "train.epochs",
+    "train.checkpoint_every_epochs",
+    "eval.every_epochs",
+    "optimizer.warmup_epochs",
+    "optimizer.drop_epochs",
+)
+
+
+def augmentation(setting: Setting) -> list[str] | None:
+    """The error with and without augmentation against the number of training images; with the fewest and with all, each one alone too."""
+    images = setting.images
+    sizes = [*(size for size in SIZES if size < images), images]
+    lines, curves = [f"published: {published.CLAIMS['augment']}"], {}
+    for size in sizes:
+        print(f"\n{size:,} training images:", flush=True)
+        part = setting if size == images else _with_images(setting, size)
+        where = f"augmentation/{images}-images" if size == images else "."
+        found = ablate(part, where, "augment" if size in (sizes[0], images) else "any_augment")
+        if found:
+            lines += [f"with {size:,} training images", *verdicts(found)]
+            curves[size] = {level["level"]: level for level in found["factors"][0]["levels"] if level["level"] in ("as configured", "none")}
+    if setting.args.dry_run:
+        return None
+    figures.save(figures.sizes_figure(curves), setting.root / "augmentation" / "sizes")
+    notes = (
+        "images: the subsets are stratified, and each is part of the next",
+        f"training: the number of steps is the same with {sizes[0]:,} images as with {images:,}",
+    )
+    return [*lines, crossing(curves), *differences(setting, *notes)]
+
+
+def _with_images(setting: Setting, size: int) -> Setting:
+    """The setting with a part of its training images, trained for as many steps.
+
+    Raises:
+      UserError: the config's own part of the split does not contain this part.
+    """
+    fields = config_lib.flat(setting.loaded)
+    name, _, cut = setting.loaded.data.train_split.partition("[")
+    if cut and not cut.startswith("stratified:"):
+        raise UserError(
+            f"data.train_split={setting.loaded.data.train_split}: the target needs stratified parts of it; write {name} or "
+            f"{name}[stratified:N]"
+        )
+    longer = setting.images / size
+    overrides = [f"data.train_split={name}[stratified:{size}]", *(f"{field}={_times(fields[field], longer)}" for field in IN_EPOCHS)]
+    return setting._replace(overrides=changed(setting.overrides, overrides), root=setting.root / "augmentation" / f"{size}-images")
+
+
+def crossing(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
+    """Where augmentation begins or ceases to help, in words: between two sizes the difference is taken to be linear in their logarithm.
+
+    Args:
+      curves: number of training images -> the levels "as configured" and "none", as of `comparison.compare`; increasing.
+    """
+    sizes = list(curves)
+    gains = [100 * (levels["none"]["mean_test_error"] - levels["as configured"]["mean_test_error"]) for levels in curves.values()]
+    for i in range(len(sizes) - 1):
+        if gains[i] * gains[i + 1] < 0:
+            share = gains[i] / (gains[i] - gains[i + 1])
+            at = float(np.exp(np.log(sizes[i]) * (1 - share) + np.log(sizes[i + 1]) * share))
+            few, many = ("lowers", "raises") if gains[i] > 0 else ("raises", "lowers")
+            return f"the curves cross at about {at:,.0f} images: with fewer, augmentation {few} the mean error, with more it {many} it"
+    return f"the curves do not cross: without augmentation the mean error differs by {min(gains):+.2f} to {max(gains):+.2f} points"
+
+
+def _times(value: Any, factor: float) -> str:
+    """A number, or each number of a tuple, multiplied by a factor; as text for the command line."""
+    if isinstance(value, tuple):
+        return str(tuple(float(_times(item, factor)) for item in value))
+    return f"{value * factor:.6g}"

@@ -289,7 +289,8 @@ class AlexNet(nn.Module):
         parameters = _Affine((size, size, channels // groups, filters), _kernel_init(self.arch.init, name), bias, name=name)()
 
         def convolve(x, kernel, bias):
-            return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
+            with jax.named_scope(name):
+                return conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form) + bias.astype(x.dtype)
 
         return name, parameters, convolve
 
@@ -300,7 +301,8 @@ class AlexNet(nn.Module):
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
-        return dense(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        with jax.named_scope(name):
+            return dense(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
     def _pool_and_norm(self, x, hyper):
         if not self.arch.lrn:

@@ -255,7 +255,8 @@ class AlexNet(nn.Module):
         arch.check_channels(images.shape[-1])
 
         # Shapes beside the layers are the one-tower network's.
-        x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
+        with jax.named_scope("input"):
+            x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
         conv1 = self._conv("conv1", x.shape[-1], channels1, arch.stem_kernel, arch.stem_stride, arch.stem_padding)  # 55 x 55 x 96
         x = stage(x, hyper, [conv1], norm=True)  # 27 x 27 x 96
         conv2 = self._conv("conv2", channels1, channels2, 5, 1, (2, 2), arch.groups, arch.positive_bias)  # 27 x 27 x 256

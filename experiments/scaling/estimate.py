@@ -26,7 +26,7 @@ CHIPS = (1, 4, 16, 64, 256)
 # The part of the network that an operation belongs to: the first whose pattern is found in the operation's name.
 PARTS = {
     "random bits": r"threefry|random_bits|_uniform|_normal|bernoulli|_key\b|random_wrap|erf_inv",
-    "augmentation": r"\baugment\b|batch\[",
+    "augmentation": r"\baugment\b|\binput\b|batch\[",  # with the conversion of views to what the network takes
     "LRN": r"\.norm\b",
     "pooling": r"\.pool\b",
     "optimiser": r"\boptimizer\b|opt_state",
@@ -88,45 +88,64 @@ def step_ms(record: dict[str, Any]) -> tuple[float, float]:
 
 
 def text(record: dict[str, Any]) -> str:
-    """A record for people."""
+    """A record for people: what a device needs, the time by part, and what more chips would do."""
     operations, exchange = step_ms(record)
-    step, devices = operations + exchange, record["devices"]
+    step = operations + exchange
     rows = [("part", "ms", "of the step", "of it by bytes alone")]
     for part, found in sorted(record["parts"].items(), key=lambda item: -item[1]["ms"]):
         rows.append((part, f"{found['ms']:.2f}", f"{found['ms'] / step:.0%}", f"{found['unestimated_ms']:.2f}"))
     for kind, found in record["collectives"].items():
-        taken = 1e3 * ring_seconds(kind, found["bytes"], devices)
+        taken = 1e3 * ring_seconds(kind, found["bytes"], record["devices"])
         rows.append((f"{found['count']} x {kind}, {memory.size(found['bytes'])}", f"{taken:.2f}", f"{taken / step:.0%}", ""))
     rows.append(("step", f"{step:.2f}", "", f"{sum(part['unestimated_ms'] for part in record['parts'].values()):.2f}"))
     needed = f"{memory.size(record['memory'])} of {memory.size(MEMORY)}"
-    fits = f"fits: {needed} a device" if record["memory"] <= MEMORY else f"does not fit: {needed} a device"
     lines = [
-        f"{fits}; {record['flops'] / 1e9:,.0f} GFLOP and {record['bytes'] / 1e9:,.1f} GB of traffic a device and step, by XLA's count; "
-        f"compiled in {record['compile_seconds']:.0f} s",
+        f"{'fits' if record['memory'] <= MEMORY else 'does not fit'}: {needed} a device; {record['flops'] / 1e9:,.0f} GFLOP and "
+        f"{record['bytes'] / 1e9:,.1f} GB of traffic a device and step, by XLA's count; compiled in {record['compile_seconds']:.0f} s",
         *([record["split"]] if record["split"] else []),
-        "",
-        aligned(rows, "<>", gap=3),
-        "",
-        _projection(record, operations),
+        f"\n{aligned(rows, '<>', gap=3)}\n",
+        projection(record),
     ]
     return "\n".join(lines)
 
 
-def _projection(record: dict[str, Any], operations: float) -> str:
-    """Images a second and the time of a training on several numbers of chips."""
+def summary(records: list[dict[str, Any]]) -> str:
+    """Several records as two tables, a line for each: their needs and speed, and milliseconds by part."""
+    needs = [("topology", "members", "batch", "dtype", "ms a step", "images/s", "GFLOP", "traffic", "memory", "compiled in")]
+    times = [("topology", "members", *PARTS, OTHER, "collectives", "step")]
+    for record in records:
+        operations, exchange = step_ms(record)
+        who = record["topology"], f"{record['members']}"
+        rate = 1e3 * record["batch"] / (operations + exchange)
+        needs.append(
+            (
+                *(*who, f"{record['batch']:,}", record["dtype"], f"{operations + exchange:.2f}", f"{rate:,.0f}"),
+                *(f"{record['flops'] / 1e9:,.0f}", memory.size(record["bytes"]), memory.size(record["memory"])),
+                f"{record['compile_seconds']:.0f} s",
+            )
+        )
+        parts = [f"{record['parts'].get(part, {'ms': 0.0})['ms']:.2f}" for part in (*PARTS, OTHER)]
+        times.append((*who, *parts, f"{exchange:.2f}", f"{operations + exchange:.2f}"))
+    return f"{aligned(needs, '<>', gap=3)}\n\n{aligned(times, '<>')}"
+
+
+def projection(record: dict[str, Any]) -> str:
+    """Images a second and the time of a training on several numbers of chips, with what is assumed."""
+    operations, exchange = step_ms(record)
     share, several = record["batch"] / record["devices"], record["members"] > 1
-    chips = CHIPS if record["gradients"] else (record["devices"],)
     rows = [("chips", "batch", "ms a step", "images/s", *(["images x members/s"] if several else []), f"{record['epochs']:g} epochs")]
-    for count in chips:
-        exchange = 1e3 * ring_seconds("all-reduce", record["gradients"], count) if record["gradients"] else step_ms(record)[1]
-        rate = 1e3 * (batch := share * count) / (operations + exchange)
-        seconds = record["epochs"] * record["images"] / rate
+    for chips in CHIPS if record["gradients"] else (record["devices"],):
+        if record["gradients"]:
+            exchange = 1e3 * ring_seconds("all-reduce", record["gradients"], chips)
+        rate = 1e3 * share * chips / (operations + exchange)
         members = [f"{rate * record['members']:,.0f}"] if several else []
-        rows.append((f"{count}", f"{batch:,.0f}", f"{operations + exchange:.2f}", f"{rate:,.0f}", *members, f"{seconds / 3600:,.2f} h"))
-    assumed = [
-        f"assumed: {share:g} images a chip; one all-reduce of {memory.size(record['gradients'])} of gradients in a ring at "
-        f"{LINKS / 1e9:g} GB/s, which nothing hides; input that keeps up"
-        if record["gradients"]
-        else "members stay on their chips: more chips would need more members; assumed: input that keeps up",
-    ]
-    return "\n".join([aligned(rows, ">", gap=3), *assumed])
+        hours = record["epochs"] * record["images"] / rate / 3600
+        rows.append((f"{chips}", f"{share * chips:,.0f}", f"{operations + exchange:.2f}", f"{rate:,.0f}", *members, f"{hours:,.2f} h"))
+    if record["gradients"]:
+        assumed = (
+            f"{share:g} images a chip, whatever the number of chips; one all-reduce of {memory.size(record['gradients'])} of gradients in "
+            f"a ring at {LINKS / 1e9:g} GB/s, which nothing hides; an input that keeps up"
+        )
+    else:
+        assumed = "members that stay on their chips, so that more chips would need more members; an input that keeps up"
+    return f"{aligned(rows, '>', gap=3)}\nassumed: {assumed}"

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from alexnet_jax import parallel
 from alexnet_jax.errors import UserError
 from alexnet_jax.state import MEMBER_AXES, Controls
+from experiments import publish
 from experiments.scaling import __main__ as command
 from experiments.scaling import estimate, hlo, program
 
@@ -94,6 +96,41 @@ def test_a_loop_whose_turns_cannot_be_read_is_no_silent_one():
 )
 def test_names_tell_the_parts_of_the_network(name, part):
     assert estimate.part_of(name) == part
+
+
+class Compiled:
+    """What JAX gives for a compiled program, of PROGRAM."""
+
+    def as_text(self):
+        return PROGRAM
+
+    def memory_analysis(self):
+        sizes = {"argument_size_in_bytes": 5e9, "output_size_in_bytes": 4e9, "alias_size_in_bytes": 4e9, "temp_size_in_bytes": 1e9}
+        return SimpleNamespace(**sizes)
+
+    def cost_analysis(self):
+        return {"flops": 2e12, "bytes accessed": 3e9}
+
+
+def test_a_record_adds_up_and_is_published(tiny_config, tmp_path):
+    """Two members in two turns of one: each of the program's costs twice. On two chips in a ring."""
+    built = program.build(tiny_config("train.members_per_program=1", "parallel.split=data"), 2)
+    record = {"command": "python -m x", "compiler": "libtpu 1", "compile_seconds": 80, **estimate.of(built, "v5e:1x2", 2, Compiled())}
+    padded = 4096  # bytes of f32[4,200]
+    assert record["parts"]["convolutions"]["ms"] == pytest.approx(2 * 3000 / 1.5e6)
+    assert record["parts"]["augmentation"]["ms"] == pytest.approx(2 * (607 / 1.5e6 + 3 * 4 * 4 * 128 / 819e6))
+    assert record["collectives"] == {"all-reduce": {"count": 2, "bytes": 2 * padded}}
+    assert record["gradients"] == sum(4 * leaf.size for leaf in jax.tree.leaves(built.network.abstract_state().params))
+    assert estimate.step_ms(record)[1] == pytest.approx(2 * padded / 90e6)  # all of it goes round, half of it twice
+    assert 6e9 < record["memory"] < 6.1e9
+    (tmp_path / "estimates").mkdir()
+    (tmp_path / "estimates" / "v5e-1x2.json").write_text(json.dumps(record))
+    publish.keep("chips", tmp_path / "estimates", tmp_path)
+    said = publish.scaling_text(json.loads((tmp_path / "docs/results/chips.json").read_text()), "")
+    assert "python -m x" in said
+    assert "Estimates of a compiler, not measurements: libtpu 1." in said
+    assert re.search(r"v5e:1x2 +2 +40 +float32 ", said)
+    assert re.search(r"^ +256 +5,120 ", said, re.M)
 
 
 SLOW = pytest.mark.slow

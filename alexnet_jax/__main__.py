@@ -28,6 +28,7 @@ COMMANDS = """alexnet_jax: train, ablate and understand AlexNet (2012) in JAX
   python -m experiments.prove_resume  a run killed again and again -> what differs from one that wasn't
   python -m experiments.parity     every variant compared with an independent PyTorch network
   python -m experiments.benchmark  speed and memory of each part, next to the same part in PyTorch
+  python -m experiments.scaling    the training step compiled for TPUs that aren't here -> time, memory and traffic there
 
 Each command has --help. A first run: python -m alexnet_jax.train --config configs/digits.py --workdir runs/digits"""
 

@@ -44,9 +44,10 @@ def new_config() -> ConfigDict:
     return config
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that takes a config. `parse_command_line` reads them."""
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG=VALUE,...]", help="a config file, such as configs/digits.py")
+def add_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the arguments of a command that takes a config, by default this one. `parse_command_line` reads them."""
+    about = f"a config file (default: {default})" if default else "a config file, such as configs/digits.py"
+    parser.add_argument("--config", required=not default, default=default, metavar="FILE[:ARG=VALUE,...]", help=about)
     parser.epilog = "Any config field can be changed: --config.SECTION.FIELD=VALUE. python -m alexnet_jax.config FILE lists all fields."
 
 

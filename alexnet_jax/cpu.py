@@ -1,6 +1,7 @@
 """Settings that make XLA's CPU backend fast. Other devices see none of them.
 
-`parallel.start` calls `prepare` before the first computation; state.py and model/dense.py use the others.
+`parallel.start` calls `prepare` before the first computation, state.py uses the other. Which form of an operation suits CPUs is said in
+device_choices.py.
 """
 
 import ctypes
@@ -9,8 +10,6 @@ import os
 import platform
 
 import jax
-from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 
 # XLA's default puts convolutions into YNNPACK, where they are slower than in Eigen: compare with this flag at INDIVIDUAL_CONVOLUTION.
 _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -39,12 +38,3 @@ def prepare() -> None:
 def quick_to_compile() -> dict[str, int]:
     """Compiler options of a program that runs once: it's compiled four times as fast, to the same bits."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-
-
-def row_major(x: jax.Array) -> jax.Array:
-    """The array itself, its last axis contiguous in memory on CPUs. Elsewhere XLA keeps its choice of layout."""
-
-    def constrained(x):
-        return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
-
-    return lax.platform_dependent(x, cpu=constrained, default=lambda x: x)

@@ -9,9 +9,8 @@ processes; cluster.py is about how processes meet, exchange.py about what they s
         state, metrics = parallel.over_devices_train(train_step)(state, controls, parallel.shard(batch))
 
 The step is sharded by `jax.pmap`. Since JAX 0.10 `pmap` is `jit` over `shard_map` underneath; JAX keeps it in maintenance mode and has not
-deprecated it as of 0.12. This would replace it here, with the batch's two leading axes joined to one:
-
-    jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(DEVICES)), out_specs=P()), donate_argnums=0)
+deprecated it as of 0.12. Devices that aren't here can't be given to `pmap`: for these, `over_mesh_train` writes the same step as `jit` over
+`shard_map`, which could replace it everywhere.
 """
 
 import os
@@ -237,6 +236,20 @@ def over_devices_train(train_step: Callable, divided: Any = None) -> Any:
         train_step = _with_call(train_step)
     in_axes, out_axes = ((None, None, 0), None) if divided is None else ((divided, 0, 0), (divided, None))
     return jax.pmap(train_step, axis_name=DEVICES, in_axes=in_axes, out_axes=out_axes, donate_argnums=0)
+
+
+def over_mesh_train(train_step: Callable, mesh: Mesh, divided: Any = None) -> Any:
+    """`over_devices_train` for the devices of a mesh with the axis `DEVICES`, which needn't be here, such as those of a TPU that one
+    compiles for. Arrays are whole: batches (B, ...), and a state of leaves (M, ...) even where its members are divided.
+    """
+    each, all_ = PartitionSpec(DEVICES), PartitionSpec()
+    if divided is None:
+        of_state, of_controls = all_, all_
+    else:
+        train_step = _on_whole_batches(train_step)
+        of_state, of_controls = jax.tree.map(lambda axis: all_ if axis is None else each, divided, is_leaf=lambda axis: axis is None), each
+    sharded = jax.shard_map(train_step, mesh=mesh, in_specs=(of_state, of_controls, each), out_specs=(of_state, all_), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0)
 
 
 def _on_whole_batches(train_step: Callable) -> Callable:

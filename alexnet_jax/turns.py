@@ -131,9 +131,11 @@ def choose(members: int, asked: str = "", tight: bool = False, devices: int | No
     return DATA, f"each device takes a part of every batch: {places}"
 
 
-def plan(members: int, per_program: int, split: str = DATA) -> Turns:
-    """The turns of a run with at most `per_program` members each on a device; 0 means `parallel.MEMBERS_PER_PROGRAM`."""
-    devices = parallel.count_devices() if split == MEMBERS else 1
+def plan(members: int, per_program: int, split: str = DATA, devices: int | None = None) -> Turns:
+    """The turns of a run on the devices (by default all there are) with at most `per_program` members each on a device; 0 means
+    `parallel.MEMBERS_PER_PROGRAM`.
+    """
+    devices = (devices or parallel.count_devices()) if split == MEMBERS else 1
     turns = -(-members // (devices * (per_program or parallel.MEMBERS_PER_PROGRAM)))
     return Turns(members, -(-members // (turns * devices)) * devices, devices)  # as even as possible: 9, at most 8 at a time, are 5 and 4
 

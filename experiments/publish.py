@@ -5,6 +5,7 @@
     python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
     python -m experiments.publish digits_lrn=runs/digits/lrn                           a page of explain, probe, lrn or similarity
     python -m experiments.publish benchmark=benchmarks                                 the measurements of experiments.benchmark
+    python -m experiments.publish scaling=benchmarks/scaling                           the estimates of experiments.scaling
     python -m experiments.publish                                                      write the pages again from the kept files
     python -m experiments.publish --check                                              fail if that would change a page
 
@@ -36,7 +37,8 @@ CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.S)
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
-    """Write docs/results/NAME.json and docs/figures/NAME-*.png from the directory of a finished run, an ablation, a claim or a benchmark.
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png from the directory of a finished run, an ablation, a claim, a benchmark,
+    or estimates.
 
     Raises:
       UserError: the directory holds none of these, the run hasn't finished, or the run of an ensemble has no ensemble figure yet.
@@ -56,6 +58,9 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
     elif parts := [path for part in PARTS for place in places for path in sorted(directory.glob(f"{place}{part}.json"))]:
         record, figures, shown = {"kind": "benchmark", "parts": [json.loads(path.read_text()) for path in parts]}, directory, ["growth"]
+    elif programs := [json.loads(path.read_text()) for path in sorted(directory.glob("v5e-*.json"))]:
+        programs.sort(key=lambda program: (program["members"], program["devices"]))
+        record, figures, shown = {"kind": "scaling", "programs": programs}, directory, []
     else:
         record, figures = {"kind": "run", **run_record(directory)}, directory / "figures"
         if len(record["members"]) > 1 and not (figures / "ensemble.png").exists():
@@ -127,6 +132,7 @@ def _block(name: str, page: Path, root: Path) -> str:
         "ablation": ablation_text,
         "claim": claim_text,
         "benchmark": benchmark_text,
+        "scaling": scaling_text,
     }
     return forms[record["kind"]](record, f"{figures}/{name}")
 
@@ -216,6 +222,23 @@ def benchmark_text(record: dict[str, Any], figures: str) -> str:
     return "\n" + "\n\n".join(blocks) + "\n\n"
 
 
+def scaling_text(record: dict[str, Any], figures: str) -> str:
+    """The compiler's estimates of several programs: their commands, a summary, and what more chips would do."""
+    from experiments.scaling import estimate
+
+    programs = record["programs"]
+    commands = "\n".join(_wrapped(program["command"]) for program in programs)
+    blocks = [
+        f"```text\n{commands}\n```",
+        f"Estimates of a compiler, not measurements: {', '.join(sorted({program['compiler'] for program in programs}))}.",
+        textwrap.indent(estimate.summary(programs), "    "),
+    ]
+    for program in programs:
+        blocks.append(f"{program['topology']}, {program['members']} member{'s' * (program['members'] > 1)}, on other numbers of chips:")
+        blocks.append(textwrap.indent(estimate.projection(program), "    "))
+    return "\n" + "\n\n".join(blocks) + "\n\n"
+
+
 def _protocol(found: dict[str, Any]) -> str:
     protocol = found["protocol"]
     if protocol["views"] == 1:
@@ -226,7 +249,7 @@ def _protocol(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and the pages of docs.")
-    kinds = "a finished run, an ablation, a claim or a benchmark"
+    kinds = "a finished run, an ablation, a claim, a benchmark or estimates"
     parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; without any, write the pages again from the kept files")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page doesn't agree with the kept files")
     args = parser.parse_args(argv)

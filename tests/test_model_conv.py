@@ -68,7 +68,10 @@ def test_the_grouped_form_is_the_same_convolution():
 
 
 def test_no_grouped_convolution_under_vmap():
-    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, w: conv(x, w, 1, (1, 1))))(normal(0, (4, 2, 5, 5, 3)), normal(1, (4, 3, 3, 3, 2)))
+    """But on TPUs, test_device_choices.py."""
+    jaxpr = jax.make_jaxpr(jax.vmap(lambda x, w: conv(x, w, 1, (1, 1), 1, "direct")))(
+        normal(0, (4, 2, 5, 5, 3)), normal(1, (4, 3, 3, 3, 2))
+    )
     assert "conv_general_dilated[" in str(jaxpr)  # JAX 0.12 prints it once and names it four times
     assert "feature_group_count=4" not in str(jaxpr)
 

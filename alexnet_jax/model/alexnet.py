@@ -262,7 +262,8 @@ class AlexNet(nn.Module):
         arch.check_channels(images.shape[-1])
 
         # Shapes beside the layers are the one-tower network's.
-        x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
+        with jax.named_scope("input"):
+            x = (images / jnp.asarray(arch.pixel_scales, jnp.float32)).astype(arch.dtype)  # 227 x 227 x 3
         conv1 = self._conv("conv1", x.shape[-1], channels1, arch.stem_kernel, arch.stem_stride, arch.stem_padding)  # 55 x 55 x 96
         x = stage(x, hyper, [conv1], norm=True)  # 27 x 27 x 96
         conv2 = self._conv("conv2", channels1, channels2, 5, 1, (2, 2), arch.groups, arch.positive_bias)  # 27 x 27 x 256
@@ -298,7 +299,8 @@ class AlexNet(nn.Module):
         parameters = _Affine((size, size, channels // groups, filters), kernel_init, gain * bias, name=name)()
 
         def convolve(x, kernel, bias):
-            return add_bias(conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form), bias)
+            with jax.named_scope(name):
+                return add_bias(conv(x, kernel.astype(x.dtype), stride, padding, groups, self.arch.conv_form), bias)
 
         return name, parameters, convolve
 
@@ -309,7 +311,8 @@ class AlexNet(nn.Module):
 
     def _dense(self, name, x, units, bias=0.0):
         kernel, bias = _Affine((x.shape[-1], units), _kernel_init(self.arch.init, name), bias, name=name)()
-        return add_bias(dense(x, kernel.astype(x.dtype)), bias)
+        with jax.named_scope(name):
+            return add_bias(dense(x, kernel.astype(x.dtype)), bias)
 
     def _pool_and_norm(self, x, hyper):
         if not self.arch.lrn:

@@ -7,13 +7,12 @@ The network (alexnet.py) calls both for one member; the step's `vmap` adds the m
 
 `vmap` over members that have their own kernels makes a grouped convolution. On a CPU that is slow: a training step of seven small networks
 takes 1.4 times as long as seven steps of one, and 1.1 times with full-sized networks (docs/performance.md). So the batching rule here
-unrolls into M convolutions, for the value and for both gradients; each gives bit for bit what a member alone computes. `lax.map` over
+unrolls into M convolutions there, for the value and for both gradients; each gives bit for bit what a member alone computes. `lax.map` over
 members doesn't help: inside a loop, XLA's CPU convolutions use one thread. The unrolled program grows with M, so more than a few members
 train in turn (turns.py).
 
-On CPUs, large convolutions take Winograd's form (winograd.py) instead, which is up to three times faster; `winograd_tile` says which.
-
-XLA's own gradient of max-pooling (select-and-scatter) would be the slowest operation of the network on CPUs: 10 times slower than this one.
+On CPUs, large convolutions take Winograd's form (winograd.py) instead; `winograd_tile` says which. device_choices.py says which forms
+devices take.
 """
 
 import math
@@ -25,9 +24,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from alexnet_jax.device_choices import CONVOLUTION, MEMBERS_CONVOLUTION, POOL, by_device
 from alexnet_jax.model.winograd import Padding, winograd
 
-# auto      `winograd_tile` chooses between the next two
+# auto      by the device, and by `winograd_tile`, one of the others
 # direct    XLA's convolution; under a member axis M of them
 # winograd  winograd.py, wherever the stride is 1
 # grouped   XLA's convolution; under a member axis one of M groups, which is XLA's own rule
@@ -41,10 +41,10 @@ _LEAST_TILES, _LEAST_CHANNELS, _LEAST_FILTERS = 64, 24, 64
 
 
 def winograd_tile(form: str, x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> int:
-    """The m of Winograd's F(m, r) with which a layer is computed; 0 where XLA's convolution is.
+    """The m of Winograd's F(m, r) with which a layer is computed where Winograd's form is taken; 0 where XLA's convolution always is.
 
-    With `auto` that is a matter of the device, the dtype and the shapes: GPUs and TPUs have libraries with a choice of their own. Of the
-    possible m it takes the one with the fewest multiplications, counting what the last tile of a row computes in vain.
+    With `auto` that is a matter of the dtype and the shapes, besides the device. Of the possible m it takes the one with the fewest
+    multiplications, counting what the last tile of a row computes in vain.
     """
     (images, *size, _), (taps, _, channels, filters) = x.shape, kernel.shape
     size = [length + sum(padding) - taps + 1 for length in size]
@@ -57,8 +57,7 @@ def winograd_tile(form: str, x: jax.Array, kernel: jax.Array, stride: int, paddi
         return 0
     best = min(possible, key=lambda m: tiles(m) * (m + taps - 1) ** 2)
     large = images * tiles(best) >= _LEAST_TILES and channels >= _LEAST_CHANNELS and filters // groups >= _LEAST_FILTERS
-    fast = jax.default_backend() == "cpu" and x.dtype == jnp.float32 and large
-    return best if form == "winograd" or fast else 0
+    return best if form == "winograd" or (x.dtype == jnp.float32 and large) else 0
 
 
 def _over_members(function: Callable, form: str) -> Callable:
@@ -69,10 +68,16 @@ def _over_members(function: Callable, form: str) -> Callable:
 
     @batched.def_vmap
     def rule(members, in_batched, *args):
-        def member(index):
+        def member(index, args):
             return [arg[index] if is_batched else arg for arg, is_batched in zip(args, in_batched, strict=True)]
 
-        return jnp.stack([batched(*member(index)) for index in range(members)]), True
+        def unrolled(*args):
+            return jnp.stack([batched(*member(index, args)) for index in range(members)])
+
+        grouped = jax.vmap(function, [0 if is_batched else None for is_batched in in_batched])
+        if form == "auto":
+            return by_device(MEMBERS_CONVOLUTION, {"unrolled": unrolled, "grouped": grouped}, *args), True
+        return unrolled(*args), True
 
     return batched
 
@@ -91,9 +96,13 @@ def conv(
     `FORMS`.
     """
     tile = winograd_tile(form, x, kernel, stride, padding, groups)
-    if tile:
-        return winograd(x, kernel, padding, groups, tile)
-    return _direct(x, kernel, stride, padding, groups, form)
+    forms = {
+        "winograd": lambda x, kernel: winograd(x, kernel, padding, groups, tile),
+        "direct": lambda x, kernel: _direct(x, kernel, stride, padding, groups, form),
+    }
+    if form == "auto" and tile:
+        return by_device(CONVOLUTION, forms, x, kernel)
+    return forms["winograd" if tile else "direct"](x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -132,11 +141,11 @@ _direct.defvjp(_direct_forward, _direct_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Float[Array, "batch height width channels"], size: int, stride: int) -> Float[Array, "batch out_height out_width channels"]:
-    """Max-pooling over size x size windows, no padding: first along the width, then along the height, each a maximum of strided slices.
+    """Max-pooling over size x size windows, no padding.
 
     Where several elements of a window are its maximum, the first in reading order gets the gradient, as in PyTorch.
     """
-    return _pool_axis(_pool_axis(x, 2, size, stride), 1, size, stride)
+    return by_device(POOL, {name: partial(pool, size=size, stride=stride) for name, (pool, _) in POOLS.items()}, x)
 
 
 def _pool_forward(x, size, stride):
@@ -144,12 +153,33 @@ def _pool_forward(x, size, stride):
 
 
 def _pool_backward(size, stride, x, gradient):
-    rows = _pool_axis(x, 2, size, stride)
-    pooled = _pool_axis(rows, 1, size, stride)
-    return (_unpool_axis(x, rows, _unpool_axis(rows, pooled, gradient, 1, size, stride), 2, size, stride),)
+    return (by_device(POOL, {name: partial(unpool, size=size, stride=stride) for name, (_, unpool) in POOLS.items()}, x, gradient),)
 
 
 max_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _pool_by_window(x, size, stride):
+    return lax.reduce_window(x, -math.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), "VALID")
+
+
+def _unpool_by_window(x, gradient, size, stride):
+    return jax.vjp(partial(_pool_by_window, size=size, stride=stride), x)[1](gradient)[0]
+
+
+def _pool_by_slices(x, size, stride):
+    """First along the width, then along the height, each a maximum of strided slices."""
+    return _pool_axis(_pool_axis(x, 2, size, stride), 1, size, stride)
+
+
+def _unpool_by_slices(x, gradient, size, stride):
+    rows = _pool_axis(x, 2, size, stride)
+    pooled = _pool_axis(rows, 1, size, stride)
+    return _unpool_axis(x, rows, _unpool_axis(rows, pooled, gradient, 1, size, stride), 2, size, stride)
+
+
+# Name -> max-pooling of x, and its gradient by x and the gradient of the result.
+POOLS = {"slices": (_pool_by_slices, _unpool_by_slices), "window": (_pool_by_window, _unpool_by_window)}
 
 
 def _windows(x, axis, size, stride):

@@ -21,7 +21,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
+
+from alexnet_jax.device_choices import LRN_SUMS, by_device
 
 CONVENTIONS = ("paper", "per_size")
 
@@ -96,8 +100,23 @@ def _power(denominator, beta):
 
 
 def _window_sum(values, below, above):
-    """Sum over channels i - below .. i + above, zeros beyond the edges: a sum of slices, which XLA fuses into one pass."""
+    """Sum over channels i - below .. i + above, zeros beyond the edges."""
+    return by_device(LRN_SUMS, {name: partial(form, below=below, above=above) for name, form in SUMS.items()}, values)
+
+
+def _sum_of_slices(values, below, above):
+    """XLA fuses the slices into one pass."""
     channels = values.shape[-1]
     below, above = min(below, channels - 1), min(above, channels - 1)  # further away are zeros alone
     padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(below, above)])
     return sum(padded[..., offset : offset + channels] for offset in range(below + above + 1))
+
+
+def _band_product(values, below, above):
+    """A product with a matrix of ones in a band, at full precision: what bfloat16 would round here, the sums would lose."""
+    places = np.arange(values.shape[-1])
+    distance = places[:, None] - places[None, :]  # of the summand from the channel that it is for
+    return jnp.matmul(values, jnp.asarray((-below <= distance) & (distance <= above), values.dtype), precision=lax.Precision.HIGHEST)
+
+
+SUMS = {"slices": _sum_of_slices, "band": _band_product}

@@ -26,9 +26,10 @@ from alexnet_jax.state import AUGMENT, DROPOUT, MEMBER_AXES, Batch, Controls, Ma
 
 def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch) -> tuple[Any, Hyper, Any]:
     """What one member's network is applied to in a training step: augmented views (B, size, size, C), `hyper`, dropout's keys (B,)."""
-    views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
-        example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
-    )
+    with jax.named_scope("augment"):  # the names tell the parts of a compiled program apart (experiments/scaling)
+        views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
+            example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
+        )
     return views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"])
 
 
@@ -77,11 +78,12 @@ def make_train_step(
             loss, error, gradients = lax.pmean((loss, error, gradients), batch_axis)
         learning_rate = controls.learning_rate(schedule(state.step))
         optimizer = make_optimizer(learning_rate, hyper.momentum, hyper.weight_decay)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        finite = jax.tree.reduce(lambda so_far, gradient: so_far & jnp.isfinite(gradient).all(), gradients, jnp.isfinite(loss))
-        # A member that is done stays what it was. Masking the update, not the result, keeps this in the optimiser's one pass.
-        updates = jax.tree.map(lambda update: jnp.where(finite & ~controls.done, update, 0), updates)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            finite = jax.tree.reduce(lambda so_far, gradient: so_far & jnp.isfinite(gradient).all(), gradients, jnp.isfinite(loss))
+            # A member that is done stays what it was. Masking the update, not the result, keeps this in the optimiser's one pass.
+            updates = jax.tree.map(lambda update: jnp.where(finite & ~controls.done, update, 0), updates)
+            params = optax.apply_updates(state.params, updates)
         bias = params[LAST]["bias"]
         params = {**params, LAST: {**params[LAST], "bias": jnp.where(finite | controls.done, bias, jnp.nan)}}
         loss, error = jnp.where(finite, loss, jnp.nan), jnp.where(finite, error, jnp.nan)

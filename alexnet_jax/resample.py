@@ -16,9 +16,10 @@ turned. Where the image is turned, they differ in two things:
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
@@ -41,22 +42,44 @@ class Place(NamedTuple):
     mirror: Float[Array, ""]  # -1 or 1
 
 
-def choose(asked: str, platform: str, rotation: float) -> str:
-    """The form of a run on a platform, whose members turn images by at most `rotation` degrees. GPUs gather: `shear` isn't measured there.
+def choose(asked: str, platform: str, rotation: Any) -> str:
+    """The form of a run on a platform, whose members' largest rotations, in degrees, are `rotation`.
+
+    TPUs shear, as a compiler's estimates have it (docs/performance.md). CPUs gather, which is faster there. So do GPUs, where `shear` isn't
+    measured.
 
     Raises:
       UserError: an unknown form, or angles that are too large for it.
     """
+    most = np.max(rotation)
     if asked not in FORMS:
         raise UserError(f"augment.resampling is {asked!r}{did_you_mean(asked, FORMS)}")
-    if asked == "shear" and rotation > LARGEST:
+    if asked == "shear" and most > LARGEST:
         raise UserError(
-            f"augment.resampling=shear turns images by at most {LARGEST:g} degrees, a member has rotation={rotation:g}; "
+            f"augment.resampling=shear turns images by at most {LARGEST:g} degrees, a member has rotation={most:g}; "
             "set --config.augment.resampling=gather"
         )
     if asked == "auto":
-        return "shear" if platform == "tpu" and rotation <= LARGEST else "gather"
+        return "shear" if platform == "tpu" and most <= LARGEST else "gather"
     return asked
+
+
+def shear_to(form: str, rotation: Any) -> float | None:
+    """What `augment` is told: None for `gather`; for `shear` the largest of the members' rotations, in degrees."""
+    return float(np.max(rotation)) if form == "shear" else None
+
+
+def check_rotation(value: float, largest: float | None) -> None:
+    """Refuse a rotation for which a running program wasn't built; with None it can do any.
+
+    Raises:
+      UserError: it says what to do.
+    """
+    if largest is not None and value > largest:
+        raise UserError(
+            f"rotation = {value:g} is more than the {largest:g} degrees for which this run's step is built (augment.resampling=shear); "
+            "start a run with a larger augment.rotation, or with augment.resampling=gather"
+        )
 
 
 def gather(image: Image, place: Place, size: int) -> Pixels:
@@ -139,22 +162,21 @@ def _along_lines(planes, length, first, stretch, slope, centre, size, most, mirr
 
     # A block is cut out at the whole number of pixels that is nearest to its middle line's shift, by a product that copies pixels. bfloat16
     # has the bits for that: whole grey levels stay exact, others are rounded once, as the first layer does with what it gets in bfloat16.
-    line = jnp.arange(blocks * BLOCK, dtype=jnp.float32).reshape(blocks, BLOCK) - centre
-    shift = lax.optimization_barrier(jnp.round(slope * (line[:, :1] + (BLOCK - 1) / 2)))  # (blocks, 1): computed once, used twice
+    middle = jnp.arange(blocks) * BLOCK + (BLOCK - 1) / 2
+    shift = lax.optimization_barrier(jnp.round(slope * (middle - centre)))  # computed once: its two uses must agree
     margin = math.floor(0.51 + (BLOCK - 1) / 2 * most[1] + (size_up - 1) / 2 * most[0]) + 1
-    source = jnp.clip(first + shift + jnp.arange(-margin, size_up + margin), 0, length - 1)
+    source = jnp.clip(first + shift[:, None] + jnp.arange(-margin, size_up + margin), 0, length - 1)
     source = jnp.where(mirrored, length - 1 - source, source)
     copies = (source[..., None] == jnp.arange(stored)).astype(jnp.bfloat16)
     cut = jnp.einsum("cbls,bws->cblw", planes.astype(jnp.bfloat16), copies)
 
-    # What is left of a pixel's shift is less than the margin: the two neighbours between which it lies are selected.
+    # What is left of a pixel's shift is less than the margin. Of the neighbours within it, the two next to the pixel's place have weights.
+    # Lines are numbered for each channel, or XLA would store the weights, for all channels, instead of computing them where they are used.
+    line = lax.broadcasted_iota(jnp.float32, (channels, blocks, BLOCK), 1) * BLOCK + jnp.arange(BLOCK, dtype=jnp.float32)
     t = jnp.arange(size_up) - (size - 1) / 2
-    rest = (slope * line - shift)[..., None] + stretch * t
-    whole = jnp.floor(rest)
-    part, whole = rest - whole, whole.astype(jnp.int8)
-    near, far = cut[..., :size_up], cut[..., 1 : size_up + 1]
-    for k in range(1, 2 * margin):
-        here = whole == k - margin
-        near, far = jnp.where(here, cut[..., k : k + size_up], near), jnp.where(here, cut[..., k + 1 : k + 1 + size_up], far)
-    near, far = near.astype(jnp.float32), far.astype(jnp.float32)
-    return (near + part * (far - near)).reshape(channels, blocks * BLOCK, size_up)
+    rest = (slope * (line - centre) - shift[:, None])[..., None] + stretch * t
+    result = jnp.zeros(rest.shape)
+    for k in range(2 * margin + 1):
+        weight = jnp.maximum(0, 1 - jnp.abs(rest - (k - margin)))
+        result += weight * cut[..., k : k + size_up].astype(jnp.float32)
+    return result.reshape(channels, blocks * BLOCK, size_up)

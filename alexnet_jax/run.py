@@ -32,7 +32,7 @@ from alexnet_jax.errors import UserError, version
 from alexnet_jax.model.alexnet import LAST, contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
-from alexnet_jax.record import CONFIG, read_config
+from alexnet_jax.record import CONFIG, read_config, read_record
 from alexnet_jax.runlog import command, writing
 from alexnet_jax.state import Networks, TrainState
 
@@ -85,7 +85,7 @@ class Run(NamedTuple):
 
 def resampling(workdir: Path, chosen: str) -> str:
     """The form of resampling with which the run in the directory was begun, wherever it goes on; `chosen` if there is none."""
-    record = read_config(workdir)
+    record = read_record(workdir)
     return _resampling(record) if record else chosen
 
 

@@ -3,8 +3,8 @@
     python -m experiments.resampling --out resampling
     python -m experiments.resampling --out resampling --degrees 5 photo.jpg
 
-Each picture's centre crop is turned by both forms. Without pictures these are scikit-learn's two photographs, resized as for training, and a
-cut of the first at its full sharpness. In the folder:
+Each picture's centre crop is turned by both forms. Without pictures these are scikit-learn's two photographs, resized as for training, and
+a cut of the first at its full sharpness. In the folder:
 
     resampling.png, resampling.svg    crop, both forms, and their difference, at the angle of --degrees
     result.txt                        what is printed: the mean distance at some angles

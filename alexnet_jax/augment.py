@@ -11,23 +11,27 @@ made for.
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.prepare.pixel_stats import PixelStats
+from alexnet_jax.resample import Image, Place, gather, shear
 
-Image = UInt8[Array, "height width channels"]
 View = Float[Array, "size size channels"]
 
 
-def augment(key: Key[Array, ""], image: Image, hyper: Hyper, stats: PixelStats, size: int) -> View:
+def augment(key: Key[Array, ""], image: Image, hyper: Hyper, stats: PixelStats, size: int, shear_to: float | None = None) -> View:
     """One training view: crop, flip, rotation and shift in a single resampling, then whitening, then PCA colour.
 
     Whitening comes before colour: after it, it would undo a change of brightness.
+
+    Args:
+      shear_to: None resamples by `gather`; a number by `shear`, for rotations up to so many degrees (resample.py).
     """
-    warp_key, colour_key = jax.random.split(key)
-    view = _warp(warp_key, image, hyper, size) - stats.mean
+    place_key, colour_key = jax.random.split(key)
+    place = _draw_place(place_key, image.shape, hyper, size)
+    pixels = gather(image, place, size) if shear_to is None else shear(image, place, size, shear_to)
+    view = pixels - stats.mean
     return _colour(colour_key, _whiten(view, hyper.whitening, stats), hyper.colour, stats)
 
 
@@ -46,10 +50,9 @@ def ten_views(image: Image, hyper: Hyper, stats: PixelStats, size: int) -> Float
     return jnp.concatenate([whitened, whitened[:, :, ::-1]])
 
 
-def _warp(key, image, hyper, size):
-    """Crop, flip, rotate and shift by one bilinear sampling of the stored image; beyond its border, the border's pixels."""
+def _draw_place(key, shape, hyper, size):
+    """A crop, a flip, a turn and a shift of whole pixels: where the view lies in an image of this shape."""
     crop_y, crop_x, flip, rotation, shift_y, shift_x = jax.random.uniform(key, (6,))
-    margin_y, margin_x = image.shape[0] - size, image.shape[1] - size
 
     def offset(margin, draw):
         # A whole number in the middle part of the margin, `span` long; at strength 1 all of 0 .. margin, equally likely.
@@ -60,50 +63,10 @@ def _warp(key, image, hyper, size):
         # Whole pixels, so that a shift alone never blurs.
         return jnp.round((2 * draw - 1) * hyper.shift * size)
 
-    centre = (size - 1) / 2
+    top = offset(shape[0] - size, crop_y) + shift(shift_y)
+    left = offset(shape[1] - size, crop_x) + shift(shift_x)
     angle = jnp.deg2rad((2 * rotation - 1) * hyper.rotation)
-    cos, sin, mirror = jnp.cos(angle), jnp.sin(angle), jnp.where(flip < hyper.flip, -1.0, 1.0)
-    to_image = jnp.array(
-        [
-            [cos, mirror * sin, centre + offset(margin_y, crop_y) + shift(shift_y)],
-            [-sin, mirror * cos, centre + offset(margin_x, crop_x) + shift(shift_x)],
-        ]
-    )
-    grid = jnp.arange(size, dtype=jnp.float32) - centre
-    y, x = jnp.meshgrid(grid, grid, indexing="ij")
-    pixels = jnp.stack([y, x, jnp.ones_like(x)]).reshape(3, -1)
-    # Full precision on any device keeps whole numbers whole. A matrix product, because XLA computes plain sums twice, for the gather's
-    # indices and for its weights, and the two may differ in the last bit.
-    rows, columns = jnp.matmul(to_image, pixels, precision=lax.Precision.HIGHEST).reshape(2, size, size)
-    return _bilinear(image, rows, columns)
-
-
-def _bilinear(image, rows, columns):
-    """Sample the image at float coordinates (size, size); exact where they are whole numbers."""
-    height, width, _ = image.shape
-    rows, columns = jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)
-    top, left = jnp.floor(rows), jnp.floor(columns)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
-    index = top.astype(jnp.uint32) * width + left.astype(jnp.uint32)  # unsigned: spares JAX's test for negative ones
-    squares = _squares(image).at[index].get(mode="promise_in_bounds")
-
-    def corner(byte):
-        return (squares >> 8 * byte & 255).astype(jnp.float32)
-
-    upper = (1 - across) * corner(0) + across * corner(1)
-    lower = (1 - across) * corner(2) + across * corner(3)
-    return (1 - down) * upper + down * lower
-
-
-def _squares(image):
-    """Each pixel with its right, lower and lower right neighbours as the four bytes of one integer, (height * width, channels).
-
-    So a sample takes one gather instead of four; gathers are most of the cost of resampling. Beyond the border the border's pixels are
-    repeated; their weight is 0.
-    """
-    pixels = jnp.asarray(image).astype(jnp.int32)
-    pairs = pixels | jnp.concatenate([pixels[:, 1:], pixels[:, -1:]], axis=1) << 8
-    return (pairs | jnp.concatenate([pairs[1:], pairs[-1:]]) << 16).reshape(-1, image.shape[-1])
+    return Place(top, left, angle, mirror=jnp.where(flip < hyper.flip, -1.0, 1.0))
 
 
 def _whiten(view, strength, stats):

@@ -3,7 +3,7 @@
 config      {section: {field: value}}, all fields of the config
 dataset     name, classes, image_shape, split_sizes, stats and more, as `data.Dataset.describe` says
 versions    {package: version};  devices  [in words];  command  of the last process;  processes  the same of those before
-image_order, numerics, replayed    see run.write_config
+image_order, numerics, resampling, replayed    see run.write_config
 
 record = read_config("runs/digits")
 record["config"]["train"]["epochs"]
@@ -109,6 +109,7 @@ _FORM: dict[str, Callable[[Any], bool]] = {
     "devices": lambda devices: _are(devices, _is_text),
     "command": _is_text,
     "numerics": lambda numerics: isinstance(numerics, dict),
+    "resampling": lambda form: form in ("gather", "shear"),
     "processes": lambda processes: isinstance(processes, list),
     "replayed": lambda changes: changes is None or isinstance(changes, list),
 }

@@ -32,7 +32,7 @@ from alexnet_jax.errors import UserError, version
 from alexnet_jax.model.alexnet import LAST, contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
-from alexnet_jax.record import CONFIG, read_config
+from alexnet_jax.record import CONFIG, read_config, read_record
 from alexnet_jax.runlog import command, writing
 from alexnet_jax.state import Networks, TrainState
 
@@ -66,6 +66,7 @@ class Run(NamedTuple):
     stats: PixelStats
     network: Network
     state: Networks  # at the newest checkpoint, numpy leaves
+    resampling: str = "gather"  # of the augmentation, in training
 
     def member(self, name: str) -> int:
         """The place of the member with this name or index.
@@ -82,8 +83,20 @@ class Run(NamedTuple):
         raise UserError(f"{self.workdir} has no member {name!r}; its members: {listed}")
 
 
-def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
+def resampling(workdir: Path, chosen: str) -> str:
+    """The form of resampling with which the run in the directory was begun, wherever it goes on; `chosen` if there is none."""
+    record = read_record(workdir)
+    return _resampling(record) if record else chosen
+
+
+def _resampling(record: dict[str, Any]) -> str:
+    return record.get("resampling", "gather")  # all that there was before it was recorded
+
+
+def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling: str = "gather") -> None:
     """Write config.json. If the directory holds a run, first check that its config and dataset are the same.
+
+    `resampling` is the form that the augmentation takes, see `resample.choose`.
 
     Raises:
       UserError: the config or the dataset is another one, or the file can't be written.
@@ -94,6 +107,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
         "dataset": dataset.describe(),
         "image_order": ORDER,
         "numerics": _numerics(),
+        "resampling": resampling,
         "replayed": _replayed(config),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "devices": parallel.describe(),
@@ -190,7 +204,7 @@ def load(workdir: str | Path, step: str = "last") -> Run:
     found = exchange.first_says(
         lambda: checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
     )
-    return Run(workdir, config, names, stats, network, found.trees["networks"])
+    return Run(workdir, config, names, stats, network, found.trees["networks"], _resampling(record))
 
 
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:

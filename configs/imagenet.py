@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.shift = 0.05  # at most this fraction of the input size in each direction
     config.augment.colour = 0.1  # the paper's sigma of PCA colour
     config.augment.whitening = 1.0  # each image is standardised, also in evaluations
+    config.augment.resampling = "auto"  # auto | gather | shear: how crop, flip, rotation and shift are computed, alexnet_jax/resample.py
 
     # Architecture, dropout and LRN: see the table of variants in alexnet_jax/model/alexnet.py.
     config.model.update(model_config(args.variant))

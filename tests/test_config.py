@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import config as config_lib
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.hyper import AUGMENTATIONS
 from alexnet_jax.model.alexnet import Architecture
 from alexnet_jax.train.loop import train
 
@@ -64,7 +65,7 @@ def test_imagenet_is_the_study_posts_recipe():
     assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay, optimizer.rule) == (1e-2, 0.9, 5e-4, "paper")
     assert (optimizer.schedule, config.plateau.mode, config.plateau.factor, config.train.epochs) == ("constant", "auto", 0.1, 90)
     assert (config.model.dropout, config.model.lrn, config.model.input_size, config.model.width) == (0.5, True, 227, 1)
-    assert all(config.augment[name] > 0 for name in config.augment)
+    assert all(config.augment[name] > 0 for name in AUGMENTATIONS)
     assert config_lib.load("configs/imagenet.py:members=7").ensemble.members == "seeds=7"
 
 

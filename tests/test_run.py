@@ -12,9 +12,10 @@ import pytest
 from jax.stages import Lowered
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, history, run
+from alexnet_jax import control, data, history, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
+from alexnet_jax.train import loop
 from alexnet_jax.train.loop import train
 from experiments.prove_resume.compare import arrays
 
@@ -39,6 +40,24 @@ def test_the_settings_that_change_numbers_are_part_of_a_run(finished, tiny_confi
     }
     with jax.default_matmul_precision("highest"), pytest.raises(UserError, match=r"default_matmul_precision=None, now it is .*=highest"):
         train(tiny_config(*SHORT, "train.epochs=0.3"), finished)
+
+
+def test_a_run_keeps_its_form_of_resampling(finished, tiny_config, tmp_path):
+    """Here `auto` gathers. A run that was begun where it shears goes on with `shear`, and can't be turned further than it was built for."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    record = run.read_config(workdir)
+    assert (record["config"]["augment"]["resampling"], record["resampling"]) == ("auto", "gather")
+    (workdir / "config.json").write_text(json.dumps({**record, "resampling": "shear"}))
+    control.send(workdir, "set", name="rotation", value=11.0)
+    built = []
+    with pytest.MonkeyPatch.context() as patch:
+        make = loop.make_train_step
+        patch.setattr(loop, "make_train_step", lambda *args: built.append(args[-1]) or make(*args))
+        train(tiny_config(*SHORT[1:], "train.epochs=0.3"), workdir)
+    assert built == [10.0]
+    assert run.read_config(workdir)["resampling"] == run.load(workdir).resampling == "shear"
+    (answer,) = history.load(workdir).of_kind("control")
+    assert answer["outcome"].startswith("refused: rotation = 11 is more than the 10 degrees for which this run's step is built")
 
 
 def test_the_processes_of_a_run_are_remembered(finished, tiny_config):

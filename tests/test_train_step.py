@@ -210,7 +210,9 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     others = ", ".join(spec for name, spec in off.items() if name != what)
     after, metrics = train(network(), state_of(network(), f"{off[what]}, {others}, seeds=2"), steps=2)
     if what == "augment":
-        monkeypatch.setattr(step, "augment", lambda key, image, hyper, stats, size: image[1:29, 1:29].astype(jnp.float32) - stats.mean)
+        monkeypatch.setattr(
+            step, "augment", lambda key, image, hyper, stats, size, shear_to: image[1:29, 1:29].astype(jnp.float32) - stats.mean
+        )
     elif what == "dropout":
         monkeypatch.setattr(model_lib, "dropout", lambda x, rate, keys, layer: x)
     without = network(lrn=what != "lrn")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax import resample
 from alexnet_jax.augment import augment, evaluation_view
 from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.model.forward import layer_outputs
@@ -87,10 +88,11 @@ def augmented(run: Run, member: int, images: np.ndarray, draws: int) -> np.ndarr
     """
     hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.state.hyper)
     key, size = jax.random.fold_in(jax.random.key(hyper.seed), AUGMENT), run.network.model.arch.input_size
+    shear_to = resample.shear_to(run.resampling, run.network.hyper.rotation)
     index = jnp.arange(len(images) * draws).reshape(len(images), draws)
 
     def one(i, image):
-        return augment(jax.random.fold_in(key, i), image, hyper, run.stats, size)
+        return augment(jax.random.fold_in(key, i), image, hyper, run.stats, size, shear_to)
 
     views = jax.jit(jax.vmap(jax.vmap(one, (0, None))))(index, images)
     return np.clip(np.round(np.asarray(views) + run.stats.mean), 0, 255).astype(np.uint8)

@@ -59,18 +59,19 @@ class Findings(NamedTuple):
         return f"units that are the same for every image: {shares}. Likely cause: {cause}"
 
 
-def examine(model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch: Batch) -> Findings:
+def examine(model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch: Batch, shear_to: float | None = None) -> Findings:
     """Compute a training step of one member again, but for its update.
 
     Args:
       params: its parameters. A frozen member's last bias, which is NaN, is taken as 0.
       hyper: its hyperparameters, scalar leaves.
       batch: `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,).
+      shear_to: as the step has it, for `augment`.
     """
 
     @jax.jit
     def look(params, hyper, batch):
-        seen = inputs(model, stats, hyper, batch)
+        seen = inputs(model, stats, hyper, batch, shear_to)
         outputs = {name: x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32) for name, x in layer_outputs(model, params, *seen).items()}
 
         def loss(params):

@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any
         member that doesn't learn, if `train.on_stall` says so.
     """
     setup, free = prepare(config)
+    setup = setup._replace(resampling=exchange.first_says(lambda: run.resampling(workdir, setup.resampling)))
     _check_newest(workdir)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
     first, total, patience = exchange.is_first(), setup.timeline.total, 60 * config.train.disk_patience
@@ -92,7 +93,7 @@ def _claim(workdir: Path, setup: Setup) -> None:
     if (saved := history.saved_step(workdir)) > setup.timeline.total:
         epochs = f"train.epochs={setup.config.train.epochs:g} ends at step {setup.timeline.total:,}"
         raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
-    run.write_config(workdir, setup.config, setup.dataset)
+    run.write_config(workdir, setup.config, setup.dataset, setup.resampling)
 
 
 def _keep(workdir: Path, step: int, config: ConfigDict, predictions: metrics.Predictions) -> dict[str, Any]:
@@ -118,7 +119,8 @@ class Loop:
     """
 
     def __init__(self, setup: Setup, free: int, ties: Ties, fresh: TrainState) -> None:
-        self.config, self.dataset, self.sources, self.timeline, self.network, self.turns, policy, split = setup
+        self.config, self.dataset, self.sources, self.timeline, self.network, self.turns, policy, split, _ = setup
+        self.shear_to = setup.shear_to
         self.log, self.checkpoints, self.inbox, self.stop, self.profile = ties
         self.free = free
         self.predict = turns.over_devices_predict(make_log_probs(self.network.model, self.dataset.stats), self.turns)
@@ -140,7 +142,9 @@ class Loop:
         self.accuracy, self.best = record["accuracy"], record["best"]  # of the ensemble: at that evaluation, and the highest so far
         self.inbox.taken = list(record["commands"])
         self.schedule = schedule.make_schedule(self.config, self.timeline)
-        self.rates = Rates(policy, networks.hyper, training["plateau"], self.schedule, partial(turns.place, turns=self.turns))
+        self.rates = Rates(
+            policy, networks.hyper, training["plateau"], self.schedule, partial(turns.place, turns=self.turns), self.shear_to
+        )
         if found:
             self.saves.resume(self.step, self._record())
             self.log.event("resume", self.step, evaluated=self.evaluated)
@@ -169,8 +173,8 @@ class Loop:
         Raises:
           UserError: it can't fit.
         """
-        network, axis = self.network, self.turns.batch_axis
-        step = make_train_step(network.model, network.make_optimizer, self.dataset.stats, self.schedule, axis, self.config.train.accumulate)
+        network, axis, accumulate = self.network, self.turns.batch_axis, self.config.train.accumulate
+        step = make_train_step(network.model, network.make_optimizer, self.dataset.stats, self.schedule, axis, accumulate, self.shear_to)
         batch = data.blank_batch(self.config.train.batch_size // exchange.process()[1], self.dataset.image_shape)
         program = turns.TrainProgram(step, self.turns, self.parts, self.rates.controls, parallel.shard(batch))
         needs = memory.of_program(self.parts, self.turns, program.compiled)

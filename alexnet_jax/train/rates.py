@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import history
+from alexnet_jax import history, resample
 from alexnet_jax import hyper as hyper_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
@@ -57,6 +57,7 @@ class Rates:
     Args:
       schedule: `factor(step)` of every member's rate.
       place: puts controls on the devices.
+      shear_to: the largest rotation that the train step can do; None if it can do any.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Rates:
         plateau: Plateau,
         schedule: Callable[[int], Any],
         place: Callable[[Controls], list[Controls]],
+        shear_to: float | None = None,
     ) -> None:
         self.hyper, self.plateau = hyper, plateau
+        self._shear_to = shear_to
         self._policy, self._schedule, self._place = policy, schedule, place
         self._placed: list[Controls] | None = None
 
@@ -136,6 +139,8 @@ class Rates:
                 name, value = str(command["name"]), _number(command["value"])
                 hyper_lib.check_settable(name)
                 hyper_lib.check_range(name, value)
+                if name == "rotation":
+                    resample.check_rotation(value, self._shear_to)
                 done = f"{name} of {named} is now {value:g}"
                 if name == "learning_rate":
                     return done, self._set_rate(members, step, value, self._policy.settings.cooldown, "control")

@@ -105,7 +105,7 @@ class Sentinels:
         )
         batch = {name: leaf[:most] for name, leaf in next(stream).items()}
         names = data.stream_indices(len(setup.sources["train"]), setup.config.data.seed, batch["index"])
-        return examine(setup.network.model, setup.dataset.stats, *member(number), batch), names
+        return examine(setup.network.model, setup.dataset.stats, *member(number), batch, setup.shear_to), names
 
     def _is_news(self, sentinel: str, number: int | None) -> bool:
         """Whether this was not told before; from now on it was."""

@@ -9,10 +9,11 @@
 
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, exchange, memory, network, parallel, turns
+from alexnet_jax import data, exchange, memory, network, parallel, resample, turns
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.network import Network
@@ -36,6 +37,12 @@ class Setup(NamedTuple):
     turns: Turns
     policy: Policy
     split: str  # where there are several devices: what they share, and why, in words
+    resampling: str  # of the augmentation: gather | shear
+
+    @property
+    def shear_to(self) -> float | None:
+        """The largest angle for which the step is built, in degrees, where it resamples by `shear`."""
+        return resample.shear_to(self.resampling, self.network.hyper.rotation)
 
 
 def validate(config: ConfigDict, dataset: Dataset, tight: bool = False) -> Setup:
@@ -55,7 +62,8 @@ def validate(config: ConfigDict, dataset: Dataset, tight: bool = False) -> Setup
     members = built.hyper.members
     chosen, why = turns.choose(members, config.parallel.split, tight)
     in_turn = turns.plan(members, config.train.members_per_program, chosen)
-    return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, members), why)
+    resampling = resample.choose(config.augment.resampling, jax.default_backend(), built.hyper.rotation)
+    return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, members), why, resampling)
 
 
 def prepare(config: ConfigDict) -> tuple[Setup, int]:

@@ -24,10 +24,10 @@ from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.state import AUGMENT, DROPOUT, MEMBER_AXES, Batch, Controls, MakeOptimizer, TrainState, example_keys
 
 
-def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch) -> tuple[Any, Hyper, Any]:
+def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch, shear_to: float | None = None) -> tuple[Any, Hyper, Any]:
     """What one member's network is applied to in a training step: augmented views (B, size, size, C), `hyper`, dropout's keys (B,)."""
     with jax.named_scope("augment"):  # the names tell the parts of a compiled program apart (experiments/scaling)
-        views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size))(
+        views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size, shear_to))(
             example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
         )
     return views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"])
@@ -40,12 +40,13 @@ def make_train_step(
     schedule: Callable[[Any], Any],
     batch_axis: str | None,
     accumulate: int = 1,
+    shear_to: float | None = None,
 ) -> Callable:
     """`train_step(state, controls, batch) -> (state, metrics)` for the share of the batch that one device of the axis holds.
 
     The losses and gradients of all shares are averaged over `batch_axis`; with None, the batch is a whole one. A share is cut into
     `accumulate` pieces, which take turns, so that the memory has the activations of one piece at a time. Draws belong to the examples: how
-    a batch is shared and cut changes the order of sums, and nothing else.
+    a batch is shared and cut changes the order of sums, and nothing else. `shear_to` is for `augment`.
 
     `batch` holds `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,). Metrics are float32 (M,): the batch's `loss` and
     top-1 `error`, of dropout networks on augmented images, and the `learning_rate` in force, of which `schedule(step)` is a factor.
@@ -56,7 +57,7 @@ def make_train_step(
     """
 
     def loss_fn(params, hyper: Hyper, batch: Batch):
-        scores = logits(model, params, *inputs(model, stats, hyper, batch))
+        scores = logits(model, params, *inputs(model, stats, hyper, batch, shear_to))
         losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
         return jnp.mean(losses), jnp.mean(jnp.argmax(scores, -1) != batch["label"], dtype=jnp.float32)
 

@@ -1,7 +1,7 @@
 """Settings that make XLA's CPU backend fast. Other devices see none of them.
 
-`parallel.start` calls `prepare` before the first computation, state.py uses the other. Which form of an operation suits CPUs is said in
-device_choices.py.
+`parallel.start` calls `prepare` before the first computation; turns.py and state.py use the others. Which form of an operation suits
+CPUs is said in device_choices.py.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ _NO_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
 # XLA allocates a program's memory anew at every step. By itself, glibc gives such large blocks back to the system, and then the next step
 # waits for each of their pages again. Here it keeps what is freed: no block is a mapping of its own, and the end of the heap isn't given
-# back. Other threads keep heaps of their own: their small blocks would split the large ones, and a process could need twice the memory.
-# The numbers are those of glibc's malloc.h, for mallopt(3).
+# back. That works in the main thread's heap alone: the heaps of other threads have at most 64 MB, and larger blocks are mapped. So programs
+# run in the thread that calls them, not in one of XLA's. The numbers are those of glibc's malloc.h, for mallopt(3).
 _KEEP_MEMORY = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 
 
@@ -30,9 +30,20 @@ def prepare() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _NO_YNNPACK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNNPACK}".strip()
-    if platform.libc_ver()[0] == "glibc" and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # see _KEEP_MEMORY
+    if _glibc() and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         for parameter, value in _KEEP_MEMORY.values():
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: after a compilation it lies in pieces, of which a step could use few."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def quick_to_compile() -> dict[str, int]:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import parallel
+from alexnet_jax import cpu, parallel
 from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.state import MEMBER_AXES, Controls, TrainState
 
@@ -163,6 +163,7 @@ class TrainProgram:
         self._join = jax.jit(turns.join) if len(turns.counts) > 1 else turns.join
         program = parallel.over_devices_train(train_step, MEMBER_AXES if turns.divided else None)
         self.compiled = program.lower(parts[0], controls[0], batch).compile()
+        cpu.give_back()
 
     def __call__(self, parts: list[TrainState], controls: list[Controls], batch: dict[str, Any]) -> tuple[list[TrainState], dict[str, Any]]:
         results = [

@@ -1,6 +1,10 @@
 """What is set for CPUs, and when it is left alone."""
 
 import importlib.util
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -25,3 +29,23 @@ def test_flags(before, plugin, platforms, after, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
     cpu.prepare()
     assert cpu.os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator's settings are glibc's")
+def test_a_programs_memory_is_reused_at_the_next_call():
+    """Of 100 MB that the program needs beside its argument and its result, no call but the first waits for the pages."""
+    code = """
+import resource, jax, jax.numpy as jnp
+from alexnet_jax import parallel
+parallel.start()
+total = jax.jit(lambda x: jnp.sum(jnp.sort(jnp.broadcast_to(x, (25, 1_000_000)), 0)))
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    total(jnp.arange(1e6)).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[0] * resource.getpagesize(), faults[2] * resource.getpagesize())
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    first, third = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True).stdout.split())
+    assert first > 90e6 and third < 10e6

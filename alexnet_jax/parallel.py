@@ -33,10 +33,17 @@ from alexnet_jax.errors import UserError
 
 DEVICES = "devices"  # the name of the pmap axis
 CALL = "call"  # where there are several processes, the leaf of batches and metrics by which one calls all to an exchange
-# The number of members in one program if the config doesn't set it. On CPUs, programs of 7, 8 and 32 members are equally fast, but a larger
-# one takes longer to compile and more memory for activations (docs/performance.md). One member at a time would be slow for small networks,
-# since the start of each operation takes time too.
+# The number of members in one program on a GPU or TPU, if the config doesn't set it. A larger program takes longer to compile and more
+# memory for activations; one member alone may be too small for the device.
 MEMBERS_PER_PROGRAM = 8
+
+
+def members_per_program() -> int:
+    """The number of members in one program if the config doesn't set it.
+
+    On CPUs it is one: a program of several isn't faster there, takes longer to compile, and needs more memory (docs/performance.md).
+    """
+    return 1 if jax.default_backend() == "cpu" else MEMBERS_PER_PROGRAM
 
 
 def start() -> None:

@@ -11,7 +11,7 @@ Several devices share a run in one of two ways (`parallel.split` of a config):
 
 The loop, evaluate and predict use it:
 
-    in_turn = turns.plan(members=12, per_program=0)          # 2 turns of 6
+    in_turn = turns.plan(members=12, per_program=8)          # 2 turns of 6
     parts, controls = turns.place(state, in_turn), turns.place(controls, in_turn)
     program = turns.TrainProgram(train_step, in_turn, parts, controls, batch)
     parts, metrics = program(parts, controls, batch)
@@ -133,10 +133,10 @@ def choose(members: int, asked: str = "", tight: bool = False, devices: int | No
 
 def plan(members: int, per_program: int, split: str = DATA, devices: int | None = None) -> Turns:
     """The turns of a run on the devices (by default all there are) with at most `per_program` members each on a device; 0 means
-    `parallel.MEMBERS_PER_PROGRAM`.
+    `parallel.members_per_program`.
     """
     devices = (devices or parallel.count_devices()) if split == MEMBERS else 1
-    turns = -(-members // (devices * (per_program or parallel.MEMBERS_PER_PROGRAM)))
+    turns = -(-members // (devices * (per_program or parallel.members_per_program())))
     return Turns(members, -(-members // (turns * devices)) * devices, devices)  # as even as possible: 9, at most 8 at a time, are 5 and 4
 
 

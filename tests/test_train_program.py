@@ -37,7 +37,7 @@ class Trained:
             self.traces += 1
             return inner(state, controls, batch)
 
-        in_turn = turns.plan(members, 0)
+        in_turn = turns.plan(members, members)
         self.parts = turns.place(init_state(model, optimizer, members_of(f"seeds={members}"), 1), in_turn)
         controls = turns.place(controls_of(f"seeds={members}"), in_turn)
         shares = parallel.shard(data.blank_batch(BATCH, (STORED, STORED, 1)))

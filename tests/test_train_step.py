@@ -66,7 +66,7 @@ def compiled(model, members, size, at_once, split):
 shared = cache(compiled)  # tests whose networks and numbers of members are equal use one program
 
 
-def train(model, start, steps=3, size=16, at_once=0, split=turns.DATA, program=shared):
+def train(model, start, steps=3, size=16, at_once=8, split=turns.DATA, program=shared):
     """The state and the metrics after some steps on all four devices."""
     (state, controls), metrics = start, []
     in_turn = turns.plan(controls.hyper.members, at_once, split)
@@ -243,7 +243,7 @@ def test_one_trace_whatever_the_rate():
         traces.append(1)
         return inner(state, controls, batch)
 
-    two, (state, controls) = turns.plan(2, 0), state_of(model, "seeds=2")
+    two, (state, controls) = turns.plan(2, 2), state_of(model, "seeds=2")
     parts = turns.place(state, two)
     program = turns.TrainProgram(counted, two, parts, turns.place(controls, two), parallel.shard(batch(0)))
     for i in range(4):

@@ -27,9 +27,11 @@ def test_turns_are_as_even_as_can_be_and_hold_every_member_once(members, per_pro
     assert plan.join(parts)["step"] == 3
 
 
-def test_by_default_a_program_is_small():
-    assert turns.plan(parallel.MEMBERS_PER_PROGRAM, 0).counts == [parallel.MEMBERS_PER_PROGRAM]
-    assert max(turns.plan(64, 0).counts) <= parallel.MEMBERS_PER_PROGRAM
+@pytest.mark.parametrize(("backend", "size"), [("cpu", 1), ("gpu", parallel.MEMBERS_PER_PROGRAM)])
+def test_by_default_a_program_is_small(backend, size, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert turns.plan(size, 0).counts == [size]
+    assert max(turns.plan(64, 0).counts) == size
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_a_split_that_leaves_devices_idle_is_refused_with_numbers_that_fit():
 
 
 @pytest.mark.parametrize(
-    ("members", "per_program", "counts", "at_once"), [(7, 0, [7], 2), (4, 0, [4], 1), (9, 2, [8, 1], 2), (3, 0, [3], 1)]
+    ("members", "per_program", "counts", "at_once"), [(7, 2, [7], 2), (4, 1, [4], 1), (9, 2, [8, 1], 2), (3, 1, [3], 1)]
 )
 def test_members_over_devices_take_turns_too(members, per_program, counts, at_once):
     """On the tests' four devices."""
@@ -87,7 +89,7 @@ def test_the_split_does_not_change_the_run():
 def test_members_over_devices_exchange_no_gradient():
     model, (state, controls) = network(), state_of(network(), "seeds=3")
     plan = turns.plan(3, 0, turns.MEMBERS)
-    program = shared(model, 3, 16, 0, turns.MEMBERS)
+    program = shared(model, 3, 16, 8, turns.MEMBERS)
     sizes = [
         np.prod([int(n) for n in re.findall(r"\d+", shape)])
         for shape in re.findall(r"= \w+\[([\d,]*)\]\S* all-", program.compiled.as_text())

@@ -69,9 +69,10 @@ def build(config: ConfigDict, devices: int) -> Built:
 
 def _turns(config: ConfigDict, built: Network, devices: int) -> tuple[Turns, str]:
     """As train/setup.py chooses them: members are divided over devices where none can hold all."""
+    per_program = config.train.members_per_program or parallel.MEMBERS_PER_PROGRAM
     for tight in (False, True):
         split, why = turns.choose(built.hyper.members, config.parallel.split, tight, devices)
-        in_turn = turns.plan(built.hyper.members, config.train.members_per_program, split, devices)
+        in_turn = turns.plan(built.hyper.members, per_program, split, devices)
         if memory.of_state(built.abstract_state(), in_turn).total <= MEMORY:
             break
     return in_turn, why

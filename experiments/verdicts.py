@@ -73,6 +73,10 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
         Comparison("evidence_drops", "drops", "three drops"),
         Comparison("evidence_drops", "drops", "linear"),
     ),
+    "bfloat16 is as good as float32": (
+        Comparison("fashion_2000_precision", "precision", "bfloat16"),
+        Comparison("digits_precision", "precision", "bfloat16"),
+    ),
     "several networks together err less": (
         Comparison("evidence_digits_ensemble", "ensemble"),
         Comparison("fashion_2000", "ensemble"),

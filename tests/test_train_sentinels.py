@@ -100,6 +100,8 @@ def test_the_first_layer_that_is_not_finite_and_its_examples(small):
     assert found.bad["conv2"].sum() == 0
     assert found.not_finite(np.arange(100, 108)).startswith("the output of conv3 is the first that isn't finite, for")
     assert "102, 105" in found.not_finite(np.arange(100, 108))
+    in_pieces = examine(setup.network.model, setup.dataset.stats, broken, hyper, {**batch, "image": images}, pieces=4)
+    assert in_pieces.not_finite(np.arange(100, 108)) == found.not_finite(np.arange(100, 108))
 
 
 def test_a_gradient_that_is_not_finite_where_all_outputs_are(small):

@@ -5,12 +5,14 @@ found.not_finite(batch["index"])    # "the output of conv3 is the first that isn
 found.not_learning()                # "in fc6 98 % of the units are the same for every image: ..."
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.alexnet import LAST, AlexNet
@@ -59,7 +61,9 @@ class Findings(NamedTuple):
         return f"units that are the same for every image: {shares}. Likely cause: {cause}"
 
 
-def examine(model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch: Batch, shear_to: float | None = None) -> Findings:
+def examine(
+    model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch: Batch, shear_to: float | None = None, pieces: int = 1
+) -> Findings:
     """Compute a training step of one member again, but for its update.
 
     Args:
@@ -67,9 +71,9 @@ def examine(model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch:
       hyper: its hyperparameters, scalar leaves.
       batch: `image` uint8 (B, H, W, C), `label` int32 (B,), `index` uint32 (B,).
       shear_to: as the step has it, for `augment`.
+      pieces: of the batch that one device looks at in turn. `dead` and `spread` are means over them.
     """
 
-    @jax.jit
     def look(params, hyper, batch):
         seen = inputs(model, stats, hyper, batch, shear_to)
         outputs = {name: x.reshape(len(x), -1, x.shape[-1]).astype(jnp.float32) for name, x in layer_outputs(model, params, *seen).items()}
@@ -83,9 +87,16 @@ def examine(model: AlexNet, stats: PixelStats, params: Any, hyper: Hyper, batch:
         dead = {name: (x == x[:1, :1]).all((0, 1)).mean() for name, x in outputs.items() if name != LAST}
         return bad, bad_gradients, dead, {name: x.std() for name, x in outputs.items()}
 
+    @jax.jit
+    def look_at_all(params, hyper, batch):
+        cut = jax.tree.map(lambda leaf: leaf.reshape(pieces, -1, *leaf.shape[1:]), batch)
+        bad, bad_gradients, dead, spread = lax.map(lambda piece: look(params, hyper, piece), cut)
+        mean = partial(jax.tree.map, lambda values: values.mean(0))
+        return jax.tree.map(jnp.ravel, bad), jax.tree.map(lambda values: values.any(0), bad_gradients), mean(dead), mean(spread)
+
     bias = params[LAST]["bias"]
     params = {**params, LAST: {**params[LAST], "bias": jnp.where(jnp.isnan(bias), 0, bias)}}
-    found = jax.tree.map(np.asarray, look(params, hyper, batch))
+    found = jax.tree.map(np.asarray, look_at_all(params, hyper, batch))
     ordered = list(params)  # jit sorts the names of a dict
     return Findings(*({name: each[name] for name in ordered if name in each} for each in found))
 

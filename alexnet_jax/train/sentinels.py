@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import data
+from alexnet_jax import data, parallel
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.train.diagnosis import Findings, examine
 from alexnet_jax.train.meter import NEVER
@@ -105,7 +105,9 @@ class Sentinels:
         )
         batch = {name: leaf[:most] for name, leaf in next(stream).items()}
         names = data.stream_indices(len(setup.sources["train"]), setup.config.data.seed, batch["index"])
-        return examine(setup.network.model, setup.dataset.stats, *member(number), batch, setup.shear_to), names
+        # A whole batch may not fit into the one device that looks at it; what a device has at a time in a step does.
+        pieces = 1 if most else parallel.count_devices() * setup.config.train.accumulate
+        return examine(setup.network.model, setup.dataset.stats, *member(number), batch, setup.shear_to, pieces), names
 
     def _is_news(self, sentinel: str, number: int | None) -> bool:
         """Whether this was not told before; from now on it was."""

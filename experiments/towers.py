@@ -228,8 +228,8 @@ def main(argv: list[str] | None = None) -> None:
     found = [measure(one) for one in kernels]
     towers = subject.model.arch.groups == 2
     tests, p = specialisation([one.colour for one in found]) if towers else ([], np.nan)
-    text = table(found, subject.members, tests, p)
-    text = f"{note}\n{text}" if note else text
+    about = f"{args.run} at step {int(subject.run.state.step):,}{f': {note}' if note else ''}"
+    text = f"{about}\n{table(found, subject.members, tests, p)}"
     record = {
         "run": str(args.run),
         "step": int(subject.run.state.step),

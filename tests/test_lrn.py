@@ -34,7 +34,7 @@ def test_counts_and_shares_are_those_of_plain_numpy(subject):
         divisor = hyper.lrn_k + sum(squares[..., i : i + filters] for i in range(5))
         change, active = 1 - (hyper.lrn_k / divisor) ** hyper.lrn_beta, x != 0
         assert layer.counts[1].sum() == active.sum()
-        for mark in (0.01, 0.1):
+        for mark in (*measure.MARKS, 0.1):
             assert layer.share(mark)[1] == pytest.approx((change[active] > mark).mean(), abs=1e-4)
         i, j = 2, 3
         expected = (squares[..., j + 2] / divisor[..., i])[active[..., i]].mean() if active[..., i].any() else 0

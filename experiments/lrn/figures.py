@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, style_axes, style_title
-from experiments.lrn.measure import EDGES, Layer
+from experiments.lrn.measure import EDGES, MARKS, Layer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MARKS = (0.01, 0.05, 0.2)
 
 
 def changes_figure(layers: list[Layer]) -> "Figure":

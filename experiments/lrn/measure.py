@@ -20,7 +20,9 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.model.lrn import neighbour_weight
 from alexnet_jax.subject import Subject
 
-EDGES = np.concatenate([[0], np.logspace(-5, 0, 101)])  # of the bins of the change: 0 to 1e-5, then twenty a decade up to 1
+MARKS = (0.01, 0.05, 0.2)  # changes whose shares are shown as numbers
+# Of the bins of the change: 0 to 1e-5, then twenty a decade up to 1, and the marks, so that their shares are exact.
+EDGES = np.unique(np.concatenate([[0], np.logspace(-5, 0, 101).round(8), MARKS]))
 
 
 class Layer(NamedTuple):

@@ -19,7 +19,7 @@ from alexnet_jax.runlog import writing
 from alexnet_jax.subject import Subject
 from alexnet_jax.tables import aligned
 from experiments.lrn import figures
-from experiments.lrn.measure import Layer
+from experiments.lrn.measure import MARKS, Layer
 
 NEARLY_CONSTANT = 0.05  # LRN that changes at most this share of the units by more than 5 % is nearly a constant factor
 
@@ -70,9 +70,9 @@ class Found(NamedTuple):
 
     def shares(self) -> list[tuple[str, ...]]:
         """A row for each layer: the share of units that change by more than each mark, and the median change."""
-        rows = [("", *(f"more than {100 * mark:g} %" for mark in figures.MARKS), "median")]
+        rows = [("", *(f"more than {100 * mark:g} %" for mark in MARKS), "median")]
         for layer in self.layers:
-            shares = (f"{100 * layer.share(mark).mean():.1f} %" for mark in figures.MARKS)
+            shares = (f"{100 * layer.share(mark).mean():.1f} %" for mark in MARKS)
             rows.append((layer.name, *shares, f"{100 * layer.median().mean():.2g} %"))
         return rows
 
@@ -161,7 +161,7 @@ def _record(found: Found) -> dict[str, Any]:
         "split": found.split,
         "constants": found.constants,
         "members": found.subject.members,
-        "shares": {layer.name: {f"{mark:g}": layer.share(mark) for mark in figures.MARKS} for layer in found.layers},
+        "shares": {layer.name: {f"{mark:g}": layer.share(mark) for mark in MARKS} for layer in found.layers},
         "errors": dict(zip(found.changes, found.at_once, strict=True)),
         "epochs": found.epochs,
         "after_retraining": dict(zip(found.changes, found.after, strict=True)) if found.after else None,

@@ -21,8 +21,7 @@ from alexnet_jax.report.answers import Answers, confident_mistakes, unsure
 from alexnet_jax.report.page import Code, Drawing, Section, Table, Text
 from alexnet_jax.report.style import any_script
 from alexnet_jax.subject import Subject, open_dataset, open_networks
-from experiments.lrn.figures import MARKS
-from experiments.lrn.measure import measure
+from experiments.lrn.measure import MARKS, measure
 
 SAMPLE = 1000  # images that are searched, and on which LRN is measured
 LAYER, FILTERS = "conv5", "6"

@@ -84,7 +84,8 @@ def filters_figure(found: "Found", pair: tuple[int, int]) -> "Figure":
     columns = min(12, len(best))
     rows = -(-len(best) // columns)
     figure = Figure(figsize=(WIDTH, rows * 1.35))
-    cells = figure.subplots(2 * rows, columns, squeeze=False, gridspec_kw={"wspace": 0.12, "hspace": 0.12, "left": 0.01, "right": 0.99})
+    places = {"wspace": 0.12, "hspace": 0.12, "left": 0.01, "right": 0.99, "bottom": 0.02, "top": 1}
+    cells = figure.subplots(3 * rows, columns, squeeze=False, height_ratios=[0.4, 1, 1] * rows, gridspec_kw=places)  # 0.4: the cosine
     for axes in cells.flat:
         axes.axis("off")
     for place, filter in enumerate(best):
@@ -93,8 +94,8 @@ def filters_figure(found: "Found", pair: tuple[int, int]) -> "Figure":
             largest = max(np.abs(kernel).max(), np.finfo(np.float32).tiny)
             tile = 0.5 + 0.5 * kernel / largest
             shown = tile if tile.shape[-1] == 3 else tile.mean(-1)
-            cells[2 * row + line, column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="none")
-        cells[2 * row, column].set_title(f"{matching.cosine[filter]:.2f}", color=INK, fontsize=8, pad=2)
+            cells[3 * row + 1 + line, column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="none")
+        cells[3 * row + 1, column].set_title(f"{matching.cosine[filter]:.2f}", color=INK, fontsize=8, pad=2)
     return figure
 
 

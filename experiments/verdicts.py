@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError
 
-HEADING = ("claim", "compared, and on what", "difference in test error, points", "verdict")
+HEADING = ("claim", "difference in test error, points", "verdict", "compared, and on what")
 
 
 class Comparison(NamedTuple):
@@ -95,7 +95,7 @@ def table(kept: Path) -> str:
 
 
 def _cells(each: Comparison, record: dict[str, Any]) -> tuple[str, ...]:
-    """What is compared, the difference with its interval, the verdict.
+    """The difference with its interval, the verdict, what is compared.
 
     Raises:
       UserError: the result has no such comparison.
@@ -115,4 +115,4 @@ def _cells(each: Comparison, record: dict[str, Any]) -> tuple[str, ...]:
     low, high = (difference[name] if difference[name] is not None else math.nan for name in ("low", "high"))
     interval = f" ({low:+.2f} to {high:+.2f})" if math.isfinite(low) else ""
     mean = f"{difference['mean']:+.2f}" if difference["mean"] is not None else "none"
-    return f"{what}: {where} ([{each.result}](#{each.result}))", f"{mean}{interval}", row["verdict"]["words"]
+    return f"{mean}{interval}", row["verdict"]["words"], f"{what}: {where} ([{each.result}](#{each.result}))"

@@ -165,6 +165,22 @@ def test_a_mean_over_steps_counts_in_the_middle_of_them(tmp_path):
 # Seeds and orders
 
 
+def test_the_cut_of_an_ensemble_has_an_interval_over_orders():
+    results = [{"curve": [{"top1_error": 0.1}, {"top1_error": error}]} for error in (0.09, 0.08, 0.07)]
+    half = 4.3027 * 10 / 3**0.5  # of 10, 20 and 30 %: t(2) of the table
+    interval = f"({20 - half:.1f} to {20 + half:.1f})"
+    assert (
+        claims._cut_in_words(results) == f"cut of the top-1 error by all networks: 20.0 % {interval}, mean and 95 % interval over 3 orders"
+    )
+    assert claims._cut_in_words(results[:1]) == "one order of the images: the cut may be another with another order"
+
+
+def test_figures_of_networks_are_those_of_one_order(digits_dir, tmp_path):
+    several = argparse.Namespace(**{**vars(ARGS), "orders": 2})
+    with pytest.raises(UserError, match="figure3 shows the networks of one order of the images; leave --orders out"):
+        claims.figure3(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], several))
+
+
 def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monkeypatch):
     trained, evaluated = [], []
     errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "ensemble_top1_error", "relative_cut", "disagreement"), 0.125)

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, memory, network, parallel, turns
+from alexnet_jax import data, memory, network, parallel, resample, turns
 from alexnet_jax.errors import UserError
 from alexnet_jax.network import Network
 from alexnet_jax.prepare.pixel_stats import PixelStats
@@ -63,7 +63,9 @@ def build(config: ConfigDict, devices: int) -> Built:
     built = network.build(config, image_shape, classes)
     in_turn, why = _turns(config, built, devices)
     factor = schedule.make_schedule(config, timeline)
-    step = make_train_step(built.model, built.make_optimizer, stats, factor, in_turn.batch_axis)
+    resampling = resample.choose(config.augment.resampling, "tpu", built.hyper.rotation)
+    shear_to = resample.shear_to(resampling, built.hyper.rotation)
+    step = make_train_step(built.model, built.make_optimizer, stats, factor, in_turn.batch_axis, config.train.accumulate, shear_to)
     return Built(config, built, image_shape, images, in_turn, why, step)
 
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parallel.start()
     over = program.mesh(args.topology)
     built = program.build(config, over.size)
-    program.check_cuda(built)
+    program.check_cuda(program.build(config, 1, "gpu"))
     lowered = program.trace(built, over).lower()
     key = hashlib.sha256(f"{metadata.version('libtpu')} {lowered.as_text()}".encode()).hexdigest()
     count, dtype = built.network.hyper.members, config.model.dtype

@@ -101,13 +101,9 @@ def topology_of(topology: str, on_host: list[int]) -> Mesh:
     """
     from jax.experimental import topologies
 
-    # Without these, libtpu asks Google Cloud what machine this is.
-    quiet = {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_MIN_LOG_LEVEL": "3",
-    }
+    # Without these, libtpu asks Google Cloud what machine this is, and lets one process at a time compile.
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     try:

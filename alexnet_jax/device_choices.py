@@ -6,8 +6,8 @@ program is compiled for, which needn't be that of this machine:
     by_device(POOL_GRADIENT, {"slices": _slices_gradient, "window": _window_gradient}, x, gradient)
 
 So the choice holds for a run, for a program that is compiled ahead for a TPU elsewhere (experiments/scaling), and for an exported one. All
-forms of a choice give the same numbers up to rounding; the tests hold each pair together. What isn't chosen here is the same everywhere;
-cpu.py has the settings of XLA's CPU backend.
+forms of a choice give the same numbers up to rounding, and the tests hold each pair together. RESAMPLING alone changes more than that. What
+isn't chosen here is the same everywhere; cpu.py has the settings of XLA's CPU backend.
 
 Numbers for CPUs were measured on two cores of an AMD EPYC (docs/performance.md). Numbers for TPUs are the compiler's estimates for a v5e,
 128 images, bfloat16. No form was compared on GPUs: they keep what was measured there as a whole, unless the form is for CPUs alone.
@@ -47,6 +47,12 @@ CONVOLUTION = Choice(cpu="winograd", gpu="direct", tpu="direct")
 # CPU: M are 1.4 times faster for seven small networks. GPU: M are 1.37 times faster on an H100 for seven one-tower networks.
 # TPU: a layer takes a ninth longer in groups (conv3, M = 7: 1.48 against 1.33 ms), but M of them take three times as long to compile.
 MEMBERS_CONVOLUTION = Choice(cpu="unrolled", gpu="unrolled", tpu="grouped")
+
+# How the augmentation resamples (resample.py): a gather of single pixels, or products and selections. It changes the pixels, so a run keeps
+# the form with which it was begun.
+# CPU: the gather is about six times faster. TPU: with it the whole augmentation takes 28.2 ms, though the gather itself has no estimate,
+# and without it 3.7.
+RESAMPLING = Choice(cpu="gather", gpu="gather", tpu="shear")
 
 # The same on all devices, since nothing else was better:
 # - the first convolution has three channels. On TPUs, padded to 4 or 8 channels it takes 1.4 ms with its gradient, as 3x3 over blocks of 48

@@ -146,8 +146,8 @@ def cpu_model() -> str:
     return models[0] if models else platform.machine()
 
 
-def check_batch_size(batch_size: int, field: str, pieces: int = 1) -> None:
-    """Refuse a batch size that the devices can't share evenly, or whose shares can't be cut evenly into so many `pieces`.
+def check_batch_size(batch_size: int, field: str, pieces: int = 1, devices: int | None = None) -> None:
+    """Refuse a batch size that `devices`, by default all there are, can't share evenly, or whose shares can't be cut evenly into `pieces`.
 
     Raises:
       UserError: it names a batch size near it that they can share.
@@ -156,10 +156,11 @@ def check_batch_size(batch_size: int, field: str, pieces: int = 1) -> None:
         raise UserError(f"{field} is {batch_size}; it must be positive")
     if pieces < 1:
         raise UserError(f"train.accumulate is {pieces}; it must be positive")
-    if batch_size % (each := jax.device_count() * pieces):
+    devices = devices or jax.device_count()
+    if batch_size % (each := devices * pieces):
         near = max(1, round(batch_size / each)) * each
         cut = f" and cut into train.accumulate={pieces} pieces" if pieces > 1 else ""
-        raise UserError(f"{field}={batch_size} can't be shared evenly by {jax.device_count()} devices{cut}; {near} can")
+        raise UserError(f"{field}={batch_size} can't be shared evenly by {devices} devices{cut}; {near} can")
 
 
 def even(batch_size: int) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from alexnet_jax.device_choices import RESAMPLING
 from alexnet_jax.errors import UserError, did_you_mean
 
 FORMS = ("auto", "gather", "shear")
@@ -45,8 +46,7 @@ class Place(NamedTuple):
 def choose(asked: str, platform: str, rotation: Any) -> str:
     """The form of a run on a platform, whose members' largest rotations, in degrees, are `rotation`.
 
-    TPUs shear, as a compiler's estimates have it (docs/performance.md). CPUs gather, which is faster there. So do GPUs, where `shear` isn't
-    measured.
+    `auto` is `device_choices.RESAMPLING`, where that can turn as far.
 
     Raises:
       UserError: an unknown form, or angles that are too large for it.
@@ -60,7 +60,8 @@ def choose(asked: str, platform: str, rotation: Any) -> str:
             "set --config.augment.resampling=gather"
         )
     if asked == "auto":
-        return "shear" if platform == "tpu" and most <= LARGEST else "gather"
+        chosen = getattr(RESAMPLING, platform, RESAMPLING.gpu)  # as device_choices.by_device has it
+        return chosen if most <= LARGEST else "gather"
     return asked
 
 

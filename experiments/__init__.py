@@ -18,6 +18,7 @@ lrn/            what LRN does in trained networks
 similarity/     how alike the networks of runs are
 towers.py       whether the two towers specialise in colour
 tiles.py        photographs -> a colour dataset
+resampling.py   both forms of resampling on photographs
 
 Each of them but peers/, launch/, published.py and verdicts.py is a command:
 

@@ -1,4 +1,4 @@
-"""The part `augment`: times the augmentation on the device, with all operations on, and the same operations in PyTorch.
+"""The part `augment`: times the augmentation on the device, with all operations on, in both forms, and the same operations in PyTorch.
 
     python -m experiments.benchmark augment
 
@@ -6,11 +6,13 @@ There are two peers. torchvision's transforms work on one image at a time, since
 affine_grid and grid_sample work on a whole batch, which is faster; peers/torch_train.py has that code.
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from alexnet_jax.augment import augment
+from alexnet_jax.resample import shear_to
 from experiments.benchmark import measure, ours
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
@@ -26,7 +28,7 @@ def run(settings: Settings, out: Path) -> None:
     table = Table("augment", title, COLUMNS, settings, out)
     for variant in settings.networks:
         timings = measure.alternately(_sides(variant, batch), settings.rounds, settings.turn)
-        best = max((timing.rate(batch) for side, timing in timings.items() if side != "ours"), default=None)
+        best = max((timing.rate(batch) for side, timing in timings.items() if not side.startswith("ours")), default=None)
         for side, timing in timings.items():
             rate, quartiles = timing.rate(batch), timing.rate_quartiles(batch)
             ratio = rate / best if best else None
@@ -37,12 +39,16 @@ def _sides(variant: str, batch: int) -> dict[str, measure.Side]:
     images, member = ours.random_batch(variant, batch)["image"], jax.tree.map(lambda leaf: leaf[0], ours.members("seed=0"))
     size, stats = ours.network(variant).arch.input_size, ours.pixel_stats(ours.CHANNELS[variant])
 
-    @jax.jit
-    def views(keys, images, hyper):
-        return jax.vmap(lambda key, image: augment(key, image, hyper, stats, size))(keys, images)
+    @partial(jax.jit, static_argnums=3)
+    def views(keys, images, hyper, largest):
+        return jax.vmap(lambda key, image: augment(key, image, hyper, stats, size, largest))(keys, images)
 
     keys, ready = jax.random.split(jax.random.key(0), batch), jax.device_put(images)
-    sides: dict[str, measure.Side] = {"ours": lambda: views(keys, ready, member).block_until_ready()}
+    degrees = shear_to("shear", member.rotation)
+    sides: dict[str, measure.Side] = {
+        "ours, gather": lambda: views(keys, ready, member, None).block_until_ready(),
+        "ours, shear": lambda: views(keys, ready, member, degrees).block_until_ready(),
+    }
     if measure.has_torch():
         from experiments.peers import torch_train
 

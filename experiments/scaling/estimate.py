@@ -101,7 +101,7 @@ def text(record: dict[str, Any]) -> str:
     needed = f"{memory.size(record['memory'])} of {memory.size(MEMORY)}"
     lines = [
         f"{'fits' if record['memory'] <= MEMORY else 'does not fit'}: {needed} a device; {record['flops'] / 1e9:,.0f} GFLOP and "
-        f"{record['bytes'] / 1e9:,.1f} GB of traffic a device and step, by XLA's count; compiled in {record['compile_seconds']:.0f} s",
+        f"{record['bytes'] / 1e9:,.1f} GB of traffic a device and step, by XLA's count; compiled in {record['compile_seconds']:.0f} CPU s",
         *([record["split"]] if record["split"] else []),
         f"\n{aligned(rows, '<>', gap=3)}\n",
         projection(record),
@@ -111,19 +111,14 @@ def text(record: dict[str, Any]) -> str:
 
 def summary(records: list[dict[str, Any]]) -> str:
     """Several records as two tables, a line for each: their needs and speed, and milliseconds by part."""
-    needs = [("topology", "members", "batch", "dtype", "ms a step", "images/s", "GFLOP", "traffic", "memory", "compiled in")]
+    needs = [("topology", "members", "batch", "dtype", "ms a step", "images/s", "GFLOP", "traffic", "memory")]
     times = [("topology", "members", *PARTS, OTHER, "collectives", "step")]
     for record in records:
         operations, exchange = step_ms(record)
         who = record["topology"], f"{record['members']}"
         rate = 1e3 * record["batch"] / (operations + exchange)
-        needs.append(
-            (
-                *(*who, f"{record['batch']:,}", record["dtype"], f"{operations + exchange:.2f}", f"{rate:,.0f}"),
-                *(f"{record['flops'] / 1e9:,.0f}", memory.size(record["bytes"]), memory.size(record["memory"])),
-                f"{record['compile_seconds']:.0f} s",
-            )
-        )
+        sizes = f"{record['flops'] / 1e9:,.0f}", memory.size(record["bytes"]), memory.size(record["memory"])
+        needs.append((*who, f"{record['batch']:,}", record["dtype"], f"{operations + exchange:.2f}", f"{rate:,.0f}", *sizes))
         parts = [f"{record['parts'].get(part, {'ms': 0.0})['ms']:.2f}" for part in (*PARTS, OTHER)]
         times.append((*who, *parts, f"{exchange:.2f}", f"{operations + exchange:.2f}"))
     return f"{aligned(needs, '<>', gap=3)}\n\n{aligned(times, '<>')}"

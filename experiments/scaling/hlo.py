@@ -48,7 +48,7 @@ class Cost(NamedTuple):
     """What one operation costs, with all its repetitions."""
 
     kind: str
-    name: str  # where it comes from, as the program's source named it: `jit(step)/jvp(augment)/gather`
+    name: str  # where it comes from, as the program's source named the place: `jit(step)/jvp(augment)`
     cycles: float  # as the compiler estimates them; 0 where it doesn't
     bytes: float  # of its results and operands, with the padding of their layouts, where there is no estimate
 
@@ -123,16 +123,19 @@ def _turns(condition: Computation) -> int:
 
 
 def _name(computations: dict[str, Computation], operations: Computation, own: str) -> str:
-    """The name of an operation: that of a product inside it, if there is one; else its own, or that of what it holds or takes."""
+    """The name of an operation: of a fusion, that of the product in it, or of most of what it holds; without a name, that of what it takes.
+
+    A fusion is itself named after its last operation, often only a conversion or a change of shape.
+    """
     seen, waiting = {own}, [own]
     while waiting:
         operation = operations[waiting.pop(0)]
         inner = computations.get(operation.attribute(r"calls=%?([\w.\-]+)"), {}).values()
         products = [other for other in inner if other.kind in PRODUCTS]
-        for named in (products, [operation], inner):
-            names = Counter(name for other in named if (name := other.attribute(r'op_name="([^"]*)"')))
-            if names:
-                return names.most_common(1)[0][0]
+        for named in (products, inner, [operation]):
+            places = Counter(name.rpartition("/")[0] or name for other in named if (name := other.attribute(r'op_name="([^"]*)"')))
+            if places:
+                return places.most_common(1)[0][0]
         others = [other for other in operation.operands if other in operations and other not in seen]
         seen.update(others)
         waiting += others

@@ -3,7 +3,7 @@
     over = mesh("v5e:2x2")
     built = build(config, over.size)
     compiled = trace(built, over).lower().compile()    # JAX's: as_text(), memory_analysis(), cost_analysis()
-    check_cuda(built)
+    check_cuda(build(config, 1, "gpu"))
 
 It is the step that a run makes (train/loop.py), with the same choice of what devices share and of turns; only `jit` over `shard_map` takes
 the place of `pmap`, which needs devices.
@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import data, memory, network, parallel, turns
+from alexnet_jax import data, memory, network, parallel, resample, turns
 from alexnet_jax.errors import UserError
 from alexnet_jax.network import Network
 from alexnet_jax.prepare.pixel_stats import PixelStats
@@ -44,7 +44,7 @@ class Built(NamedTuple):
     step: Any  # of train/step.py, for the members of a turn
 
 
-def build(config: ConfigDict, devices: int) -> Built:
+def build(config: ConfigDict, devices: int, platform: str = "tpu") -> Built:
     """Build the step of a config for a number of devices. ImageNet needn't be prepared; other datasets are asked for their shapes.
 
     Raises:
@@ -57,13 +57,14 @@ def build(config: ConfigDict, devices: int) -> Built:
         dataset = data.load(config.data, config.model.pixel_mean)
         image_shape, classes, stats = dataset.image_shape, len(dataset.classes), dataset.stats
         images = len(dataset.source(config.data.train_split))
-    if config.train.batch_size % devices:
-        raise UserError(f"train.batch_size={config.train.batch_size} can't be shared evenly by {devices} devices; choose another --batch")
+    parallel.check_batch_size(config.train.batch_size, "train.batch_size", config.train.accumulate, devices)
     timeline = schedule.make_timeline(config, images)
     built = network.build(config, image_shape, classes)
     in_turn, why = _turns(config, built, devices)
     factor = schedule.make_schedule(config, timeline)
-    step = make_train_step(built.model, built.make_optimizer, stats, factor, in_turn.batch_axis)
+    resampling = resample.choose(config.augment.resampling, platform, built.hyper.rotation)
+    shear_to = resample.shear_to(resampling, built.hyper.rotation)
+    step = make_train_step(built.model, built.make_optimizer, stats, factor, in_turn.batch_axis, config.train.accumulate, shear_to)
     return Built(config, built, image_shape, images, in_turn, why, step)
 
 
@@ -101,13 +102,9 @@ def topology_of(topology: str, on_host: list[int]) -> Mesh:
     """
     from jax.experimental import topologies
 
-    # Without these, libtpu asks Google Cloud what machine this is.
-    quiet = {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_MIN_LOG_LEVEL": "3",
-    }
+    # Without these, libtpu asks Google Cloud what machine this is, and lets one process at a time compile.
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+    quiet |= {"TPU_MIN_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     try:

@@ -50,7 +50,7 @@ MEMBERS_CONVOLUTION = Choice(cpu="unrolled", gpu="unrolled", tpu="grouped")
 
 # How the augmentation resamples (resample.py): a gather of single pixels, or products and selections. It changes the pixels, so a run keeps
 # the form with which it was begun.
-# CPU: the gather is about six times faster. TPU: with it the whole augmentation takes 28.2 ms, though the gather itself has no estimate,
+# CPU: the gather is about six times faster. TPU: with it the whole augmentation takes 29.7 ms, though the gather itself has no estimate,
 # and without it 3.7.
 RESAMPLING = Choice(cpu="gather", gpu="gather", tpu="shear")
 

@@ -85,7 +85,7 @@ def protocol(study: "Study") -> dict[str, str]:
         "augmentation",
         "orders": "one order of the images, which is the same for all networks"
         if study.orders == 1
-        else f"{study.orders} orders of the images (data.seed from {config['data']['seed']}), each with {study.seeds} seeds of its own",
+        else f"{study.orders} orders of the images (data.seed from {config['data']['seed']}), each with seeds of its own: {study.seeds}",
         **_rates(study),
         "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
         "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
@@ -101,7 +101,7 @@ def _rates(study: "Study") -> dict[str, str]:
     searched = [program for program in study.compared if program.order == 0]
     seconds = sum(history.load(program.directory).seconds for program in searched)
     how = f"found by widening the range, at most {study.budget} for a level" if study.budget else "given"
-    networks = f"a mean of {study.seeds} networks" if study.seeds > 1 else "of one network"
+    networks = f"the mean of {study.seeds} networks" if study.seeds > 1 else "that of one network"
     return {
         "rates": f"{how}; each level is compared at the one with its lowest validation error, {networks}; trained "
         f"for this: {sum(program.members for program in searched)} networks, {seconds:,.0f} s"

@@ -366,6 +366,7 @@ def test_rates_and_orders_of_real_runs(arguments, tmp_path, capsys):
     assert all(3 <= len(level["tried"]) <= 5 for level in dropout["levels"])
     assert (ensemble["curve"][1]["members"], ensemble["curve"][1]["orders"]) == (2, 2)
     assert "2 orders of the images" in found["protocol"]["orders"]
+    capsys.readouterr()
     ablate.main([*words, "--dry-run"])
     shown = capsys.readouterr().out
     assert "to be trained" not in shown

@@ -125,12 +125,12 @@ def test_deviation_by_hand():
 
 
 def test_lrn_is_a_constant_at_the_unit_scale_alone(digits_dir):
-    spec = "ensemble.members=lrn_alpha=[1e-4,2e-8], seed=0; lrn=off, seed=0"
+    spec = "ensemble.members=lrn_alpha=[1e-4,2e-8], seed=0; lrn=off, seed=0; lrn_alpha=0, seed=0"
     config = config_lib.load("configs/digits.py", [f"data.dir={digits_dir}", "model.width=0.04", spec])
-    on, unit, off = lrn_range.deviations(config, data.load(config.data), [0, 1, 2])
+    on, unit, off, constant = lrn_range.deviations(config, data.load(config.data), [0, 1, 2, 3])
     assert on > 0.5
     assert 0 < unit < 0.01 < lrn_range.CONSTANT
-    assert off == 0
+    assert off == constant == 0
 
 
 # Comparisons

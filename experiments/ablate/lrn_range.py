@@ -45,7 +45,11 @@ def deviations(config: ConfigDict, dataset: Dataset, members: list[int]) -> list
 
     layers = jax.jit(jax.vmap(member))(params, chosen)
     k_power = np.asarray(chosen.lrn_k) ** np.asarray(chosen.lrn_beta)
-    return [max(_deviation(np.asarray(x[m]), np.asarray(y[m]), k_power[m]) for x, y in layers) for m in range(len(members))]
+    # With alpha = 0 the quotient differs from k^beta by rounding alone.
+    return [
+        max(_deviation(np.asarray(x[m]), np.asarray(y[m]), k_power[m]) for x, y in layers) if chosen.lrn_alpha[m] else 0.0
+        for m in range(len(members))
+    ]
 
 
 def _deviation(x: np.ndarray, y: np.ndarray, k_power: float) -> float:

@@ -146,7 +146,7 @@ def measures_figure(found: Filters, towers: bool, note: str) -> "Figure":
         axes.plot(100 * found.colour[half], found.selectivity[half], color=colour, marker="o", linestyle="none", alpha=0.8, label=name)
     axes.axvline(200 / 3, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="random weights")  # two of three colour axes are not grey
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="colour share of the weights (%)", ylabel="orientation selectivity")
-    axes.set_title(f"Filters of conv1{f': {note}' if note else ''}", parse_math=False)
+    axes.set_title("\n".join(filter(None, ["Filters of conv1", note])), parse_math=False)
     style_axes(axes)
     axes.legend(frameon=False, labelcolor=INK)
     return figure
@@ -170,7 +170,7 @@ def towers_figure(found: list[Filters], names: list[str], tests: list[Test], not
     axes.set_yticks(range(len(names)), [printable(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlabel("mean colour share of the tower's filters (%)")
-    axes.set_title(f"Colour of the towers{f': {note}' if note else ''}", parse_math=False)
+    axes.set_title("\n".join(filter(None, ["Colour of the towers", note])), parse_math=False)
     style_axes(axes)
     axes.grid(False, axis="y")
     axes.legend(frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)

@@ -18,6 +18,7 @@ folder, each figure as PNG and SVG:
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -168,7 +169,7 @@ def towers_figure(found: list[Filters], names: list[str], tests: list[Test], not
         for half, name, colour in zip(np.split(one.colour, 2), ("first tower", "second tower"), COLOURS, strict=False):
             axes.plot([100 * half.mean()], [row], color=colour, marker="o", linestyle="none", label=None if row else name)
     axes.set_yticks(range(len(names)), [printable(name) for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("mean colour share of the tower's filters (%)")
     axes.set_title("\n".join(filter(None, ["Colour of the towers", note])), parse_math=False)
     style_axes(axes)
@@ -190,10 +191,11 @@ def table(found: list[Filters], names: list[str], tests: list[Test], p: float) -
     spread = f" ± {100 * index.std(ddof=1):.1f}" if len(index) > 1 else ""
     differ = f"{100 * index.mean():.1f}{spread} points"
     together = f"; all together p = {p:.4f}" if len(tests) > 1 else ""
-    return (
-        f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
-        f"halves (p < 0.05){together}.\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
+    words = (
+        f"The towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
+        f"halves (p < 0.05){together}. The paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
     )
+    return f"{text}\n\n{textwrap.fill(words, 110)}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,14 +3,15 @@
 A choice names a form for each kind of device. The forms stand where they are used, and `by_device` takes the one of the platform that the
 program is compiled for, which needn't be that of this machine:
 
-    by_device(POOL_GRADIENT, {"slices": _slices_gradient, "window": _window_gradient}, x, gradient)
+    by_device(LRN_SUMS, {"slices": _sum_of_slices, "band": _band_product}, squares)
 
 So the choice holds for a run, for a program that is compiled ahead for a TPU elsewhere (experiments/scaling), and for an exported one. All
 forms of a choice give the same numbers up to rounding, and the tests hold each pair together. RESAMPLING alone changes more than that. What
 isn't chosen here is the same everywhere; cpu.py has the settings of XLA's CPU backend.
 
 Numbers for CPUs were measured on two cores of an AMD EPYC (docs/performance.md). Numbers for TPUs are the compiler's estimates for a v5e,
-128 images, bfloat16. No form was compared on GPUs: they keep what was measured there as a whole, unless the form is for CPUs alone.
+128 images, bfloat16. On GPUs only the members' convolutions were compared: they keep what was measured there as a whole, unless the form
+is for CPUs alone.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Choice(NamedTuple):
     tpu: str
 
 
-# The gradient of max-pooling: shifted comparisons, or XLA's select-and-scatter.
+# Max-pooling: strided slices and shifted comparisons, or XLA's windows with select-and-scatter for the gradient.
 # CPU: slices are 10 times faster. TPU: the network's three pools take 6.9 ms with slices, whose strided reads and interleaving it has no
 # instructions for, and 0.4 ms by the bytes of select-and-scatter, which has no estimate.
 POOL = Choice(cpu="slices", gpu="slices", tpu="window")

@@ -18,6 +18,7 @@ folder, each figure as PNG and SVG:
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -146,7 +147,7 @@ def measures_figure(found: Filters, towers: bool, note: str) -> "Figure":
         axes.plot(100 * found.colour[half], found.selectivity[half], color=colour, marker="o", linestyle="none", alpha=0.8, label=name)
     axes.axvline(200 / 3, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="random weights")  # two of three colour axes are not grey
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="colour share of the weights (%)", ylabel="orientation selectivity")
-    axes.set_title(f"Filters of conv1{f': {note}' if note else ''}", parse_math=False)
+    axes.set_title("\n".join(filter(None, ["Filters of conv1", note])), parse_math=False)
     style_axes(axes)
     axes.legend(frameon=False, labelcolor=INK)
     return figure
@@ -168,9 +169,9 @@ def towers_figure(found: list[Filters], names: list[str], tests: list[Test], not
         for half, name, colour in zip(np.split(one.colour, 2), ("first tower", "second tower"), COLOURS, strict=False):
             axes.plot([100 * half.mean()], [row], color=colour, marker="o", linestyle="none", label=None if row else name)
     axes.set_yticks(range(len(names)), [printable(name) for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("mean colour share of the tower's filters (%)")
-    axes.set_title(f"Colour of the towers{f': {note}' if note else ''}", parse_math=False)
+    axes.set_title("\n".join(filter(None, ["Colour of the towers", note])), parse_math=False)
     style_axes(axes)
     axes.grid(False, axis="y")
     axes.legend(frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
@@ -190,10 +191,11 @@ def table(found: list[Filters], names: list[str], tests: list[Test], p: float) -
     spread = f" ± {100 * index.std(ddof=1):.1f}" if len(index) > 1 else ""
     differ = f"{100 * index.mean():.1f}{spread} points"
     together = f"; all together p = {p:.4f}" if len(tests) > 1 else ""
-    return (
-        f"{text}\nThe towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
-        f"halves (p < 0.05){together}.\nThe paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
+    words = (
+        f"The towers' mean colour shares differ by {differ}; in {small} of {len(tests)} networks by more than those of random "
+        f"halves (p < 0.05){together}. The paper's Figure 3: one tower largely colour-agnostic, the other largely colour-specific."
     )
+    return f"{text}\n\n{textwrap.fill(words, 110)}"
 
 
 def main(argv: list[str] | None = None) -> None:

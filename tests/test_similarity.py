@@ -110,6 +110,11 @@ def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, caps
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
 
 
+def test_one_network_alone(untrained_run, tmp_path, capsys):
+    main(["--runs", str(untrained_run), "--members", "1", "--layers", "fc6..fc7", "--split", "test[:80]", "--out", str(tmp_path)])
+    assert "Of the layers of this one network, fc6 and fc7 are least alike (CKA 0." in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_network_that_says_the_same_of_every_image_is_left_out_and_named():
     values = np.array([[0.9, 0.5, np.nan], [0.7, 0.3, np.nan], [0.8, np.nan, np.nan]])  # pairs x layers
     found = SimpleNamespace(groups=["run"], between=lambda i, j: values, layers=["conv1", "conv5", "fc6"], matchings={}, networks=[0])

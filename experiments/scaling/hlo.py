@@ -18,6 +18,9 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
 PRODUCTS = {"convolution", "dot"}
 _ON_CHIP = "S(1)"  # in a layout: the array lies in the chip's own vector memory
+_START, _DONE = "async-collective-start", "async-collective-done"  # names of fusions; between the two, others compute
+_UNKNOWN = 2**63 - 1  # cycles of an operation that has no estimate after all
+_CALLS = r"calls=%?([\w.\-]+)"
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
@@ -107,11 +110,16 @@ def _costs(computations: dict[str, Computation], which: str, times: int) -> Iter
             around = _name(computations, operations, own)
             for cost in _costs(computations, operation.attribute(r"body=%?([\w.\-]+)"), turns):
                 yield cost if cost.name else cost._replace(name=around)
-        if operation.kind in FREE or operation.kind.endswith("-done") or "AllocateBuffer" in operation.rest:
+        if operation.kind in FREE or operation.kind.endswith("-done") or own.startswith(_DONE) or "AllocateBuffer" in operation.rest:
             continue
-        cycles = int(operation.attribute(r'"estimated_cycles":"(\d+)"') or 0)
-        moved = 0 if cycles else _moved(operations, operation)
-        yield Cost(operation.kind.removesuffix("-start"), _name(computations, operations, own), times * cycles, times * moved)
+        name, inside = _name(computations, operations, own), computations.get(operation.attribute(_CALLS), {})
+        if own.startswith(_START):  # a fusion that starts the collective inside it
+            operations_of, operation = inside, next(other for other in inside.values() if other.kind in COLLECTIVES)
+        else:
+            operations_of = operations
+        cycles = int(operation.attribute(r'"estimated_cycles":"(\d+)"') or 0) % _UNKNOWN
+        moved = 0 if cycles else _moved(operations_of, operation)
+        yield Cost(operation.kind.removesuffix("-start"), name, times * cycles, times * moved)
 
 
 def _turns(condition: Computation) -> int:
@@ -130,7 +138,7 @@ def _name(computations: dict[str, Computation], operations: Computation, own: st
     seen, waiting = {own}, [own]
     while waiting:
         operation = operations[waiting.pop(0)]
-        inner = computations.get(operation.attribute(r"calls=%?([\w.\-]+)"), {}).values()
+        inner = computations.get(operation.attribute(_CALLS), {}).values()
         products = [other for other in inner if other.kind in PRODUCTS]
         for named in (products, inner, [operation]):
             places = Counter(name.rpartition("/")[0] or name for other in named if (name := other.attribute(r'op_name="([^"]*)"')))

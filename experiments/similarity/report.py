@@ -46,6 +46,12 @@ def in_words(found: Found) -> str:
     if len(found.networks) > 1:
         alone, all_of_them = f"{100 * found.errors.mean():.2f} %", f"{100 * found.ensemble_error:.2f} %"
         parts.append(f"one network errs on {alone}, all {len(found.networks)} together on {all_of_them}")
+    if not parts and np.isnan(found.cka).all():
+        parts.append("this one network puts out the same for all images, or for all but one")
+    elif not parts:
+        i, j = divmod(int(np.nanargmin(found.cka[0, :, 0])), len(found.layers))
+        names = f"{found.layers[i]} and {found.layers[j]}"
+        parts.append(f"of the layers of this one network, {names} are least alike (CKA {found.cka[0, i, 0, j]:.2f})")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -87,9 +93,10 @@ def write(found: Found, out: Path) -> Path:
       UserError: a file can't be written.
     """
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(found.networks))
-    layers: list[page.Block] = [
-        page.Text(_CKA + _EMPTY * bool(np.isnan(found.cka).any())),
-        page.Drawing("depth", figures.depth_figure(found), in_words(found)),
+    layers: list[page.Block] = [page.Text(_CKA + _EMPTY * bool(np.isnan(found.cka).any()))]
+    if len(found.networks) > 1:
+        layers.append(page.Drawing("depth", figures.depth_figure(found), in_words(found)))
+    layers += [
         page.Text("Each layer with each: within the first network, and of the first network (down) with the second (across)."),
         page.Drawing("layers", figures.layers_figure(found), "CKA of all pairs of layers"),
     ]

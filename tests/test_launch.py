@@ -113,7 +113,7 @@ def test_the_results_are_those_of_the_points(programs):
     made = programs("finish", "wait")
     launch(made[:1])
     (result,) = collect(made)
-    assert (result.point, result.workdir, result.members) == (made[0].points[0], made[0].directory, [0, 1])
+    assert (result.point, result.runs) == (made[0].points[0], ((made[0].directory, [0, 1]),))
     assert (result.seeds, result.diverged) == ([0, 1], ())
     np.testing.assert_allclose(result.validation_error, [0.01, 0.02])
     np.testing.assert_allclose(result.test_error, [0.02, 0.03])

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -33,20 +34,23 @@ def test_flags(before, plugin, platforms, after, monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator's settings are glibc's")
 def test_a_programs_memory_is_reused_at_the_next_call():
-    """Of 100 MB that the program needs beside its argument and its result, no call but the first waits for the pages."""
+    """Of 100 MB that the program needs beside its argument and its result, few calls but the first wait for the pages.
+
+    Not none: now and then a small block is put into what was freed, and 100 MB no longer fit there.
+    """
     code = """
 import resource, jax, jax.numpy as jnp
 from alexnet_jax import parallel
 parallel.start()
 total = jax.jit(lambda x: jnp.sum(jnp.sort(jnp.broadcast_to(x, (25, 1_000_000)), 0)))
 faults = []
-for _ in range(3):
+for _ in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     total(jnp.arange(1e6)).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[0] * resource.getpagesize(), faults[2] * resource.getpagesize())
+print(*(count * resource.getpagesize() for count in faults))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    first, third = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True).stdout.split())
+    first, *others = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True).stdout.split())
     assert first > 90e6
-    assert third < 10e6
+    assert statistics.median(others) < 10e6

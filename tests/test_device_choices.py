@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax import data, device_choices, hyper, parallel
 from alexnet_jax.device_choices import Choice, by_device
+from alexnet_jax.model import bias as bias_lib
 from alexnet_jax.model import conv as conv_lib
 from alexnet_jax.model import lrn as lrn_lib
 from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
@@ -47,8 +48,16 @@ def test_both_sums_of_lrn_are_one_function(channels, below, above):
     np.testing.assert_allclose(by_slices, by_product, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 7, 5), (2, 1, 1, 3)])
+def test_both_sums_of_a_bias_gradient_are_one_function(shape):
+    gradient = normal(*shape)
+    rows_first, at_once = (bias_lib.SUMS[name](gradient) for name in ("rows first", "at once"))
+    np.testing.assert_allclose(rows_first, at_once, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(at_once, np.sum(np.asarray(gradient), tuple(range(len(shape) - 1)), dtype=np.float64), rtol=1e-5, atol=1e-6)
+
+
 def test_a_choice_names_forms_that_there_are():
-    named = {"POOL": conv_lib.POOLS, "LRN_SUMS": lrn_lib.SUMS}
+    named = {"POOL": conv_lib.POOLS, "LRN_SUMS": lrn_lib.SUMS, "BIAS_GRADIENT": bias_lib.SUMS}
     for name, forms in named.items():
         assert set(getattr(device_choices, name)) <= set(forms)
 

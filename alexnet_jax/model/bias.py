@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alexnet_jax.device_choices import BIAS_GRADIENT, by_device
+
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, "batch ... units"], bias: Float[Array, " units"]) -> Float[Array, "batch ... units"]:
@@ -24,7 +26,21 @@ def _forward(x, bias):
 
 
 def _backward(_, gradient):
-    return gradient, jnp.sum(gradient, range(gradient.ndim - 1), dtype=jnp.float32)
+    return gradient, by_device(BIAS_GRADIENT, SUMS, gradient)
 
 
 add_bias.defvjp(_forward, _backward)
+
+
+def _at_once(gradient):
+    return jnp.sum(gradient, range(gradient.ndim - 1), dtype=jnp.float32)
+
+
+def _rows_first(gradient):
+    """Of maps, first the sum of all their rows, each with its columns and units side by side."""
+    columns = gradient.shape[-2] if gradient.ndim > 2 else 1
+    return _at_once(_at_once(gradient.reshape(-1, columns * gradient.shape[-1])).reshape(columns, -1))
+
+
+# Name -> the sum over all axes but the last.
+SUMS = {"at once": _at_once, "rows first": _rows_first}

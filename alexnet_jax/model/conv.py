@@ -29,7 +29,7 @@ from alexnet_jax.model.winograd import Padding, winograd
 
 # auto      by the device, and by `winograd_tile`, one of the others
 # direct    XLA's convolution; under a member axis M of them
-# winograd  winograd.py, wherever the stride is 1
+# winograd  winograd.py, wherever a kernel is larger than its stride
 # grouped   XLA's convolution; under a member axis one of M groups, which is XLA's own rule
 FORMS = ("auto", "direct", "winograd", "grouped")
 
@@ -47,13 +47,14 @@ def winograd_tile(form: str, x: jax.Array, kernel: jax.Array, stride: int, paddi
     multiplications, counting what the last tile of a row computes in vain.
     """
     (images, *size, _), (taps, _, channels, filters) = x.shape, kernel.shape
-    size = [length + sum(padding) - taps + 1 for length in size]
+    size = [(length + sum(padding) - taps) // stride + 1 for length in size]
+    taps, channels = -(-taps // stride), channels * stride**2  # of the same convolution with stride 1
 
     def tiles(m: int) -> int:
         return math.prod(-(-length // m) for length in size)
 
     possible = range(2, _LARGEST_TILE - taps + 2)
-    if form in ("direct", "grouped") or stride != 1 or taps == 1 or not possible:
+    if form in ("direct", "grouped") or taps == 1 or not possible:
         return 0
     best = min(possible, key=lambda m: tiles(m) * (m + taps - 1) ** 2)
     large = images * tiles(best) >= _LEAST_TILES and channels >= _LEAST_CHANNELS and filters // groups >= _LEAST_FILTERS
@@ -97,7 +98,7 @@ def conv(
     """
     tile = winograd_tile(form, x, kernel, stride, padding, groups)
     forms = {
-        "winograd": lambda x, kernel: winograd(x, kernel, padding, groups, tile),
+        "winograd": lambda x, kernel: winograd(x, kernel, stride, padding, groups, tile),
         "direct": lambda x, kernel: _direct(x, kernel, stride, padding, groups, form),
     }
     if form == "auto" and tile:

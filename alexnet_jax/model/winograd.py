@@ -1,6 +1,6 @@
 """Convolution by Winograd's minimal filtering: the same sums with two to six times fewer multiplications. conv.py says where it is used.
 
-    y = winograd(x, kernel, padding=(2, 2), tile=4)    # (B, H, W, C), (5, 5, C, F) -> (B, H, W, F)
+    y = winograd(x, kernel, stride=1, padding=(2, 2), tile=4)    # (B, H, W, C), (5, 5, C, F) -> (B, H, W, F)
 
 In one dimension F(m, r) makes m outputs of a convolution from n = m + r - 1 inputs d and r taps g with n multiplications instead of m r:
 
@@ -11,6 +11,8 @@ is infinity; B interpolates (Toom and Cook). In two dimensions, tiles of n x n i
 outputs. Every transform is applied along the height and along the width. Summed over the input channels, the multiplications are n x n
 matrix products, with a row for each tile and a column for each filter (Lavin and Gray 2015, arXiv 1509.09308). The gradients are the
 transposes of these steps, in the opposite order.
+
+A convolution of stride s is one of stride 1 over the s x s phases of its input.
 
 Rounding grows with n: `ERROR` has its bounds.
 """
@@ -37,22 +39,38 @@ ERROR = {2: 1e-6, 3: 2e-6, 4: 2e-6, 5: 2e-5, 6: 2e-5, 7: 4e-5, 8: 1e-4}
 def winograd(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "size size channels_per_group filters"],
+    stride: int,
     padding: Padding,
     groups: int = 1,
     tile: int = 4,
 ) -> Float[Array, "batch out_height out_width filters"]:
-    """Convolution with stride 1, as `conv` of conv.py, by F(tile, size) in height and width.
+    """Convolution as `conv` of conv.py has it, by F(tile, size) in height and width; with a stride, by F(tile, size / stride).
 
     Transforms and sums are float32 whatever the dtypes; the result has the dtype of x. Under `vmap`, members are one more batch axis of
     the matrix products, and so are groups.
     """
     images, weights = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    if stride > 1:
+        images, weights, padding = _phases(images, weights, stride, padding, groups)
     if groups == 1:
         return _winograd(images, weights, padding, tile).astype(x.dtype)
-    images = images.reshape(*x.shape[:3], groups, -1)
-    weights = weights.reshape(*kernel.shape[:3], groups, -1)
+    images = images.reshape(*images.shape[:3], groups, -1)
+    weights = weights.reshape(*weights.shape[:3], groups, -1)
     outputs = jax.vmap(lambda x, kernel: _winograd(x, kernel, padding, tile), in_axes=3, out_axes=3)(images, weights)
     return outputs.reshape(*outputs.shape[:3], -1).astype(x.dtype)
+
+
+def _phases(x, kernel, stride, padding, groups):
+    """Inputs, kernel and padding of the same convolution with stride 1: blocks of stride x stride pixels become channels."""
+    taps = -(-len(kernel) // stride)
+    lengths = [((length + sum(padding) - len(kernel)) // stride + taps) * stride for length in x.shape[1:3]]
+    for axis, length in zip((1, 2), lengths, strict=True):
+        x = _pad(x, axis, padding[0], length - padding[0] - x.shape[axis])
+        kernel = _pad(kernel, axis - 1, 0, taps * stride - kernel.shape[axis - 1])
+    rows, columns = (length // stride for length in lengths)
+    x = x.reshape(len(x), rows, stride, columns, stride, groups, -1).transpose(0, 1, 3, 5, 2, 4, 6)
+    kernel = kernel.reshape(taps, stride, taps, stride, -1, kernel.shape[-1]).transpose(0, 2, 1, 3, 4, 5)
+    return x.reshape(len(x), rows, columns, -1), kernel.reshape(taps, taps, -1, kernel.shape[-1]), (0, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -66,9 +84,8 @@ def _forward(x, kernel, padding, tile):
     height, width = (length + sum(padding) - len(kernel) + 1 for length in x.shape[1:3])
     rows, columns = -(-height // tile), -(-width // tile)
 
-    inputs = _along(0, b.T, _cut(x, 1, 0, len(b), tile, rows, padding[0]))  # (n, B, rows, W, C)
-    inputs = _along(1, b.T, _cut(inputs, 3, 1, len(b), tile, columns, padding[0]))  # (n, n, B, rows, columns, C)
-    inputs = inputs.reshape(len(b) ** 2, -1, x.shape[3])
+    inputs = _cut(x, len(b), tile, (rows, columns), padding[0])  # (n, n, B, rows, columns, C)
+    inputs = _along(1, b.T, _along(0, b.T, inputs)).reshape(len(b) ** 2, -1, x.shape[3])
     weights = _along(1, g, _along(0, g, kernel)).reshape(len(b) ** 2, *kernel.shape[2:])
     products = jnp.einsum("ntc,ncf->ntf", inputs, weights)
     products = products.reshape(len(b), len(b), len(x), rows, columns, kernel.shape[3])
@@ -84,14 +101,14 @@ def _backward(padding, tile, residuals, gradient):
     height, width = (length - sum(padding) + size - 1 for length in gradient.shape[1:3])
     rows, columns = (-(-length // tile) for length in gradient.shape[1:3])
 
-    outputs = _cut(_cut(gradient, 1, 0, tile, tile, rows), 3, 1, tile, tile, columns)  # (m, m, B, rows, columns, F)
+    outputs = _cut(gradient, tile, tile, (rows, columns))  # (m, m, B, rows, columns, F)
     products = _along(0, a, _along(1, a, outputs)).reshape(n**2, -1, gradient.shape[3])
     weights_gradient = jnp.einsum("ntc,ntf->ncf", inputs, products)
     kernel_gradient = _along(1, g.T, _along(0, g.T, weights_gradient.reshape(n, n, *weights.shape[1:])))
     inputs_gradient = jnp.einsum("ntf,ncf->ntc", products, weights)
     inputs_gradient = inputs_gradient.reshape(n, n, len(gradient), rows, columns, weights.shape[1])
-    x_gradient = _join(_along(1, b, inputs_gradient), 4, 1, tile, width, padding[0])  # (n, B, rows, W, C)
-    return _join(_along(0, b, x_gradient), 2, 0, tile, height, padding[0]), kernel_gradient
+    inputs_gradient = _along(1, b, _along(0, b, inputs_gradient))
+    return _join(_join(inputs_gradient, 4, 1, tile, width, padding[0]), 2, 0, tile, height, padding[0]), kernel_gradient
 
 
 _winograd.defvjp(_forward, _backward)
@@ -117,20 +134,23 @@ def _along(axis: int, matrix: np.ndarray, x: jax.Array) -> jax.Array:
     return along(x)
 
 
-def _cut(x: jax.Array, axis: int, place: int, size: int, step: int, tiles: int, before: int = 0) -> jax.Array:
-    """Cut an axis, with `before` zeros in front, into tiles of `size` that are `step` apart. Their elements become the axis `place`.
+def _cut(x: jax.Array, size: int, step: int, tiles: tuple[int, int], before: int = 0) -> jax.Array:
+    """Cut (B, H, W, C), with `before` zeros above and at the left, into tiles of size x size that are `step` apart.
 
-    The axis is reshaped to blocks of `step`; every tile is some blocks in a row. Strided slices would be slower.
+    The result (size, size, B, *tiles, C) is a stack of strided slices. As reshaped blocks of `step` XLA would compute it up to eight times
+    slower: it merges the reshapes into one loop over all elements, and divides the index of each by the sizes of the axes.
     """
-    blocks = -(-size // step)
-    x = _pad(x, axis, before, (tiles + blocks - 1) * step - before - x.shape[axis])
-    x = jnp.moveaxis(x.reshape(*x.shape[:axis], -1, step, *x.shape[axis + 1 :]), axis + 1, place)
-    x = jnp.concatenate([lax.slice_in_dim(x, block, block + tiles, 1, axis + 1) for block in range(blocks)], place)
-    return lax.slice_in_dim(x, 0, size, 1, place)
+    for axis, count in zip((1, 2), tiles, strict=True):
+        x = _pad(x, axis, before, (count - 1) * step + size - before - x.shape[axis])
+
+    def slices(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
+        return [lax.slice_in_dim(x, first, first + (count - 1) * step + 1, step, axis) for first in range(size)]
+
+    return jnp.stack([jnp.stack(slices(rows, 2, tiles[1])) for rows in slices(x, 1, tiles[0])])
 
 
 def _join(x: jax.Array, axis: int, place: int, step: int, length: int, before: int = 0) -> jax.Array:
-    """The transpose of `_cut`: tiles along `axis`, whose elements are the axis `place`, are added up where they overlap."""
+    """The transpose of `_cut` in one axis: tiles along `axis`, whose elements are the axis `place`, are added up where they overlap."""
     blocks = -(-x.shape[place] // step)
     x = _pad(x, place, 0, blocks * step - x.shape[place])
     parts = [lax.slice_in_dim(x, block * step, (block + 1) * step, 1, place) for block in range(blocks)]

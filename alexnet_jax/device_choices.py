@@ -48,6 +48,9 @@ BIAS_GRADIENT = Choice(cpu="rows first", gpu="at once", tpu="at once")
 # Large convolutions in float32. CPU: Winograd's form is up to three times faster. Accelerators have libraries, or units, for XLA's own.
 CONVOLUTION = Choice(cpu="winograd", gpu="direct", tpu="direct")
 
+# Convolutions of few channels in float32, with their numbers in conv.py. CPU: one product of patches. On accelerators it wasn't tried.
+FEW_CHANNELS = Choice(cpu="patches", gpu="direct", tpu="direct")
+
 # XLA's convolutions of M members with kernels of their own: M of them, or one of M groups.
 # CPU: M are 1.4 times faster for seven small networks. GPU: M are 1.37 times faster on an H100 for seven one-tower networks.
 # TPU: a layer takes a ninth longer in groups (conv3, M = 7: 1.48 against 1.33 ms), but M of them take three times as long to compile.

@@ -80,7 +80,7 @@ def operations(jaxpr):
     ("variant", "changes"), [(v, {}) for v in VARIANTS] + [("small", {"groups": 4, "pool_size": 2, "pool_stride": 1, "stem_stride": 2})]
 )
 def test_what_the_module_really_does(variant, changes):
-    arch = arch_of(variant, **changes)
+    arch = arch_of(variant, conv_form="direct", **changes)
     model, image = AlexNet(arch, 7), jnp.zeros((1, arch.input_size, arch.input_size, 3))
     params = jax.eval_shape(model.init, jax.random.key(0), image, Hyper())
     jaxpr = jax.make_jaxpr(lambda params, image: model.apply(params, image, Hyper()))(params, image)

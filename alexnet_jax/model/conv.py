@@ -11,8 +11,8 @@ unrolls into M convolutions there, for the value and for both gradients; each gi
 members doesn't help: inside a loop, XLA's CPU convolutions use one thread. The unrolled program grows with M, so more than a few members
 train in turn (turns.py).
 
-On CPUs, large convolutions take Winograd's form (winograd.py) instead; `winograd_tile` says which. device_choices.py says which forms
-devices take.
+On CPUs, large convolutions take Winograd's form (winograd.py) instead; `winograd_tile` says which. Those of few channels are one product of
+patches (patches.py). device_choices.py says which forms devices take.
 """
 
 import math
@@ -24,10 +24,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from alexnet_jax.device_choices import CONVOLUTION, MEMBERS_CONVOLUTION, POOL, by_device
+from alexnet_jax.device_choices import CONVOLUTION, FEW_CHANNELS, MEMBERS_CONVOLUTION, POOL, by_device
+from alexnet_jax.model.patches import patches
 from alexnet_jax.model.winograd import Padding, winograd
 
-# auto      by the device, and by `winograd_tile`, one of the others
+# auto      by the device and the shapes, one of the next two or patches.py
 # direct    XLA's convolution; under a member axis M of them
 # winograd  winograd.py, wherever a kernel is larger than its stride
 # grouped   XLA's convolution; under a member axis one of M groups, which is XLA's own rule
@@ -38,6 +39,8 @@ _LARGEST_TILE = 8
 # Measured on two cores of an AMD EPYC, value and both gradients. With fewer tiles than this, the kernel's transform costs as much as they
 # save. With fewer channels or filters, the products are slow, and a layer gains less than a third.
 _LEAST_TILES, _LEAST_CHANNELS, _LEAST_FILTERS = 64, 24, 64
+# Numbers of a kernel for one filter, up to which patches are faster: 5 x 5 x 1 takes 0.6 of the time, 3 x 3 x 3 0.9, 5 x 5 x 3 1.4.
+_LARGEST_PATCH = 32
 
 
 def winograd_tile(form: str, x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int) -> int:
@@ -99,10 +102,13 @@ def conv(
     tile = winograd_tile(form, x, kernel, stride, padding, groups)
     forms = {
         "winograd": lambda x, kernel: winograd(x, kernel, stride, padding, groups, tile),
+        "patches": lambda x, kernel: patches(x, kernel, padding),
         "direct": lambda x, kernel: _direct(x, kernel, stride, padding, groups, form),
     }
     if form == "auto" and tile:
         return by_device(CONVOLUTION, forms, x, kernel)
+    if form == "auto" and stride == groups == 1 and math.prod(kernel.shape[:3]) <= _LARGEST_PATCH and x.dtype == jnp.float32:
+        return by_device(FEW_CHANNELS, forms, x, kernel)
     return forms["winograd" if tile else "direct"](x, kernel)
 
 

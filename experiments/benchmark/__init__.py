@@ -4,8 +4,8 @@ settings.py         the settings of a measurement
 measure.py          times several sides in turn, and describes the machine
 ours.py             this project's side of a measurement; PyTorch's side is in experiments/peers/
 table.py            prints the rows of a part as they are measured, and stores them as JSON
-train.py members.py lrn.py augment.py input.py feed.py evaluate.py startup.py    the parts, with the next line
-growth.py overhead.py checkpoint.py memory.py digits.py
+train.py layers.py members.py lrn.py augment.py input.py feed.py evaluate.py    the parts, with the next line
+startup.py growth.py overhead.py checkpoint.py memory.py digits.py
 gpu.py              tests and parts on one accelerator within some minutes, each in a process of its own
 growth_figure.py    the figure of `growth`
 __main__.py         the command
@@ -14,6 +14,7 @@ __main__.py         the command
 # Part -> (its module here, what it measures)
 PARTS = {
     "train": ("train", "the whole training step, compared with the machine's fastest matrix product"),
+    "layers": ("layers", "each convolution and dense layer with its gradients, compared with XLA's direct convolution"),
     "members": ("members", "M members at once: our convolutions, grouped ones, a loop over members; time to compile"),
     "lrn": ("lrn", "local response normalisation compared with the memory's speed; its share of a training step"),
     "augment": ("augment", "augmentation on the device"),

@@ -150,6 +150,43 @@ def matrix_product(a: np.ndarray, b: np.ndarray, dtype: str) -> Callable[[], Non
     return product
 
 
+def layer(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    gradient: np.ndarray,
+    stride: int,
+    padding: int,
+    layout: str,
+    gradient_of_input: bool,
+) -> Callable[[], None]:
+    """A function that computes a convolution or a dense layer with its bias, and its gradients.
+
+    Args:
+      x: (batch, height, width, channels), or (batch, units) for a dense layer.
+      kernel: (size, size, channels, filters), or (units, units).
+      gradient: of the layer's result, as it lies here: channels last.
+    """
+
+    def put(array: np.ndarray, *order: int) -> Tensor:
+        tensor = torch.from_numpy(array).permute(*order).to(DEVICE)
+        return tensor.contiguous(memory_format=LAYOUTS[layout])
+
+    bias_ = torch.from_numpy(bias).to(DEVICE).requires_grad_()
+    if x.ndim == 4:
+        inputs, weights, cotangent = put(x, 0, 3, 1, 2), put(kernel, 3, 2, 0, 1), put(gradient, 0, 3, 1, 2)
+    else:
+        inputs, weights, cotangent = put(x, 0, 1), put(kernel, 1, 0), put(gradient, 0, 1)
+    wanted = [weights.requires_grad_(), bias_, *([inputs.requires_grad_()] if gradient_of_input else [])]
+
+    def forward_and_backward():
+        outputs = F.conv2d(inputs, weights, bias_, stride, padding) if x.ndim == 4 else F.linear(inputs, weights, bias_)
+        torch.autograd.grad(outputs, wanted, cotangent)
+        synchronise()
+
+    return forward_and_backward
+
+
 def normalisation(x: np.ndarray, gradient: np.ndarray, dtype: str, layout: str, compiled: bool) -> Callable[[], None]:
     """A function that computes `nn.LocalResponseNorm` and its gradient.
 

@@ -29,7 +29,8 @@ class Hyper:
     lrn_alpha = 0, and dropout is the identity with dropout = 0.
     """
 
-    seed: Any = 0  # uint32; initialisation, dropout and augmentation derive their random draws from it
+    seed: Any = 0  # uint32; the initial weights are drawn from it
+    draws: Any = 0  # uint32; dropout and augmentation are drawn from it: the seed itself, unless the member's spec names another
     learning_rate: Any = 1e-2
     momentum: Any = 0.9
     weight_decay: Any = 5e-4
@@ -50,6 +51,7 @@ class Hyper:
 
 
 FIELDS = tuple(Hyper.__dataclass_fields__)
+WHOLE = ("seed", "seeds", "draws")  # names in a spec whose values are whole numbers
 AUGMENTATIONS = ("crop", "flip", "rotation", "shift", "colour", "whitening")
 LARGEST = float(np.finfo(np.float32).max)
 MOST = 100_000  # members of a run: each takes half a kilobyte on the host before anything is known of its memory
@@ -61,7 +63,7 @@ SWITCHES = {
 
 
 def base_member(config: ConfigDict) -> dict[str, float]:
-    """The hyperparameters that a config gives to every member: `{field of Hyper: value}`."""
+    """The hyperparameters that a config gives to every member: `{field of Hyper: value}`, all but `draws`."""
     optimizer, model = config.optimizer, config.model
     return {
         "seed": config.ensemble.seed,
@@ -83,6 +85,7 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
     separates several such lists, so a spec can also name its members one by one.
 
         seeds=7                                                7 members that differ in their seed
+        draws=0, seeds=7                                       7 that differ in their initial weights alone
         learning_rate=[.003,.01,.03], lrn=[on,off], seeds=5    30 members; those with equal seeds are paired
         learning_rate=.01, seed=3; learning_rate=.1, seed=4    2 members
 
@@ -100,6 +103,7 @@ def parse_members(spec: str, base: dict[str, float]) -> tuple[list[dict[str, flo
             rows.append(dict(base))
             for _, values in point:
                 rows[-1].update(values)
+            rows[-1].setdefault("draws", rows[-1]["seed"])
             names.append(" ".join(label for (label, _), vary in zip(point, varied, strict=True) if vary) or f"seed={rows[-1]['seed']}")
     if not rows:
         raise UserError(f"ensemble.members is {spec!r}: it defines no member; write for example seeds=7")
@@ -126,7 +130,7 @@ def from_config(config: ConfigDict) -> tuple[Hyper, list[str]]:
 
 def stack(rows: list[dict[str, float]]) -> Hyper:
     """Stack rows of hyperparameters into a `Hyper` with numpy leaves (M,)."""
-    dtype = {"seed": np.uint32}
+    dtype = {"seed": np.uint32, "draws": np.uint32}
     return Hyper(**{field: np.array([row[field] for row in rows], dtype.get(field, np.float32)) for field in FIELDS})
 
 
@@ -144,10 +148,10 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
         return [(f"{name}={word}", SWITCHES[name][word]) for word in words]
     try:
         values = [number(word) for word in words]
-        if name in ("seed", "seeds"):
+        if name in WHOLE:
             values = [value if isinstance(value, int) else int("not an integer") for value in values]
     except ValueError:
-        kind = "whole numbers" if name in ("seed", "seeds") else "numbers"
+        kind = "whole numbers" if name in WHOLE else "numbers"
         raise UserError(f"ensemble.members: {name}={text}: expected {kind}, as {name}=1 or {name}=[1,2]") from None
     if name == "seeds":
         count = int(values[0])
@@ -174,12 +178,12 @@ def _check_count(members: int) -> None:
 
 
 def check_settable(field: str) -> None:
-    """Refuse a name that is not a hyperparameter, and `seed`, which cannot change while a run trains.
+    """Refuse a name that is not a hyperparameter, and `seed` and `draws`, which cannot change while a run trains.
 
     Raises:
       UserError: it names the nearest hyperparameter.
     """
-    settable = [known for known in FIELDS if known != "seed"]
+    settable = [known for known in FIELDS if known not in WHOLE]
     if field not in settable:
         raise UserError(f"can't set {field!r}{did_you_mean(field, settable)}")
 
@@ -190,7 +194,17 @@ def check_range(field: str, value: float) -> None:
     Raises:
       UserError: it names the field and its range.
     """
-    upper = {"seed": 2**32 - 1, "momentum": 1, "dropout": 1, "crop": 1, "flip": 1, "rotation": 180, "shift": 1, "whitening": 1}
+    upper = {
+        "seed": 2**32 - 1,
+        "draws": 2**32 - 1,
+        "momentum": 1,
+        "dropout": 1,
+        "crop": 1,
+        "flip": 1,
+        "rotation": 180,
+        "shift": 1,
+        "whitening": 1,
+    }
     limit, open_end = upper.get(field, float("inf")), field in ("momentum", "dropout") or field not in upper
     if not 0 <= value <= min(limit, LARGEST) or (open_end and value == limit):
         raise UserError(f"{field} = {value:g} is outside [0, {limit:g}{')' if open_end else ']'}")

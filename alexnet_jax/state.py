@@ -9,9 +9,10 @@ both:
 
     state, metrics = train_step(state, controls, batch)
 
-Randomness: the key of every draw is made from (member seed, purpose) and, except for initialisation, from the example's `index` in the
-run's endless stream. No key depends on a device, a process, or a counter that a restart resets. So a run draws the same numbers on any
-number of devices and after any stop. Members with equal seeds draw the same numbers too, so an ablation can compare them in pairs.
+Randomness: initialisation's key is made from the member's seed, every other one from the member's draws, the purpose and the example's
+`index` in the run's endless stream. No key depends on a device, a process, or a counter that a restart resets. So a run draws the same
+numbers on any number of devices and after any stop. Members with equal seeds draw the same numbers too, so an ablation can compare them in
+pairs.
 """
 
 from collections.abc import Callable
@@ -93,9 +94,9 @@ def _make_init(model: AlexNet, make_optimizer: MakeOptimizer, channels: int) -> 
     return jax.vmap(init_member)
 
 
-def example_keys(seed, purpose, index):
+def example_keys(draws, purpose, index):
     """A key for each example of a batch: `index` uint32 (B,) -> keys (B,)."""
-    return jax.vmap(lambda i: jax.random.fold_in(_key(seed, purpose), i))(index)
+    return jax.vmap(lambda i: jax.random.fold_in(_key(draws, purpose), i))(index)
 
 
 def _key(seed, purpose):

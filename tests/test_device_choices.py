@@ -95,7 +95,7 @@ def step_of_two_members():
     model, optimizer = AlexNet(architecture(section), 10), partial(make_optimizer, rule="paper")
     stats = PixelStats(np.zeros(1, np.float32), np.asarray(74, np.float32), np.ones(1, np.float32), np.eye(1, dtype=np.float32))
     step = make_train_step(model, optimizer, stats, lambda step: 1.0, parallel.DEVICES)
-    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
+    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS if field not in hyper.WHOLE}
     members = hyper.stack(hyper.parse_members("seeds=2", {**base, "seed": 0})[0])
     program = parallel.over_mesh_train(step, Mesh(np.array(jax.devices()[:1]), (parallel.DEVICES,)))
     controls = Controls(members, np.ones(2, np.float32), np.zeros(2, bool))

@@ -5,7 +5,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import hyper
 from alexnet_jax.errors import UserError
 
-BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 10}
+BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS if field not in hyper.WHOLE}, "seed": 10}
 
 
 def test_seeds():
@@ -30,6 +30,17 @@ def test_rows():
     assert names == ["learning_rate=0.01 seed=3", "dropout=0 seed=4"]
 
 
+def test_draws_are_the_seed_unless_they_are_named():
+    rows, names = hyper.parse_members("seeds=2; draws=[3,4], seed=7; draws=1, seeds=2", BASE)
+    assert [(row["seed"], row["draws"]) for row in rows] == [(10, 10), (11, 11), (7, 3), (7, 4), (10, 1), (11, 1)]
+    assert names[2:4] == ["draws=3 seed=7", "draws=4 seed=7"]
+    for spec in ("draws=1.5, seed=0", "draws=-1, seed=0", "draws=4294967296, seed=0"):
+        with pytest.raises(UserError, match="draws"):
+            hyper.parse_members(spec, BASE)
+    with pytest.raises(UserError, match="can't set 'draws'"):
+        hyper.check_settable("draws")
+
+
 def test_augment_off_switches_every_strength_off():
     rows, _ = hyper.parse_members("augment=off, seed=0", BASE)
     assert {rows[0][name] for name in hyper.AUGMENTATIONS} == {0}
@@ -42,7 +53,7 @@ def test_leaves_are_arrays_over_members():
     for field in hyper.FIELDS:
         leaf = getattr(members, field)
         assert leaf.shape == (4,)
-        assert field == "seed" or leaf.dtype == np.float32
+        assert leaf.dtype == (np.uint32 if field in hyper.WHOLE else np.float32)
 
 
 @pytest.mark.parametrize(

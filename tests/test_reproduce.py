@@ -190,13 +190,16 @@ def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monke
     seeds = {}
     for program in trained:
         config = config_lib.load(program.config, program.overrides)
-        seeds[program.directory] = [(config.data.seed, int(seed)) for seed in hyper.from_config(config)[0].seed]
+        members = hyper.from_config(config)[0]
+        seeds[program.directory] = [(config.data.seed, *map(int, pair)) for pair in zip(members.seed, members.draws, strict=True)]
     assert [[seed for directory in directories for seed in seeds[directory]] for directories in evaluated] == [
-        [(0, 0), (0, 1), (0, 2)],
-        [(0, 0), (1, 0), (2, 0)],
-        [(0, 0), (1, 1), (2, 2)],
+        [(0, 0, 0), (0, 1, 0), (0, 2, 0)],
+        [(0, 0, 0), (0, 0, 1), (0, 0, 2)],
+        [(0, 0, 0), (0, 1, 1), (0, 2, 2)],
+        [(0, 0, 0), (1, 0, 0), (2, 0, 0)],
+        [(0, 0, 0), (1, 1, 1), (2, 2, 2)],
     ]
-    assert len(trained) == 1 + 3 + 2
+    assert len(trained) == 1 + 1 + 1 + 3 + 2
     assert re.search(r"the order of the images +12\.50 ± 12\.50 % +12\.50 % +12\.5 % +12\.5 %", "\n".join(lines))
     with pytest.raises(UserError, match="2 or more, and sets their orders itself"):
         parts.parts(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS))

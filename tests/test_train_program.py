@@ -46,7 +46,7 @@ class Trained:
 
 
 def members_of(spec):
-    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
+    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS if field not in hyper.WHOLE}
     return hyper.stack(hyper.parse_members(spec, {**base, "seed": 0})[0])
 
 

@@ -19,7 +19,11 @@ from alexnet_jax.train import step
 from alexnet_jax.train.step import make_train_step
 
 STATS = PixelStats(np.float32([120]), np.float32(75), np.float32([75]), np.float32([[1]]))
-BASE = {**{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}, "seed": 0, "learning_rate": 0.05}
+BASE = {
+    **{field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS if field not in hyper.WHOLE},
+    "seed": 0,
+    "learning_rate": 0.05,
+}
 OPTIMIZER = partial(make_optimizer, rule="paper")
 
 
@@ -39,7 +43,7 @@ def state_of(model, spec, **base):
 @cache
 def initial(model, seeds):
     """The state of members with these seeds, which are all that it depends on; on the host, where no step can reuse its buffers."""
-    members = hyper.stack([{**BASE, "seed": seed} for seed in seeds])
+    members = hyper.stack([{**BASE, "seed": seed, "draws": seed} for seed in seeds])
     return jax.tree.map(np.asarray, init_state(model, OPTIMIZER, members, 1))
 
 
@@ -183,7 +187,23 @@ def test_members_with_equal_seeds_share_every_draw():
     assert not np.allclose(metrics[-1]["loss"][0], metrics[-1]["loss"][2])
 
 
-@pytest.mark.parametrize("field", [field for field in hyper.FIELDS if field != "seed"])
+@pytest.mark.parametrize(("off", "same"), [("augment=off, dropout=0, ", True), ("augment=off, ", False), ("dropout=0, ", False)])
+def test_draws_are_dropouts_and_augmentations_alone(off, same):
+    """Two members start from the same weights. A third has other weights and the second's draws: it sees the second's views."""
+    model = network()
+    state, controls = state_of(model, f"{off}seed=5; {off}seed=5, draws=6; {off}seed=6")
+    assert controls.hyper.draws.tolist() == [5, 6, 6]
+    first, second, third = (jax.tree.map(lambda leaf, i=i: leaf[i], state.params) for i in range(3))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
+    assert not np.array_equal(second["conv1"]["kernel"], third["conv1"]["kernel"])
+    _, metrics = train(model, (state, controls), steps=1)
+    assert (metrics[0]["loss"][0] == metrics[0]["loss"][1]) == same
+    seen = [step.inputs(model, STATS, jax.tree.map(lambda leaf, i=i: leaf[i], controls.hyper), batch(0)) for i in range(3)]
+    np.testing.assert_array_equal(seen[1][0], seen[2][0])
+    np.testing.assert_array_equal(*(jax.random.key_data(keys) for *_, keys in seen[1:]))
+
+
+@pytest.mark.parametrize("field", [field for field in hyper.FIELDS if field not in hyper.WHOLE])
 def test_every_hyperparameter_acts_on_its_member_alone(field):
     model = network()
     changed = {"flip": 1.0, "rotation": 40.0, "dropout": 0.1, "lrn_alpha": 1e-2}.get(field, BASE[field] * 0.5)
@@ -210,9 +230,12 @@ def test_what_is_off_is_bitwise_not_there(what, monkeypatch):
     others = ", ".join(spec for name, spec in off.items() if name != what)
     after, metrics = train(network(), state_of(network(), f"{off[what]}, {others}, seeds=2"), steps=2)
     if what == "augment":
-        monkeypatch.setattr(
-            step, "augment", lambda key, image, hyper, stats, size, shear_to: image[1:29, 1:29].astype(jnp.float32) - stats.mean
-        )
+
+        def centre(key, image, hyper, stats, size, shear_to):
+            """Of each member its own, as augmentation's views are: products of shared ones are summed in another order."""
+            return image[1:29, 1:29].astype(jnp.float32) - stats.mean + 0 * hyper.crop
+
+        monkeypatch.setattr(step, "augment", centre)
     elif what == "dropout":
         monkeypatch.setattr(model_lib, "dropout", lambda x, rate, keys, layer: x)
     without = network(lrn=what != "lrn")

@@ -3,6 +3,7 @@
 alexnet.py     AlexNet as a Flax module, and its variants
 conv.py        convolution and max-pooling under a member axis
 winograd.py    convolution with fewer multiplications
+patches.py     convolution of few channels as one product
 dense.py       the matrix product of a dense layer
 bias.py        a layer's bias, whose gradient is summed in float32
 lrn.py         local response normalisation

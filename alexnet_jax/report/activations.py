@@ -83,11 +83,11 @@ def nearest(queries: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
 def augmented(run: Run, member: int, images: np.ndarray, draws: int) -> np.ndarray:
     """What a member sees in training: for each of the images (N, H, W, C), draws of `augment`, as uint8 pixels (N, draws, size, size, C).
 
-    The mean is added again, and values are clipped to 0 to 255. As in training, the key of a draw is made from (member seed, purpose,
-    index).
+    The mean is added again, and values are clipped to 0 to 255. As in training, the key of a draw is made from (the member's draws,
+    purpose, index).
     """
     hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf)[member], run.state.hyper)
-    key, size = jax.random.fold_in(jax.random.key(hyper.seed), AUGMENT), run.network.model.arch.input_size
+    key, size = jax.random.fold_in(jax.random.key(hyper.draws), AUGMENT), run.network.model.arch.input_size
     shear_to = resample.shear_to(run.resampling, run.network.hyper.rotation)
     index = jnp.arange(len(images) * draws).reshape(len(images), draws)
 

@@ -28,9 +28,9 @@ def inputs(model: AlexNet, stats: PixelStats, hyper: Hyper, batch: Batch, shear_
     """What one member's network is applied to in a training step: augmented views (B, size, size, C), `hyper`, dropout's keys (B,)."""
     with jax.named_scope("augment"):  # the names tell the parts of a compiled program apart (experiments/scaling)
         views = jax.vmap(lambda key, image: augment(key, image, hyper, stats, model.arch.input_size, shear_to))(
-            example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"]
+            example_keys(hyper.draws, AUGMENT, batch["index"]), batch["image"]
         )
-    return views, hyper, example_keys(hyper.seed, DROPOUT, batch["index"])
+    return views, hyper, example_keys(hyper.draws, DROPOUT, batch["index"])
 
 
 def make_train_step(

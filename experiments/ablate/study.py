@@ -143,7 +143,7 @@ def _point(settings: Settings, config: "ConfigDict") -> Point:
         if name in SWITCHES:
             return any(base[field] != value for field, value in SWITCHES[name][text].items())
         if name in FIELDS:
-            return base[name] != float(text)
+            return base.get(name) != float(text)
         return config_lib.convert(text, fields[name], name) != fields[name]  # type: ignore[arg-type]
 
     differing = {name: text for name, text in points.canonical(settings, fields).items() if changes(name, text)}

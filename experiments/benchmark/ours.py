@@ -36,7 +36,7 @@ def network(variant: str, width: float = 1.0, **changes: Any) -> AlexNet:
 
 def members(spec: str) -> hyper.Hyper:
     """The hyperparameters of a members spec; fields that it doesn't name have the study post's values."""
-    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS}
+    base = {field: float(getattr(hyper.Hyper(), field)) for field in hyper.FIELDS if field not in hyper.WHOLE}
     return hyper.stack(hyper.parse_members(spec, {**base, "seed": 0})[0])
 
 

@@ -193,7 +193,8 @@ def _value(name: str, text: str, fields: dict[str, Any]) -> str:
         if text not in SWITCHES[name]:
             raise UserError(f"{name}={text}: write on or off")
         return text
-    value = config_lib.convert(text, 0.0 if name in FIELDS else fields[name], name)
+    like = 0 if name == "draws" else 0.0 if name in FIELDS else fields[name]
+    value = config_lib.convert(text, like, name)
     if name in FIELDS:
         check_range(name, value)  # type: ignore[arg-type]
     return number(value) if isinstance(value, float) else str(value)

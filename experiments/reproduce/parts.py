@@ -1,9 +1,11 @@
-"""The target `parts` of `experiments.reproduce`: how much an ensemble gains if its networks differ in their seeds alone, or in their order.
+"""The target `parts` of `experiments.reproduce`: how much an ensemble gains if its networks differ in one kind of chance alone.
 
 The command (__main__.py) calls it:
 
     lines = parts(setting.make("digits", "quick", 7, out, overrides, args))    # text for the terminal; None after a dry run
 """
+
+import re
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.tables import aligned
@@ -17,9 +19,8 @@ from experiments.reproduce.setting import Setting, differences
 
 
 def parts(setting: Setting) -> list[str] | None:
-    """Ensembles whose networks differ in their seeds, in the order of their images, or in both; and how much single networks differ.
-
-    A seed sets the initial weights, dropout and augmentation.
+    """Ensembles whose networks differ in their first weights, in what dropout and augmentation draw, in the order of their images, or in
+    several of these; and how much single networks differ.
 
     Raises:
       UserError: several orders or only one network were asked for, or a run failed.
@@ -27,12 +28,15 @@ def parts(setting: Setting) -> list[str] | None:
     count = setting.seeds
     if setting.args.orders > 1 or count < 2:
         raise UserError("parts compares ensembles of --seeds networks, 2 or more, and sets their orders itself; leave --orders out")
-    first = setting.loaded.data.seed
-    same_seed = [Point(BASE, {}), *(Point(f"order {i}", {"data.seed": str(first + i)}) for i in range(1, count))]
+    order, seed = setting.loaded.data.seed, setting.loaded.ensemble.seed
+    draws = [Point(f"draws {seed + i}", {"draws": str(seed + i)}) for i in range(count)]
+    orders = [Point(BASE, {}), *(Point(f"order {order + i}", {"data.seed": str(order + i)}) for i in range(1, count))]
     groups = {
-        "their seeds": setting.baselines,
-        "the order of the images": _pack(setting, same_seed, 1),
-        "both": _pack(setting, [Point(BASE, {})], count),
+        "their first weights": _pack(setting, draws[:1], seeds=count),
+        "what dropout and augmentation draw": _pack(setting, draws),
+        "their seeds, so both": setting.baselines,
+        "the order of the images": _pack(setting, orders),
+        "all of these": _pack(setting, [Point(BASE, {})], orders=count),
     }
     if not train(list({program.directory: program for group in groups.values() for program in group}.values()), setting.root, setting.args):
         return None
@@ -40,7 +44,7 @@ def parts(setting: Setting) -> list[str] | None:
     for name, programs in groups.items():
         directories = [program.directory for program in programs]
         found = evaluate(
-            directories, setting.root / "parts" / f"{name.replace(' ', '-')}.json", "centre crop", setting.loaded.data.test_split
+            directories, setting.root / "parts" / f"{re.sub(r'[ ,]+', '-', name)}.json", "centre crop", setting.loaded.data.test_split
         )
         rows.append(
             [
@@ -58,6 +62,5 @@ def parts(setting: Setting) -> list[str] | None:
     ]
 
 
-def _pack(setting: Setting, chosen: list[Point], orders: int) -> list[Program]:
-    """Programs with one seed each."""
-    return points.pack(setting.config, setting.overrides, chosen, 1, setting.root / "runs", setting.args.max_members, orders)
+def _pack(setting: Setting, chosen: list[Point], seeds: int = 1, orders: int = 1) -> list[Program]:
+    return points.pack(setting.config, setting.overrides, chosen, seeds, setting.root / "runs", setting.args.max_members, orders)

@@ -48,11 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     units.add_argument("--units", metavar="LAYERS", help="conv3, or conv1..conv5: show what excites the filters of these layers")
     units.add_argument("--maximise", metavar="LAYERS", help="make images that excite the units of these layers; fc8 for the classes")
     units.add_argument("--filters", default="9", metavar="N", help="how many random filters of each layer, or a list: 3,17, (default: 9)")
-    units.add_argument("--top", type=config_lib.count, default=9, metavar="N", help="images for each filter (default: 9)")
+    units.add_argument("--top", type=config_lib.positive, default=9, metavar="N", help="images for each filter (default: 9)")
     units.add_argument("--steps", type=config_lib.count, default=200, metavar="N", help="of --maximise (default: 200)")
     units.add_argument("--starts", type=config_lib.count, default=4, metavar="N", help="of --maximise: images of each unit (default: 4)")
     units.add_argument("--seed", type=config_lib.count, default=0, metavar="N", help="of --maximise: of its noise (default: 0)")
-    units.add_argument("--batch-size", type=config_lib.count, metavar="N", help="images in a batch (default: the config's eval.batch_size)")
+    units.add_argument(
+        "--batch-size", type=config_lib.positive, metavar="N", help="images in a batch (default: the config's eval.batch_size)"
+    )
     return parser
 
 

@@ -112,13 +112,24 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+def count(text: str) -> int:
+    """A whole number of the command line, 0 or more, for `type=`.
+
+    Raises:
+      argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of the command line, at least 1, for `type=`.
 
     Raises:
       argparse.ArgumentTypeError: it is none.
     """
-    if not text.isdecimal() or int(text) < 1:
+    if count(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 

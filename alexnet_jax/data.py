@@ -73,7 +73,7 @@ class Dataset:
                 raise UserError(f"{split!r} asks for more examples than {name} of dataset {self.name} has: {self.split_sizes[name]:,}")
             return Examples(self, split, count)
         try:
-            count = self.builder.info.splits[split].num_examples
+            count = len(_places(self.builder.info.splits, split))
         except (ValueError, AssertionError):
             raise UserError(
                 f"{split!r} is not a part of a split; write for example {name}[:2000], {name}[10%:] or {name}[stratified:2000]"
@@ -190,14 +190,25 @@ class Records:
         self._parse = tf_example_pb2.Example.FromString
         count = _stratified_count(split)
         self._order = _mixed_order(builder.info, split.partition("[")[0] if count else split)
-        whole = split.partition("[")[0] if count or self._order is not None else split
-        self._source = builder.as_data_source(whole, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._splits, self._stored = builder.info.splits, split.partition("[")[0] if count or self._order is not None else split
+        self._source = builder.as_data_source(self._stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         if count:
             order = np.arange(len(self._source)) if self._order is None else self._order
             self._order = order[_stratified(np.array([self._label(self._features(int(index))) for index in order]), count)]
 
     def __len__(self) -> int:
         return len(self._source if self._order is None else self._order)
+
+    def shared_with(self, other: "Records") -> int:
+        """How many examples both hold, as parts of one split."""
+        if self._stored.partition("[")[0] != other._stored.partition("[")[0]:
+            return 0
+        return len(np.intersect1d(self._places(), other._places()))
+
+    def _places(self) -> np.ndarray:
+        """The numbers of the examples in the whole split: int (N,)."""
+        stored = _places(self._splits, self._stored)
+        return stored if self._order is None else stored[self._order]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         image = np.empty(self._shape, np.uint8)
@@ -235,13 +246,22 @@ def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
 
 def _mixed_order(info: Any, split: str) -> np.ndarray | None:
     """In which a split, or a slice of one, is read that is stored class by class: otherwise `train[:2000]` would hold two classes."""
-    import tensorflow_datasets as tfds
-
     name = split.partition("[")[0]
     if name not in (info.metadata or {}).get("by_class", ()):
         return None
-    order = _shuffled(info.splits[name].num_examples, (0,))
-    return np.concatenate([order[part.from_ : part.to] for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)])
+    return _shuffled(info.splits[name].num_examples, (0,))[_places(info.splits, split)]
+
+
+def _places(splits: Any, split: str) -> np.ndarray:
+    """Which examples of its split a slice in TFDS's notation holds: int (N,).
+
+    Raises:
+      ValueError, AssertionError: it is no slice, or the sum of several.
+    """
+    import tensorflow_datasets as tfds
+
+    (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    return np.arange(splits[part.splitname].num_examples)[part.from_ : part.to]
 
 
 def _shuffled(size: int, seed: tuple[int, ...]) -> np.ndarray:  # ORDER describes this shuffle
@@ -274,6 +294,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def shared_with(self, other: "Examples") -> int:
+        """How many examples both hold, as parts of one split."""
+        return self._records.shared_with(other._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.gather(np.array([index])).items()}

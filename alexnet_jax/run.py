@@ -207,6 +207,9 @@ def load(workdir: str | Path, step: str = "last") -> Run:
     return Run(workdir, config, names, stats, network, found.trees["networks"], _resampling(record))
 
 
+REWRITES = f"the command in {CONFIG} writes it again"
+
+
 def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -> None:
     """Write the answers of the finished networks on the test split, and the step at which they finished.
 
@@ -225,20 +228,31 @@ def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:
     """Load the answers that `save_predictions` wrote.
 
     Raises:
-      UserError: the run hasn't finished, it has trained further since, or the file is damaged.
+      UserError: the run hasn't finished, it has trained further since, or the file is missing, damaged or another run's.
     """
-    path = Path(workdir) / PREDICTIONS
+    path, past = Path(workdir) / PREDICTIONS, history.load(workdir, missing_ok=True)
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             answers = dict(arrays)
             step = int(answers.pop("step"))
     except FileNotFoundError:
-        raise UserError(f"{workdir} has no {PREDICTIONS}: the run hasn't finished") from None
+        lost = f"it is missing, though the run has finished; {REWRITES}" if past.test else "the run hasn't finished"
+        raise UserError(f"{workdir} has no {PREDICTIONS}: {lost}") from None
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); run the train command again, it rewrites the file") from None
-    if step != (last := history.load(workdir).step):
-        raise UserError(f"{path} is from step {step:,}, but the run is at step {last:,} and hasn't finished; train it to its end")
+        raise UserError(f"{path} is damaged ({error}); {REWRITES}") from None
+    if step != past.step:
+        raise UserError(f"{path} is from step {step:,}, but the run is at step {past.step:,} and hasn't finished; train it to its end")
+    if past.test and not _are_of(past.test, answers):
+        raise UserError(f"{path} is another run's: its errors are not those of this run's log; {REWRITES}")
     return answers
+
+
+def _are_of(test: dict[str, Any], answers: dict[str, np.ndarray]) -> bool:
+    """Whether these answers make the errors of a run's test. What a diverged member answers isn't in its error."""
+    if answers["answer"].shape != (len(test["members"]), test["count"]):
+        return False
+    kept = [name not in test["diverged"] for name in test["members"]]
+    return np.allclose((answers["answer"] != answers["label"]).mean(1)[kept], np.array(test["top1_error"], float)[kept])
 
 
 def in_order(loaded: Run, dataset: str, names: tuple[str, ...], same_order: bool = False) -> Run:

@@ -138,11 +138,12 @@ def train(name: str, out: Path, overrides: list[str], until: float) -> bool:
         if process.poll() is None:
             process.terminate()  # no SIGINT: what is started in the background may ignore that
             process.wait()
-            if stop.requested:
-                raise KeyboardInterrupt
-            return False
+            if not stop.requested:
+                return False
+    if stop.requested:
+        raise KeyboardInterrupt
     if process.returncode:
-        raise UserError(f"{name} failed; its message is above. Repeat the command to continue, or leave it out with --only")
+        raise UserError(f"{name} failed; its message is above")
     return True
 
 
@@ -162,15 +163,22 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--hours is {args.hours:g}; it must be positive")
     if args.dry_run:
         return plan(names, args.out, args.overrides)
-    until, finished = time.monotonic() + 3600 * args.hours, []
+    until, finished, failed = time.monotonic() + 3600 * args.hours, [], []
     for name in names:
-        if not train(name, args.out, args.overrides, until):
-            print(f"\nthe time is over during {name}; repeat the command to continue")
-            break
-        finished.append(name)
+        try:
+            if not train(name, args.out, args.overrides, until):
+                print(f"\nthe time is over during {name}; repeat the command to continue")
+                break
+        except UserError as error:  # the next ones may succeed, in a night that nobody watches
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+        else:
+            finished.append(name)
     kept = [f"evidence_{result}={args.out / name / place}" for name in finished for result, place in PIECES[name].results.items()]
     if kept:
         print(f"\nto put the finished results into the pages: {shlex.join(['python', '-m', 'experiments.publish', *kept])}")
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; repeat the command to continue, or leave them out with --only")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from experiments.benchmark import PARTS
 PAGES = (Path("README.md"), *(Path(f"docs/{name}.md") for name in ("results", "performance", "understanding")))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
 BLOCK = re.compile(r"(<!-- result (\w+) -->\n).*?(<!-- end of result -->)", re.S)
+FIGURE = re.compile(r"!\[[^]]*\]\((?!http)([^)]+)\)")
 CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.S)
 
 
@@ -55,10 +56,10 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         shown = sorted(path.stem for path in figures.glob("*.png"))
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
-        record, figures = {"kind": "ablation", **json.loads(ablation.read_text())}, directory
+        record, figures = {"kind": "ablation", **_read(ablation)}, directory
     elif parts := [path for part in PARTS for place in places for path in sorted(directory.glob(f"{place}{part}.json"))]:
-        record, figures, shown = {"kind": "benchmark", "parts": [json.loads(path.read_text()) for path in parts]}, directory, ["growth"]
-    elif programs := [json.loads(path.read_text()) for path in sorted(directory.glob("v5e-*.json"))]:
+        record, figures, shown = {"kind": "benchmark", "parts": [_read(path) for path in parts]}, directory, ["growth"]
+    elif programs := [_read(path) for path in sorted(directory.glob("v5e-*.json"))]:
         programs.sort(key=lambda program: (program["members"], program["devices"]))
         record, figures, shown = {"kind": "scaling", "programs": programs}, directory, []
     else:
@@ -83,7 +84,7 @@ def run_record(workdir: Path) -> dict[str, Any]:
     test, members = past.test, past.start.get("member_names", [])
     if not test:
         raise UserError(f"{workdir} hasn't finished; only finished runs can be published")
-    evaluations = [json.loads(path.read_text()) for path in sorted(workdir.glob("evaluation-*.json"))]
+    evaluations = [_read(path) for path in sorted(workdir.glob("evaluation-*.json"))]
     # Only evaluations of this run alone and of its last step: at an earlier step the weights were different.
     mine = [found for found in evaluations if found.get("steps") == [past.step] and found["protocol"]["split"] == test["split"]]
     return {
@@ -125,7 +126,7 @@ def _block(name: str, page: Path, root: Path) -> str:
     path = root / KEPT / f"{name}.json"
     if not path.exists():
         raise UserError(f"{page} shows the result {name}, but there is no {path}; make it with: python -m experiments.publish {name}=DIR")
-    record = json.loads(path.read_text())
+    record = _read(path)
     figures = FIGURES.relative_to(page.parent) if page.parent != Path() else FIGURES
     forms: dict[str, Callable[[dict[str, Any], str], str]] = {
         "run": run_text,
@@ -134,7 +135,28 @@ def _block(name: str, page: Path, root: Path) -> str:
         "benchmark": benchmark_text,
         "scaling": scaling_text,
     }
-    return forms[record["kind"]](record, f"{figures}/{name}")
+    try:
+        return forms[record["kind"]](record, f"{figures}/{name}")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no result that this command wrote ({error!r}); make it again") from None
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); make it again") from None
+
+
+def lost_figures(root: Path = Path()) -> list[str]:
+    """The figures that a page shows and that aren't there."""
+    shown = {page.parent / figure for page in PAGES for figure in FIGURE.findall((root / page).read_text(encoding="utf-8"))}
+    return sorted(str(figure) for figure in shown if not (root / figure).exists())
 
 
 def run_text(record: dict[str, Any], figures: str) -> str:
@@ -191,8 +213,14 @@ def _published() -> str:
 def ablation_text(record: dict[str, Any], figures: str) -> str:
     """An ablation's page without its title, its headings one level lower."""
     from alexnet_jax.history import nan_for_null
+    from experiments.ablate import comparison
     from experiments.ablate import files as ablation_files
 
+    for factor in record["factors"]:
+        for level in comparison.contradictions(nan_for_null(factor)):
+            raise UserError(
+                f"{figures.rpartition('/')[2]}.json: the difference of {level} isn't that of its networks' errors; make it again"
+            )
     body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1]
     body = re.sub(r"^#", "##", body, flags=re.M)
     return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
@@ -257,6 +285,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--check stores nothing; leave {args.results[0]} out")
     if args.check and (different := render(write=False)):
         raise UserError(f"{', '.join(map(str, different))}: not what the kept files say; write with: python -m experiments.publish")
+    if args.check and (lost := lost_figures()):
+        raise UserError(f"the pages show figures that aren't there: {', '.join(lost)}; make their results again")
     names = []
     for result in args.results:
         name, equals, directory = result.partition("=")

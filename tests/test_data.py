@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from alexnet_jax import config as config_lib
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.train.setup import seen_in_training, validate
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +71,23 @@ def test_a_stratified_part_has_every_class_and_lies_in_a_larger_one(digits):
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [("train", "train[:100]"), ("train[stratified:500]", "train[90%:]"), ("train[:90%]", "train[90%:]"), ("train", "validation")],
+)
+def test_parts_know_how_many_examples_they_share(digits, one, other):
+    sources = [digits.source(split) for split in (one, other)]
+    images = [{image.tobytes() for image in source.gather(np.arange(len(source)))["image"]} for source in sources]
+    assert sources[0].shared_with(sources[1]) == len(images[0] & images[1])
+
+
+@pytest.mark.parametrize(
     ("split", "hint"),
     [
         ("valid", "validation"),
         ("train[:0]", "1,257"),
         ("train[2:1", "train"),
         ("train[a:]", "10%"),
+        ("train[:2]+validation", "is not a part of a split"),
         ("train[stratified:0]", "stratified:2000"),
         ("train[stratified:1258]", "more examples than train of dataset digits has: 1,257"),
     ],
@@ -228,3 +240,11 @@ def test_numbers_in_the_order_of_text_are_warned_of(classes, warning, capsys):
     data._warn_of_order("x", classes)
     said = capsys.readouterr().err
     assert said.startswith(f"warning: {warning}") if warning else said == ""
+
+
+def test_a_split_that_is_trained_on_too_is_told(digits):
+    config = config_lib.load("configs/digits.py:members=1", ["data.train_split=train[:1000]", "data.validation_split=train[900:]"])
+    (warning,) = seen_in_training(validate(config, digits))
+    assert warning.startswith(
+        "100 of the 357 images of data.validation_split=train[900:] are trained on too (data.train_split=train[:1000])"
+    )

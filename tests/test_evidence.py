@@ -78,6 +78,22 @@ def test_pieces_are_planned_and_trained_in_their_order(monkeypatch, tmp_path, ca
     assert "in all about 7.0 h" in capsys.readouterr().out
 
 
+def test_a_piece_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(evidence, "words_of", lambda name, *args, **more: ["-c", f"raise SystemExit({int(name == 'lrn')})"])
+    with pytest.raises(UserError, match=r"^failed: lrn; repeat the command to continue"):
+        evidence.main(["--out", str(tmp_path), "--only", "lrn,drops"])
+    shown = capsys.readouterr()
+    assert "error: lrn failed" in shown.err
+    assert f"evidence_drops={tmp_path}/drops" in shown.out
+
+
+def test_ctrl_c_at_a_piece_s_end_starts_no_next_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(evidence, "words_of", lambda *args, **more: ["-c", f"import os; os.kill({os.getpid()}, 15)"])
+    monkeypatch.setattr(evidence, "POLL", 1)  # the piece has ended at the next look
+    with pytest.raises(KeyboardInterrupt):
+        evidence.train("lrn", tmp_path, [], float("inf"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

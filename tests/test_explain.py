@@ -116,3 +116,10 @@ def test_mistakes_are_said(untrained_run, picture, tmp_path, arguments, message)
     arguments = [str(picture) if argument == "PICTURE" else argument for argument in arguments]
     with pytest.raises(UserError, match=message):
         main(["--run", str(untrained_run), *arguments, "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("option", ["--top", "--batch-size"])
+def test_no_images_at_all_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["--run", "x", "--units", "conv1", "--out", "y", option, "0"])
+    assert f"{option}: '0' is not a whole number above 0" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_evaluations_of_networks_that_trained_on_are_not_published(run):
 
 def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
     directory, root = run
-    (directory / "ablation.json").write_text("{}")
+    (directory / "ablation.json").write_text('{"factors": []}')
     (directory / "ablation.png").write_bytes(b"effects")
     monkeypatch.setattr("experiments.ablate.files.markdown", lambda found: "# Ablation\n\n![x](ablation.svg)\n## Question\n")
     publish.keep("two", directory, root)
@@ -230,6 +230,40 @@ def test_the_table_of_claims_is_that_of_the_kept_files(run):
     assert f"points | {what} |" in page
     assert "old" not in page
     assert '<a id="fashion"></a>' in page
+
+
+def test_a_result_that_contradicts_itself_or_is_damaged_is_refused(run):
+    directory, root = run
+    outcomes = {
+        name: comparison.Outcome([0, 1, 2], [0, 1, 2], *outcome_of(errors)) for name, errors in (("a", [2, 3, 4]), ("b", [3, 5, 7]))
+    }
+    levels = comparison.compare(outcomes, 0.5)
+    factor = {"factor": "dropout", "question": "?", "published": "-", "levels": levels, "notes": []}
+    found = {"command": "x", "protocol": {}, "margin": 0.5, "orders": 3, "skipped": [], "factors": [factor]}
+    kept, ablation = root / "docs/results/two.json", directory / "ablation.json"
+    ablation.write_text(json.dumps(plain(found)))
+    publish.keep("two", directory, root)
+    publish.render(root)
+    levels[1]["difference"]["high"] = -1.0
+    ablation.write_text(json.dumps(plain(found)))
+    publish.keep("two", directory, root)
+    with pytest.raises(UserError, match=r"two\.json: the difference of b isn't that of its networks' errors"):
+        publish.render(root)
+    kept.write_text('{"kind": "ablation"}')
+    with pytest.raises(UserError, match=r"two\.json is no result that this command wrote \(KeyError"):
+        publish.render(root)
+    kept.write_text("{")
+    with pytest.raises(UserError, match=r"two\.json is damaged"):
+        publish.render(root)
+
+
+def test_a_figure_that_is_lost_is_told(run, monkeypatch):
+    _, root = run
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(publish, "render", lambda write=True: [])
+    (root / "README.md").write_text("![x](docs/figures/x.png) ![y](https://example.org/y.png)\n")
+    with pytest.raises(UserError, match=r"the pages show figures that aren't there: docs/figures/x\.png"):
+        publish.main(["--check"])
 
 
 def outcome_of(wrong_of_20):

@@ -1,5 +1,7 @@
 """Photographs become tiles: each pixel in one tile, each tile in one split, and a dataset that `prepare folder` reads."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +29,7 @@ def test_every_whole_tile_is_in_one_split():
 def photographs(folder, *names):
     folder.mkdir()
     for i, name in enumerate(names):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (30, 50, 3), np.uint8)).save(folder / name)
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (120, 200, 3), np.uint8)).save(folder / name)
     return str(folder)
 
 
@@ -45,6 +47,37 @@ def test_prepare_reads_the_tiles(tmp_path, capsys):
 
 
 def test_two_photographs_of_one_name_are_refused(tmp_path):
-    sources = [photographs(tmp_path / folder, "lake.png") for folder in "ab"]
+    sources = [photographs(tmp_path / "a", "lake.png"), photographs(tmp_path / "b", "Lake.png")]
     with pytest.raises(UserError, match="two photographs have the same name"):
         main([*sources, "--out", str(tmp_path / "tiles")])
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["lake.png"], [], "there is one photograph; each is a class, so at least two are needed"),
+        (["lake.png", "wood.png"], ["--tiles", "7"], "lake.png: 200x120 pixels would be enlarged 2.33 times, 2 at most make sense"),
+    ],
+)
+def test_photographs_that_make_no_dataset_are_refused(tmp_path, names, options, message):
+    source = photographs(tmp_path / "photos", *names)
+    with pytest.raises(UserError, match=message):
+        main([source, "--tiles", "4", *options, "--out", str(tmp_path / "tiles")])
+
+
+def test_a_failure_leaves_no_part_of_a_dataset(tmp_path):
+    source = tmp_path / "photos"
+    photographs(source, "lake.png", "sand.png", "wood.png")
+    (source / "wood.png").write_bytes((source / "wood.png").read_bytes()[:9000])
+    with pytest.raises(UserError, match=r"wood\.png is a broken image"):
+        main([str(source), "--tiles", "4", "--out", str(tmp_path / "tiles")])
+    shutil.copy(source / "lake.png", source / "wood.png")
+    with pytest.raises(UserError, match=r"lake\.png and .*wood\.png are the same picture"):
+        main([str(source), "--tiles", "4", "--out", str(tmp_path / "tiles")])
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_what_is_named_as_a_hidden_file_is_a_class_that_prepare_finds(tmp_path):
+    source = photographs(tmp_path / "photos", ".lake.png", "wood.png")
+    main([f"{source}/.lake.png", f"{source}/wood.png", "--tiles", "3", "--out", str(tmp_path / "tiles")])
+    assert sorted(path.name for path in (tmp_path / "tiles" / "train").iterdir()) == ["lake", "wood"]

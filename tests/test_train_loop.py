@@ -155,6 +155,17 @@ def test_predictions_of_an_earlier_step_are_stale_whatever_their_time(reference,
         run.load_predictions(tmp_path)
 
 
+def test_predictions_of_another_run_are_told(reference, tmp_path):
+    shutil.copy(reference[0] / "events.jsonl", tmp_path)
+    with pytest.raises(UserError, match=r"it is missing, though the run has finished; the command in config\.json writes it again"):
+        run.load_predictions(tmp_path)
+    kept = dict(np.load(reference[0] / "predictions-test.npz"))
+    for answers in (kept["answer"][:, ::-1], kept["answer"][:1]):
+        np.savez(tmp_path / "predictions-test.npz", **{**kept, "answer": answers})
+        with pytest.raises(UserError, match="is another run's: its errors are not those of this run's log"):
+            run.load_predictions(tmp_path)
+
+
 def test_run_directory_is_as_contracted(reference):
     directory, _, _ = reference
     record = json.loads((directory / "config.json").read_text())

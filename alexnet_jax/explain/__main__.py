@@ -17,12 +17,6 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.pictures import find_images
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m alexnet_jax.explain", description="Show which pixels matter to a network, or what excites it."
@@ -44,19 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     maps = parser.add_argument_group("maps of pictures")
     maps.add_argument("--method", default="all", metavar="NAMES", help="methods, with commas between them (default: all)")
     maps.add_argument("--layer", default="conv5", help="the layer of gradcam and deconvnet (default: conv5)")
-    maps.add_argument("--filter", type=_count, metavar="I", help="of --layer, for deconvnet (default: that with the largest output)")
+    maps.add_argument(
+        "--filter", type=config_lib.count, metavar="I", help="of --layer, for deconvnet (default: that with the largest output)"
+    )
     maps.add_argument("--target", metavar="CLASS", help="the class to explain, a name or an index (default: the answer)")
-    maps.add_argument("--window", type=_count, default=0, metavar="PIXELS", help="of occlusion (default: a seventh of the view)")
-    maps.add_argument("--stride", type=_count, default=0, metavar="PIXELS", help="of occlusion (default: half a window)")
+    maps.add_argument("--window", type=config_lib.count, default=0, metavar="PIXELS", help="of occlusion (default: a seventh of the view)")
+    maps.add_argument("--stride", type=config_lib.count, default=0, metavar="PIXELS", help="of occlusion (default: half a window)")
     units = parser.add_argument_group("units")
     units.add_argument("--units", metavar="LAYERS", help="conv3, or conv1..conv5: show what excites the filters of these layers")
     units.add_argument("--maximise", metavar="LAYERS", help="make images that excite the units of these layers; fc8 for the classes")
     units.add_argument("--filters", default="9", metavar="N", help="how many random filters of each layer, or a list: 3,17, (default: 9)")
-    units.add_argument("--top", type=_count, default=9, metavar="N", help="images for each filter (default: 9)")
-    units.add_argument("--steps", type=_count, default=200, metavar="N", help="of --maximise (default: 200)")
-    units.add_argument("--starts", type=_count, default=4, metavar="N", help="of --maximise: images of each unit (default: 4)")
-    units.add_argument("--seed", type=_count, default=0, metavar="N", help="of --maximise: of its noise (default: 0)")
-    units.add_argument("--batch-size", type=_count, metavar="N", help="images in a batch (default: the config's eval.batch_size)")
+    units.add_argument("--top", type=config_lib.positive, default=9, metavar="N", help="images for each filter (default: 9)")
+    units.add_argument("--steps", type=config_lib.count, default=200, metavar="N", help="of --maximise (default: 200)")
+    units.add_argument("--starts", type=config_lib.count, default=4, metavar="N", help="of --maximise: images of each unit (default: 4)")
+    units.add_argument("--seed", type=config_lib.count, default=0, metavar="N", help="of --maximise: of its noise (default: 0)")
+    units.add_argument(
+        "--batch-size", type=config_lib.positive, metavar="N", help="images in a batch (default: the config's eval.batch_size)"
+    )
     return parser
 
 

@@ -87,6 +87,18 @@ def prepare(config: ConfigDict) -> tuple[Setup, int]:
     return setup, free
 
 
+def seen_in_training(setup: Setup) -> list[str]:
+    """A warning for each split that holds images which are trained on: its error says nothing of other images."""
+    shared = {role: setup.sources["train"].shared_with(setup.sources[role]) for role in ROLES[1:]}
+    names = {role: setup.config.data[f"{role}_split"] for role in ROLES}
+    return [
+        f"{count:,} of the {len(setup.sources[role]):,} images of data.{role}_split={names[role]} are trained on too "
+        f"(data.train_split={names['train']}): the {role} error says little of other images"
+        for role, count in shared.items()
+        if count
+    ]
+
+
 def _check_equal(setup: Setup) -> None:
     """Refuse processes whose configs or datasets differ, but for where a machine has its data."""
     fields = {name: value for name, value in config_lib.flat(setup.config).items() if name not in ("data.dir", "data.threads")}

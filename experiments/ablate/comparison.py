@@ -86,6 +86,20 @@ def _compare(name: str, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
     }
 
 
+def contradictions(factor: Mapping[str, Any]) -> list[str]:
+    """The levels of a kept comparison whose difference, with its interval, isn't that of their networks' errors."""
+    reference, *levels = factor.get("levels", [None])
+    found = []
+    for level in levels:
+        kept = np.isin(level["seeds"], level["paired_seeds"])
+        error, other = (np.array(row["test_error"])[kept] for row in (level, reference))
+        orders = np.array(level.get("orders", [0] * len(kept)))[kept].tolist()  # files of earlier versions, with one order, don't say it
+        expected = statistics.paired_difference(error, other, orders)
+        if not np.allclose(expected[:4], [level["difference"][name] for name in expected._fields[:4]], equal_nan=True):
+            found.append(level["level"])
+    return found
+
+
 def ensemble_gain(outcome: Outcome, ensembles_wrong: np.ndarray, curves: list[list[dict]], margin: float) -> dict[str, Any]:
     """Compare the ensembles, one for each order of the images, with their single members.
 

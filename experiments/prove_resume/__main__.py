@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     config_lib.add_arguments(parser)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="how often the run is killed (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals (default: 0)")
+    parser.add_argument("--seed", type=config_lib.count, default=0, help="of the moments and signals (default: 0)")
     parser.add_argument(
         "--out", type=config_lib.path, default=Path("runs/prove_resume"), metavar="DIR", help="made anew (default: runs/prove_resume)"
     )

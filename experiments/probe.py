@@ -77,11 +77,11 @@ def measure(train: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> dict[s
     }
 
 
-def probe_figure(errors: dict[str, dict[str, list[float]]], own: list[float]) -> "Figure":
+def probe_figure(errors: dict[str, dict[str, list[float]]], own: list[float], note: str = "") -> "Figure":
     """Error by depth: means over the networks, each of them a dot, and the networks' own error."""
     from matplotlib.figure import Figure
 
-    from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes
+    from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes, write_note
 
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     axes = figure.subplots()
@@ -101,6 +101,7 @@ def probe_figure(errors: dict[str, dict[str, list[float]]], own: list[float]) ->
     style_axes(axes)
     axes.grid(False, axis="x")
     axes.legend(frameon=False, labelcolor=INK)
+    write_note(figure, note)
     return figure
 
 
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data-dir", type=config_lib.path, metavar="DIR", help="the directory of the dataset (default: the config's data.dir)"
     )
+    parser.add_argument("--note", default="", help="a line for the figure, such as `the weights are random`")
     parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for probe.json and the figure")
     args = parser.parse_args(argv)
 
@@ -151,7 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     rows += [(layer, *(f"{100 * np.mean(of[kind]):.2f} %" for kind in ("linear", "neighbours"))) for layer, of in errors.items()]
     rows.append(("network", f"{100 * np.mean(own):.2f} %", ""))
     who = f"mean of {len(subject.members)} networks" if len(subject.members) > 1 else subject.members[0]
-    where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), {who}"
+    about = f"{who}: {args.note}" if args.note else who
+    where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), {about}"
     text = f"{where}\n{aligned(rows, '<>')}"
     print(text)
     record = {"run": str(args.run), "step": int(subject.run.state.step), "train": args.train, "test": args.test, "members": subject.members}
@@ -159,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     with writing(path), any_script():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plain({**record, "errors": errors, "own": own}), indent=1) + "\n")
-        save(probe_figure(errors, own), args.out / "probe")
+        save(probe_figure(errors, own, args.note), args.out / "probe")
         write_result(args.out, text)
     print(f"written to {args.out}")
 

@@ -138,7 +138,7 @@ def measures_figure(found: Filters, towers: bool, note: str) -> "Figure":
     """The filters of one network by colour share and orientation selectivity, in the colours of their towers."""
     from matplotlib.figure import Figure
 
-    from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes
+    from alexnet_jax.report.style import COLOURS, INK, WIDTH, style_axes, write_note
 
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes, count = figure.subplots(), len(found.colour)
@@ -147,8 +147,9 @@ def measures_figure(found: Filters, towers: bool, note: str) -> "Figure":
         axes.plot(100 * found.colour[half], found.selectivity[half], color=colour, marker="o", linestyle="none", alpha=0.8, label=name)
     axes.axvline(200 / 3, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="random weights")  # two of three colour axes are not grey
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="colour share of the weights (%)", ylabel="orientation selectivity")
-    axes.set_title("\n".join(filter(None, ["Filters of conv1", note])), parse_math=False)
+    axes.set_title("Filters of conv1")
     style_axes(axes)
+    write_note(figure, note)
     axes.legend(frameon=False, labelcolor=INK)
     return figure
 
@@ -157,7 +158,7 @@ def towers_figure(found: list[Filters], names: list[str], tests: list[Test], not
     """The towers' mean colour shares, a row for each network, and the band in which those of 95 % of random halves lie."""
     from matplotlib.figure import Figure
 
-    from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, style_axes
+    from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, style_axes, write_note
 
     figure = Figure(figsize=(WIDTH, 1.4 + 0.4 * len(found)), layout="constrained")
     axes = figure.subplots()
@@ -171,8 +172,9 @@ def towers_figure(found: list[Filters], names: list[str], tests: list[Test], not
     axes.set_yticks(range(len(names)), [printable(name) for name in names])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("mean colour share of the tower's filters (%)")
-    axes.set_title("\n".join(filter(None, ["Colour of the towers", note])), parse_math=False)
+    axes.set_title("Colour of the towers")
     style_axes(axes)
+    write_note(figure, note)
     axes.grid(False, axis="y")
     axes.legend(frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
     return figure

@@ -109,9 +109,12 @@ def test_probes_find_what_is_there():
 
 @pytest.mark.slow
 def test_error_by_depth_of_a_run(untrained_run, tmp_path, capsys):
-    probe.main(["--run", str(untrained_run), "--layers", "fc6..fc7", "--train", "train[:80]", "--member", "0", "--out", str(tmp_path)])
+    asked = ["--layers", "fc6..fc7", "--train", "train[:80]", "--member", "0", "--note", "untrained", "--out", str(tmp_path)]
+    probe.main(["--run", str(untrained_run), *asked])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == ["pixels", "fc6", "fc7", "network"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["probe.json", "probe.png", "probe.svg", "result.txt"]
+    assert "(360 images), seed=0: untrained" in (tmp_path / "result.txt").read_text()
+    assert probe.probe_figure({"fc6": {"linear": [0.5], "neighbours": [0.5]}}, [0.5], "untrained").get_suptitle() == "untrained"
     with pytest.raises(UserError, match="are of one split; measure on images that were not fitted"):
         probe.main(["--run", str(untrained_run), "--train", "test[:80]", "--out", str(tmp_path)])

@@ -71,13 +71,14 @@ def test_the_page(untrained_run, tmp_path, capsys, monkeypatch):
 
     all_changes = changes.all_changes
     monkeypatch.setattr(changes, "all_changes", three)
-    main(["--run", str(untrained_run), "--split", "test[:64]", "--retrain", "0.1", "--out", str(tmp_path)])
+    main(["--run", str(untrained_run), "--split", "test[:64]", "--retrain", "0.1", "--note", "untrained networks", "--out", str(tmp_path)])
     out = " ".join(capsys.readouterr().out.split())
     assert "n = 5, k = 2, alpha = 0.0001, beta = 0.75" in out
     assert "after retraining" in out
     assert "In norm1, LRN changes" in out
     assert {path.name for path in (tmp_path / "retrained").iterdir()} == {"as_trained", "constant", "off"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 3
+    assert (tmp_path / "lrn.html").read_text().count(">untrained networks") == 1 + 3  # the headline, and every figure
 
 
 def test_a_network_without_lrn_is_said(subject):

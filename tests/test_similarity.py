@@ -103,11 +103,13 @@ def test_pairs_are_counted():
 
 def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, capsys):
     runs = [str(untrained_run), f"{untrained_run}@0"]
-    main(["--runs", *runs, "--members", "1", "--layers", "fc6..fc7", "--split", "test[:80]", "--out", str(tmp_path)])
+    asked = ["--layers", "fc6..fc7", "--split", "test[:80]", "--note", "untrained networks", "--out", str(tmp_path)]
+    main(["--runs", *runs, "--members", "1", *asked])
     out = " ".join(capsys.readouterr().out.split())
     assert "Networks of run and of run at step 0 are most alike in fc6 (CKA 1.00)" in out  # they are one network
     assert "matched one to one" in out
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
+    assert (tmp_path / "similarity.html").read_text().count(">untrained networks") == 1 + 4  # the headline, and every figure
 
 
 def test_one_network_alone(untrained_run, tmp_path, capsys):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from alexnet_jax.report.style import INK, PIXELS, RULE, WRONG
+from alexnet_jax.report.style import INK, PIXELS, RULE, WRONG, write_note
 from alexnet_jax.runlog import command, writing
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def write_page(path: Path, title: str, status: str, headline: str, sections: Seq
         path.write_text(html, encoding="utf-8", errors="replace")  # a name may hold half a letter
 
 
-def write_figures(directory: Path, sections: Sequence[Section]) -> None:
-    """Write every figure of some sections as NAME.png and NAME.svg.
+def write_figures(directory: Path, sections: Sequence[Section], note: str = "") -> None:
+    """Write every figure of some sections as NAME.png and NAME.svg, with a note above each if there is one.
 
     Raises:
       UserError: a figure cannot be written.
@@ -107,6 +107,7 @@ def write_figures(directory: Path, sections: Sequence[Section]) -> None:
     with writing(directory):
         directory.mkdir(exist_ok=True)
         for drawing in (found for section in sections for found in drawings(section.blocks)):
+            write_note(drawing.figure, note)
             drawing.figure.savefig(directory / f"{drawing.name}.png", dpi=PIXELS)
             drawing.figure.savefig(directory / f"{drawing.name}.svg", metadata=_DATE)
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 INK, RULE = "#1f2328", "#d8dce1"  # text and strong lines; grids. The page replaces both by the colours of its light or dark mode
@@ -56,9 +57,17 @@ def style_axes(axes: "Axes") -> None:
         label.set_color(INK)
 
 
-def style_title(axes: "Axes") -> None:
-    axes.set_title(axes.get_title(), loc="left", color=INK, fontsize=12, fontweight="bold")
+def style_title(axes: "Axes") -> "Text":
+    """Give the axes a bold title at the left, which may be a name with any characters, and return it."""
+    title = axes.set_title(axes.get_title(), loc="left", color=INK, fontsize=12, fontweight="bold", parse_math=False)
     axes.set_title("", loc="center")
+    return title
+
+
+def write_note(figure: "Figure", note: str) -> None:
+    """Write a bold line above all else. A figure of constrained layout makes room for it, another must have left some."""
+    if note:
+        figure.suptitle(note, x=0.01, ha="left", color=INK, fontsize=10, fontweight="bold", parse_math=False)
 
 
 def member_colour(member: int, members: int) -> str:

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--rate", type=_rate, default=0.1, metavar="FACTOR", help="of the run's first learning rate, for --retrain (default: 0.1)"
     )
+    parser.add_argument("--note", default="", help="a line for every figure, such as `the weights are random`")
     parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the page and its files")
     args = parser.parse_args(argv)
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.retrain:
         after = [retrained(subject, change, args.retrain, args.rate, args.data_dir, args.out / "retrained") for change in changes]
     names = [change.text for change in changes]
-    found = report.Found(subject, dataset.name, args.split, layers, names, at_once, after, args.retrain, args.rate)
+    found = report.Found(subject, dataset.name, args.split, layers, names, at_once, after, args.retrain, args.rate, args.note)
     path = report.write(found, args.out)
     print(found.in_text())
     print(f"written to {path}")

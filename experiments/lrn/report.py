@@ -36,6 +36,7 @@ class Found(NamedTuple):
     after: list[np.ndarray] | None  # after retraining
     epochs: float | None  # of retraining
     rate: float  # of retraining, in units of the first learning rate
+    note: str = ""  # shown on the page and in every figure
 
     @property
     def constants(self) -> str:
@@ -64,7 +65,8 @@ class Found(NamedTuple):
 
     def in_text(self) -> str:
         """Everything, for the terminal."""
-        where = f"{self.dataset}, {self.split}, {len(self.subject.members)} networks; {self.constants}"
+        constants = f"{self.constants}: {self.note}" if self.note else self.constants
+        where = f"{self.dataset}, {self.split}, {len(self.subject.members)} networks; {constants}"
         words = textwrap.fill(self.in_words(), 110)
         return "\n\n".join([where, aligned(self.shares(), "<>"), aligned(self.errors(), "<>"), words])
 
@@ -135,11 +137,12 @@ def write(found: Found, out: Path) -> Path:
         ),
     ]
     status = f"{subject.who} at step {int(subject.run.state.step):,}; {found.dataset}, {found.split}; {found.constants}"
+    headline = f"{found.note}. {found.in_words()}" if found.note else found.in_words()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "lrn.json").write_text(json.dumps(plain(_record(found)), indent=1) + "\n")
-    page.write_figures(out / "figures", sections)
-    page.write_page(out / "lrn.html", f"LRN in {subject.run.workdir.resolve().name}", status, found.in_words(), sections)
+    page.write_figures(out / "figures", sections, found.note)
+    page.write_page(out / "lrn.html", f"LRN in {subject.run.workdir.resolve().name}", status, headline, sections)
     page.write_result(out, found.in_text())
     return out / "lrn.html"
 

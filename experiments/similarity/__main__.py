@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--data-dir", type=config_lib.path, metavar="DIR", help="the directory of the dataset (default: the config's data.dir)"
     )
+    parser.add_argument("--note", default="", help="a line for every figure, such as `the weights are random`")
     parser.add_argument("--out", required=True, type=config_lib.path, metavar="DIR", help="the folder for the page and its files")
     args = parser.parse_args(argv)
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     layers = layer_range(args.layers)
     parallel.start()
-    found = compare([networks_of(run, args.members) for run in args.runs], args.split, layers, args.data_dir)
+    found = compare([networks_of(run, args.members) for run in args.runs], args.split, layers, args.data_dir)._replace(note=args.note)
     path = report.write(found, args.out)
     print(report.in_text(found))
     print(f"written to {path}")

@@ -42,6 +42,7 @@ class Found(NamedTuple):
     errors: np.ndarray  # (N,)
     ensemble_error: float
     pairs: diversity.Pairs
+    note: str = ""  # shown on the page and in every figure
 
     def between(self, first: int, second: int) -> np.ndarray:
         """CKA of each layer with itself (pairs, layers), for all pairs of different networks, one of each of two groups."""

@@ -1,10 +1,11 @@
 """The figures of similarity: CKA by depth, layers against layers, matched filters, and pairs of networks."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, style_axes, style_title
+from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, shorten, style_axes, style_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,8 @@ def depth_figure(found: "Found") -> "Figure":
     axes.set_title("CKA of the same layer in two networks")
     style_axes(axes)
     axes.grid(False, axis="x")
-    axes.legend(frameon=False, labelcolor=INK, loc="lower left")
+    for text in axes.legend(frameon=False, labelcolor=INK, loc="lower left").get_texts():
+        text.set_parse_math(False)  # a directory's name may contain dollar signs
     return figure
 
 
@@ -49,13 +51,14 @@ def layers_figure(found: "Found") -> "Figure":
     figure = Figure(figsize=(WIDTH, 3.3 * len(panels)), layout="constrained")
     for axes, (i, j) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _matrix(axes, found.cka[i, :, j], found.layers, 0, 1, "viridis", "{:.2f}")
-        axes.set_title("one network" if i == j else "two networks")
-        style_title(axes)
+        first, second = (printable(found.networks[network]) for network in (i, j))
+        axes.set_title(f"{first} and itself" if i == j else f"{first} (down) and {second} (across)", parse_math=False)
+        shorten(style_title(axes), WIDTH - 1)
     return figure
 
 
 def pairs_figure(found: "Found") -> "Figure":
-    """Disagreement, Q, KL and gain of each pair of networks."""
+    """Disagreement, Q, KL and gain of each pair of networks, whose names are below."""
     from matplotlib.figure import Figure
 
     names = [str(i) for i in range(len(found.networks))]
@@ -72,6 +75,9 @@ def pairs_figure(found: "Found") -> "Figure":
         _matrix(axes, matrix, names, low, high if high > low else low + 1, "viridis", "{:.2f}" if high < 10 else "{:.1f}")
         axes.set_title(title)
         style_title(axes)
+    if len(names) <= NUMBERED:
+        who = ";  ".join(f"{i}: {printable(name)}" for i, name in enumerate(found.networks))
+        figure.supxlabel(textwrap.fill(who, 90), fontsize=9, color=INK, parse_math=False)
     return figure
 
 
@@ -83,8 +89,10 @@ def filters_figure(found: "Found", pair: tuple[int, int]) -> "Figure":
     best = np.argsort(-matching.cosine)[:SHOWN_FILTERS]
     columns = min(12, len(best))
     rows = -(-len(best) // columns)
-    figure = Figure(figsize=(WIDTH, rows * 1.35))
-    places = {"wspace": 0.12, "hspace": 0.12, "left": 0.01, "right": 0.99, "bottom": 0.02, "top": 1}
+    above = 0.28 * bool(found.note)  # inches
+    height = rows * 1.35 + above
+    figure = Figure(figsize=(WIDTH, height))
+    places = {"wspace": 0.12, "hspace": 0.12, "left": 0.01, "right": 0.99, "bottom": 0.02, "top": 1 - above / height}
     cells = figure.subplots(3 * rows, columns, squeeze=False, height_ratios=[0.4, 1, 1] * rows, gridspec_kw=places)  # 0.4: the cosine
     for axes in cells.flat:
         axes.axis("off")

@@ -59,7 +59,7 @@ def in_words(found: Found) -> str:
 def in_text(found: Found) -> str:
     """Everything, for the terminal."""
     pairs = [aligned(best_pairs(found), "<>")] if len(found.networks) > 1 else []
-    where = f"{found.where}, {found.images:,} images"
+    where = f"{found.where}, {found.images:,} images{f': {found.note}' if found.note else ''}"
     return "\n\n".join([where, *pairs, textwrap.fill(in_words(found) + gain_follows(found), 110)])
 
 
@@ -120,9 +120,10 @@ def write(found: Found, out: Path) -> Path:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "similarity.json").write_text(json.dumps(plain(_record(found)), indent=1) + "\n")
-    page.write_figures(out / "figures", sections)
+    page.write_figures(out / "figures", sections, found.note)
+    headline = f"{found.note}. {in_words(found)}" if found.note else in_words(found)
     status = f"{len(found.networks)} networks; {found.where}, {found.images:,} images"
-    page.write_page(out / "similarity.html", "How alike are these networks?", status, in_words(found), sections)
+    page.write_page(out / "similarity.html", "How alike are these networks?", status, headline, sections)
     page.write_result(out, in_text(found))
     return out / "similarity.html"
 

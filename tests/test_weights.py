@@ -26,6 +26,7 @@ from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
 from alexnet_jax.state import Networks
+from alexnet_jax.subject import open_dataset, open_networks
 from alexnet_jax.train.loop import train
 from alexnet_jax.weights import formats, torch_layout
 from alexnet_jax.weights.__main__ import main, read_run
@@ -452,6 +453,17 @@ def test_names_of_the_classes(caffe_file, tmp_path):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     arguments = ["import", "--from", "caffe", file, "--workdir", tmp_path / "x", "--classes", tmp_path / "names.txt"]
     assert refusal(arguments) == f"{tmp_path / 'names.txt'} names 2 classes, the network has 10"
+
+
+def test_imported_weights_look_at_a_dataset_of_ones_own(members, digits_dir, tmp_path):
+    main(["export", "--to", "safetensors", str(tmp_path / "net"), "--run", str(members.workdir)])
+    loaded = imported("safetensors", tmp_path / "net", tmp_path, "--dataset", "scans")
+    record = run.read_config(loaded.workdir)
+    assert record["dataset"]["name"] == loaded.config.data.name == "scans"
+    (tmp_path / "scans").symlink_to(digits_dir / "digits")
+    assert open_dataset(open_networks(loaded.workdir, None, "last"), tmp_path).name == "scans"
+    with pytest.raises(UserError, match="prepare folder --source DIR --name scans --data-dir data"):
+        open_dataset(open_networks(loaded.workdir, None, "last"), Path("data"))
 
 
 # --- fine-tuning ---

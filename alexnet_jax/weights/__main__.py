@@ -62,6 +62,13 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     return weights, f"named in the file: {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
 
 
+def of_dataset(weights: Weights, name: str) -> Weights:
+    """The network with another dataset than it came with: its images are those that evaluate, explain and the others take."""
+    config = weights.config.copy_and_resolve_references().unlock()
+    config.data.name, config.data.prepare = name, f"python -m alexnet_jax.prepare folder --source DIR --name {name}"
+    return weights._replace(config=config.lock(), dataset=dataset_from_json({**weights.dataset.describe(), "name": name}))
+
+
 def write_run(workdir: Path, weights: Weights) -> None:
     """Make a run directory of a network: its config.json, and a checkpoint of step 0.
 
@@ -110,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     reader.add_argument("--workdir", required=True, type=config_lib.path, metavar="DIR", help="the run directory to make")
     reader.add_argument("--as", dest="as_one_tower", choices=["one_tower"], help="rewrite CaffeNet's two towers as the study post's one")
     reader.add_argument("--classes", type=config_lib.path, metavar="FILE", help="the classes' names, in their order: one a line, or JSON")
+    reader.add_argument("--dataset", metavar="NAME", help="the dataset that goes with the network (default: imagenet, or the file's)")
     reader.add_argument("--under", metavar="NAME", help="of a PyTorch file with several networks the one under this name: state_dict_ema")
     writer = commands.add_parser("export", help="write a member of a run into a file")
     writer.add_argument("--to", dest="format", required=True, choices=WRITERS)
@@ -139,6 +147,8 @@ def main(argv: list[str] | None = None) -> None:
     parallel.start()
     weights, notes = READERS[args.format](args.file, **({"under": args.under} if args.under else {}))
     weights, naming = name_classes(weights, args.classes)
+    if args.dataset:
+        weights = of_dataset(weights, args.dataset)
     if args.as_one_tower:
         weights = as_one_tower(weights)
     write_run(args.workdir, weights)

@@ -21,22 +21,23 @@
 #
 # On your own computer, `pip install jupyterlab` into the environment in which you installed the repository, and start it by
 # `jupyter lab docs/alexnet.ipynb`. In Colab, first clone the repository or upload it into a folder of `/content`; the next cell finds it
-# there and installs it. If Colab then asks you to restart the session, do so and run the cell again.
+# there and installs it. If Colab then asks you to restart the session, do so and run the cell again. Where `alexnet_jax` is installed
+# already, the notebook needs no repository beside it.
 
 # %%
-import os
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 here = Path.cwd()
 found = [folder for folder in (here, *here.parents, *here.glob("*/")) if (folder / "configs" / "digits.py").exists()]
-if not found:
-    raise FileNotFoundError("The repository isn't here: clone it or upload it first, then run this cell again.")
-os.chdir(found[0])
-sys.path.insert(0, os.getcwd())  # what is installed below would be found only after a restart
-if "google.colab" in sys.modules:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "."], check=True)
+if found:
+    sys.path.insert(0, str(found[0]))  # what is installed below would be found only after a restart
+    if "google.colab" in sys.modules:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", str(found[0])], check=True)
+elif not importlib.util.find_spec("alexnet_jax"):
+    raise FileNotFoundError("The repository is neither here nor installed: clone it or upload it first, then run this cell again.")
 
 # %%
 import tempfile
@@ -48,6 +49,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 
+import configs
 from alexnet_jax import config as config_lib
 from alexnet_jax import control, data, history, parallel
 from alexnet_jax import network as network_lib
@@ -104,12 +106,12 @@ for name, field in receptive_fields(full_size, channels=3).items():
 # A config names everything that can vary. This one is the repository's config for the digits, with a few fields changed: four networks
 # (members) instead of seven, and learning rates that only you drop (`manual`).
 #
-# **Change** the list: `python -m alexnet_jax.config configs/digits.py` prints all fields. A misspelt name gets the nearest right one as
-# its answer.
+# **Change** the list: `print(config)` shows all fields. A misspelt name gets the nearest right one as its answer.
 
 # %%
+CONFIG = f"{Path(configs.__file__).with_name('digits.py')}:members=4"
 CHANGES = [f"data.dir={FOLDER}/data", "plateau.mode=manual", "train.log_every_steps=20"]
-config = config_lib.load("configs/digits.py:members=4", CHANGES)
+config = config_lib.load(CONFIG, CHANGES)
 dataset = data.load(config.data)
 network = network_lib.build(config, dataset.image_shape, len(dataset.classes))
 arch = network.model.arch
@@ -242,7 +244,7 @@ plt.show()
 
 # %%
 def train_until(epochs):
-    longer = config_lib.load("configs/digits.py:members=4", [*CHANGES, f"train.epochs={epochs}"])
+    longer = config_lib.load(CONFIG, [*CHANGES, f"train.epochs={epochs}"])
     with redirect_stderr(sys.stdout):
         train(longer, RUN)
 

@@ -78,7 +78,7 @@ def test_the_page_names_the_best_and_what_differs(tmp_path):
     spaced = write_comparison(runs, tmp_path / 'of "two" runs\\.html').read_text()
     assert "url(#of-two-runs-" in spaced  # an address in SVG may hold no space, nor quotes
     assert "b has the lowest error: 5.00 % of the test images." in html
-    assert re.findall(r"<td>(.*?)</td>", html)[-3:] == ["model.lrn", "true", "false"]
+    assert re.findall(r"<td>(.*?)</td>", html)[-3:] == ["model.<wbr>lrn", "true", "false"]
     assert "model.width" not in html
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     (runs[0] / "config.json").write_text(json.dumps({"config": configs[0], "dataset": {"name": "fashion_mnist"}}))

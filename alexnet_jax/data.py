@@ -16,7 +16,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,16 @@ def class_labels(record: dict[str, Any]) -> tuple[str, ...]:
     """
     words = record.get("class_words") or [""] * len(record["classes"])
     return tuple(f"{name}: {word}" if word else name for name, word in zip(record["classes"], words, strict=True))
+
+
+def short_labels(classes: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Of each class the first of its words, or its name where it has none: what fits below a small picture.
+
+    n02119789: kit fox, Vulpes macrotis -> kit fox
+    """
+    return tuple(
+        label.removeprefix(f"{name}: ").split(",")[0] if label != name else name for name, label in zip(classes, labels, strict=True)
+    )
 
 
 def resize_of(record: dict[str, Any]) -> Resize:

@@ -47,6 +47,10 @@ class Subject(NamedTuple):
         return self.members[0] if len(self.members) == 1 else f"the ensemble of {len(self.members)}"
 
     @property
+    def short_labels(self) -> tuple[str, ...]:
+        return data.short_labels(self.run.classes, self.labels)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the layers' outputs for one image: (height, width, filters) or (units,)."""
         view = jnp.zeros((self.model.arch.input_size,) * 2 + (self.channels,))

@@ -219,6 +219,7 @@ def test_a_variants_own_mean_takes_the_place_of_the_datasets(digits_dir, digits)
 def test_classes_are_shown_with_their_words():
     assert data.class_labels({"classes": ["n1", "n2"], "class_words": ["crane", ""]}) == ("n1: crane", "n2")
     assert data.class_labels({"classes": ["0", "1"]}) == ("0", "1")
+    assert data.short_labels(["n1", "n2", "red, round"], ["n1: kit fox, Vulpes", "n2", "red, round"]) == ("kit fox", "n2", "red, round")
 
 
 def test_what_could_not_be_chosen_before_is_not_part_of_the_description(digits):

@@ -84,6 +84,17 @@ def test_a_window_is_the_receptive_field_and_no_more_than_the_view():
     assert np.isnan(larger[3:]).all()
 
 
+def test_a_white_patch_on_a_white_page_has_a_frame():
+    white = np.full((2, 5, 8, 8, 1), 255, np.float32)  # of two filters, five patches, in squares of three columns
+    figure = figures.units_figure(np.array([3, 7]), white, np.zeros_like(white), "")
+    for axes in figure.axes:
+        (frames,), (shown,) = axes.collections, axes.images
+        corners = {tuple(path.vertices[0]) for path in frames.get_paths()}
+        assert {(-0.5, -0.5), (8.5, 8.5), (27.5, -0.5)} <= corners  # of the first patch, the fifth, and the first projection
+        assert len(corners) == 2 * 5
+        assert axes.get_xlim() == (-0.5, shown.get_array().shape[1] - 0.5)
+
+
 def test_colours_of_an_overlay():
     grey, signed = np.full((4, 4, 1), 128, np.uint8), np.zeros((4, 4), np.float32)
     signed[0, 0], signed[0, 1] = 1, -1

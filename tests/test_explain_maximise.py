@@ -33,6 +33,11 @@ def test_images_excite_their_units_and_stay_pictures(subject):
     assert np.abs(found[:, 0] - found[:, 1]).max() > 1  # from different noise
 
 
+def test_total_variation_holds_down_every_pixel():
+    single = 50 * np.eye(16, dtype=np.float32).reshape(16, 4, 4, 1)  # one bright pixel in each image, in the last one the last
+    assert (maximise._variation(single) > maximise._variation(np.zeros_like(single)) + 49).all()
+
+
 def test_the_page(untrained_run, tmp_path):
     asked = ["--run", str(untrained_run), "--maximise", "conv3", "--filters", "2,5", "--steps", "3", "--starts", "2"]
     main([*asked, "--note", "untrained", "--out", str(tmp_path)])

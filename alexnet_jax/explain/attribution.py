@@ -169,7 +169,7 @@ def _section(subject: Subject, answer: Answer, asked: Asked, overlays: list[tupl
         text += f" The deconvnet starts from {answer.unit}."
     if len(subject.members) > 1:
         text += f" Each map is the mean over {len(subject.members)} networks."
-    panels = [(subject.labels[answer.target], subject.crop(answer.picture.image)), *overlays]
+    panels = [(subject.short_labels[answer.target], subject.crop(answer.picture.image)), *overlays]
     figure = figures.panels_figure(panels, asked.note)
     alt = f"{answer.picture.title}, and maps of it by {', '.join(answer.maps)}. {words}"
     return page.Section(answer.picture.title, [page.Text(text), page.Drawing(answer.picture.name, figure, alt)])

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_jax.report.pictures import GAP, LINE, grid, write_below
-from alexnet_jax.report.style import INK, PIXELS, WIDTH, printable, shorten, show_picture
+from alexnet_jax.report.style import INK, PIXELS, RULE, WIDTH, printable, shorten, show_picture
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = 4
@@ -81,9 +82,11 @@ def units_figure(filters: np.ndarray, patches: np.ndarray, projected: np.ndarray
         bottom = below - gap / 2 - i // columns * (cell / 2 + text + gap) - text - cell / 2
         axes = figure.add_axes((left / WIDTH, bottom / height, cell / WIDTH, cell / 2 / height))
         pair = [_mosaic([patch / 255 for patch in patches[i]], side), _mosaic([_scaled(one) for one in projected[i]], side)]
-        between = np.zeros((pair[0].shape[0], max(1, pair[0].shape[1] // 24), 4))
-        axes.imshow(np.concatenate([pair[0], between, pair[1]], 1), interpolation="none", aspect="auto")
+        between = np.zeros((pair[0].shape[0], pair[0].shape[1] // 10, 4))  # wider than the gaps within a square
+        axes.imshow(np.concatenate([pair[0], between, pair[1]], 1), interpolation="none")
+        axes.set_anchor("NW")
         axes.axis("off")
+        _frame(axes, patches.shape[2], patches.shape[1], side, (0, pair[0].shape[1] + between.shape[1]))
         axes.set_title(f"filter {filter}", loc="left", color=INK, fontsize=9, pad=2)
     return figure
 
@@ -93,10 +96,11 @@ def rows_figure(names: Sequence[str], images: np.ndarray, note: str) -> "Figure"
     from matplotlib.figure import Figure
 
     rows, columns = images.shape[:2]
-    beside, gap = 1.35, 0.07  # inches of the names, and between pictures
+    beside, gap = min(1.35, 0.35 + 0.09 * max(map(len, names))), 0.07  # inches of the names, and between pictures
     side = min(1.1, (WIDTH - beside - GAP) / columns - gap)
     below = rows * (side + gap) + gap
-    height, width = below + NOTE * bool(note), beside + columns * (side + gap) + GAP
+    height = below + NOTE * bool(note)
+    width = min(WIDTH, max(beside + columns * (side + gap), 0.09 * len(note)) + GAP)
     figure = Figure(figsize=(width, height), dpi=PIXELS)
     _write_note(figure, note)
     for i, name in enumerate(names):
@@ -121,14 +125,28 @@ def _scaled(found: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(found), np.nan, around_grey(np.nan_to_num(found)) / 255)
 
 
+def _places(size: int, count: int, columns: int) -> list[tuple[int, int]]:
+    """The upper left pixel of each of so many pictures of `size` pixels side by side, as (y, x)."""
+    step = size + max(1, size // 12)
+    return [(i // columns * step, i % columns * step) for i in range(count)]
+
+
+def _frame(axes: "Axes", size: int, count: int, columns: int, left: tuple[int, int]) -> None:
+    """A thin frame around each picture of the mosaics that begin at these columns, so that a white one is seen on a white page."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    corners = [(start + x - 0.5, y - 0.5) for start in left for y, x in _places(size, count, columns)]
+    frames = [Rectangle(corner, size, size) for corner in corners]
+    axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=RULE, linewidth=0.5, clip_on=False), autolim=False)
+
+
 def _mosaic(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Pictures (size, size, C) of 0 to 1 side by side, RGBA; NaN is transparent."""
     size = pictures[0].shape[0]
-    gap = max(1, size // 12)
-    rows = -(-len(pictures) // columns)
-    mosaic = np.zeros((rows * (size + gap) - gap, columns * (size + gap) - gap, 4))
-    for i, picture in enumerate(pictures):
-        y, x = (place * (size + gap) for place in divmod(i, columns))
+    places = _places(size, len(pictures), columns)
+    mosaic = np.zeros((*(max(place[axis] for place in places) + size for axis in (0, 1)), 4))
+    for picture, (y, x) in zip(pictures, places, strict=True):
         mosaic[y : y + size, x : x + size, :3] = np.nan_to_num(picture)
         mosaic[y : y + size, x : x + size, 3] = ~np.isnan(picture).any(-1)
     return mosaic

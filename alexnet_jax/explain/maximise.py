@@ -72,7 +72,7 @@ def write_page(subject: Subject, asked: Asked, out: Path) -> Path:
         of = np.arange(count) if classes and count <= FEW and "," not in asked.filters else chosen(asked.filters, count, layer)
         images, values = maximise(subject, layer, of, asked.seed, asked.settings)
         arrays |= {f"{layer}_units": of, f"{layer}_images": images, f"{layer}_values": values}
-        names = [subject.labels[unit] if classes else f"filter {unit}" if layer.startswith("conv") else f"unit {unit}" for unit in of]
+        names = [subject.short_labels[unit] if classes else f"filter {unit}" if layer.startswith("conv") else f"unit {unit}" for unit in of]
         figure = figures.rows_figure(names, np.round(images).astype(np.uint8), asked.note)
         alt = f"Images made to excite {', '.join(names)} of {layer}, {asked.settings.starts} of each"
         sections.append(
@@ -154,6 +154,9 @@ def _moved(images: jax.Array, key: jax.Array, settings: Settings, stats: PixelSt
 
 
 def _variation(images: jax.Array) -> jax.Array:
-    """Total variation (B,) with a smooth corner at 0: the sum over pixels of the length of the differences to the right and below."""
-    right, below = images[:, :-1, 1:] - images[:, :-1, :-1], images[:, 1:, :-1] - images[:, :-1, :-1]
+    """Total variation (B,) with a smooth corner at 0: the sum over pixels of the length of the differences to the right and below.
+
+    At the last column and row such a difference is 0, so that every pixel has a part in it, the last one too.
+    """
+    right, below = (jnp.diff(images, axis=axis, append=jax.lax.slice_in_dim(images, -1, None, axis=axis)) for axis in (2, 1))
     return jnp.sqrt(right**2 + below**2 + 1).sum((1, 2, 3))

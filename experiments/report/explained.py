@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import history, run
-from alexnet_jax.data import Dataset
+from alexnet_jax.data import Dataset, short_labels
 from alexnet_jax.errors import UserError
 from alexnet_jax.explain import figures, methods, units
 from alexnet_jax.explain.choice import chosen
@@ -84,12 +84,12 @@ def mistakes_section(subject: Subject, dataset: Dataset, answers: Answers) -> Se
     places = places if len(places) else unsure(answers, MISTAKES)
     settings = methods.Settings().sized(subject.model.arch.input_size)
     occlusion = subject.each(methods.make("occlusion", subject.model, LAST, LAYER, settings))
-    panels = []
+    panels, labels = [], short_labels(dataset.classes, dataset.labels)
     for place in places:
         example = dataset.source(subject.run.config.data.test_split)[int(place)]
         answer, crop = int(answers.ensemble_answer[place]), subject.crop(example["image"])
         (found,) = occlusion(subject.views(example["image"]), np.eye(len(subject.labels), dtype=np.float32)[None, answer])
-        panels += [(dataset.labels[example["label"]], crop), (f"why {dataset.labels[answer]}", figures.over(crop, found, "signed"))]
+        panels += [(labels[example["label"]], crop), (f"why {labels[answer]}", figures.over(crop, found, "signed"))]
     text = (
         f"The {what}, and how the answer's logit in {subject.members[0]} falls when a grey square covers a pixel: red pixels speak for the "
         "answer, blue ones against it. Other methods, and other pictures:"

@@ -31,7 +31,8 @@ import sys
 from pathlib import Path
 
 here = Path.cwd()
-found = [folder for folder in (here, *here.parents, *here.glob("*/")) if (folder / "configs" / "digits.py").exists()]
+needed = ("pyproject.toml", "alexnet_jax", "configs/digits.py")
+found = [folder for folder in (here, *here.parents, *here.glob("*/")) if all((folder / name).exists() for name in needed)]
 if found:
     sys.path.insert(0, str(found[0]))  # what is installed below would be found only after a restart
     if "google.colab" in sys.modules:

@@ -57,11 +57,10 @@ def style_axes(axes: "Axes") -> None:
         label.set_color(INK)
 
 
-def style_title(axes: "Axes") -> "Text":
-    """Give the axes a bold title at the left, which may be a name with any characters, and return it."""
-    title = axes.set_title(axes.get_title(), loc="left", color=INK, fontsize=12, fontweight="bold", parse_math=False)
+def style_title(axes: "Axes") -> None:
+    """Give the axes a bold title at the left, which may be a name with any characters."""
+    axes.set_title(axes.get_title(), loc="left", color=INK, fontsize=12, fontweight="bold", parse_math=False)
     axes.set_title("", loc="center")
-    return title
 
 
 def write_note(figure: "Figure", note: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, shorten, style_axes, style_title
+from alexnet_jax.report.style import COLOURS, INK, RULE, WIDTH, printable, style_axes, style_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,9 +51,10 @@ def layers_figure(found: "Found") -> "Figure":
     figure = Figure(figsize=(WIDTH, 3.3 * len(panels)), layout="constrained")
     for axes, (i, j) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _matrix(axes, found.cka[i, :, j], found.layers, 0, 1, "viridis", "{:.2f}")
-        first, second = (printable(found.networks[network]) for network in (i, j))
-        axes.set_title(f"{first} and itself" if i == j else f"{first} (down) and {second} (across)", parse_math=False)
-        shorten(style_title(axes), WIDTH - 1)
+        axes.set_title("one network" if i == j else "two networks")
+        style_title(axes)
+        for network, write in ((i, axes.set_ylabel), (j, axes.set_xlabel)):
+            write(printable(found.networks[network]), color=INK, parse_math=False)
     return figure
 
 
@@ -76,8 +77,8 @@ def pairs_figure(found: "Found") -> "Figure":
         axes.set_title(title)
         style_title(axes)
     if len(names) <= NUMBERED:
-        who = ";  ".join(f"{i}: {printable(name)}" for i, name in enumerate(found.networks))
-        figure.supxlabel(textwrap.fill(who, 90), fontsize=9, color=INK, parse_math=False)
+        who = "; ".join(f"{i}: {printable(name)}".replace(" ", "\N{NO-BREAK SPACE}") for i, name in enumerate(found.networks))
+        figure.supxlabel(textwrap.fill(who, 80), fontsize=9, color=INK, parse_math=False)
     return figure
 
 

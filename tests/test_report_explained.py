@@ -27,6 +27,9 @@ def test_mistakes_are_the_ensembles_and_their_maps_are_shown(untrained_run):
     assert section.title == "Why the most confident mistakes"
     (drawing,) = drawings(section.blocks)
     assert drawing.alt.count("why ") == explained.MISTAKES
+    bold = [text.get_text() for axes in drawing.figure.axes for text in axes.texts if text.get_weight() == "bold"]
+    assert len(bold) == explained.MISTAKES
+    assert not any(name.startswith("why ") for name in bold)
 
 
 def test_without_a_checkpoint_there_are_none(untrained_run, tmp_path):

@@ -170,6 +170,6 @@ def _section(subject: Subject, answer: Answer, asked: Asked, overlays: list[tupl
     if len(subject.members) > 1:
         text += f" Each map is the mean over {len(subject.members)} networks."
     panels = [(subject.short_labels[answer.target], subject.crop(answer.picture.image)), *overlays]
-    figure = figures.panels_figure(panels, asked.note)
+    figure = figures.panels_figure(panels, asked.note, len(panels))
     alt = f"{answer.picture.title}, and maps of it by {', '.join(answer.maps)}. {words}"
     return page.Section(answer.picture.title, [page.Text(text), page.Drawing(answer.picture.name, figure, alt)])

@@ -54,13 +54,13 @@ def enlarged(picture: np.ndarray, least: int = 224) -> np.ndarray:
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def panels_figure(panels: Sequence[tuple[str, np.ndarray]], note: str) -> "Figure":
-    """Pictures with their names below, the first in bold; above them the note, if there is one."""
+def panels_figure(panels: Sequence[tuple[str, np.ndarray]], note: str, group: int) -> "Figure":
+    """Pictures with their names below, the first of each `group` in bold; above them the note, if there is one."""
     figure, cells, side = grid(-(-len(panels) // COLUMNS), COLUMNS, lines=1, above=NOTE * bool(note))
     _write_note(figure, note)
-    for axes, (name, picture) in zip(cells.flat, panels, strict=False):
+    for i, (axes, (name, picture)) in enumerate(zip(cells.flat, panels, strict=False)):
         show_picture(axes, picture, side)
-        write_below(axes, side, 1, name, INK, bold=picture is panels[0][1])
+        write_below(axes, side, 1, name, INK, bold=i % group == 0)
     for axes in cells.flat[len(panels) :]:
         axes.remove()
     return figure

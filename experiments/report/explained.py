@@ -96,4 +96,4 @@ def mistakes_section(subject: Subject, dataset: Dataset, answers: Answers) -> Se
     )
     command = f"python -m alexnet_jax.explain --run {subject.run.workdir} PICTURES --out DIR"
     alt = "; ".join(name for name, _ in panels)
-    return Section(f"Why the {what}", [Text(text), Code(command), Drawing("occlusion", figures.panels_figure(panels, ""), alt)])
+    return Section(f"Why the {what}", [Text(text), Code(command), Drawing("occlusion", figures.panels_figure(panels, "", 2), alt)])

@@ -109,7 +109,9 @@ def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, caps
     assert "Networks of run and of run at step 0 are most alike in fc6 (CKA 1.00)" in out  # they are one network
     assert "matched one to one" in out
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["depth.png", "filters.png", "layers.png", "pairs.png"]
-    assert (tmp_path / "similarity.html").read_text().count(">untrained networks") == 1 + 4  # the headline, and every figure
+    html = (tmp_path / "similarity.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert html.count(">untrained networks") == 1 + 4  # the headline, and every figure
+    assert ">0: run, " in html  # below the pairs, which have numbers
 
 
 def test_one_network_alone(untrained_run, tmp_path, capsys):

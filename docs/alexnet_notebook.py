@@ -143,7 +143,7 @@ def view(key, image):
     return augment(key, image, hyper, dataset.stats, arch.input_size)
 
 
-draws = [example_keys(hyper.seed, AUGMENT, batch["index"][:3] + 1000 * draw) for draw in range(6)]
+draws = [example_keys(hyper.draws, AUGMENT, batch["index"][:3] + 1000 * draw) for draw in range(6)]
 views = np.stack([jax.vmap(view)(keys, batch["image"][:3]) for keys in draws], axis=1)
 shown = np.clip(np.round(views + dataset.stats.mean), 0, 255).astype(np.uint8)
 display(pictures.augmentations_figure(batch["image"][:3], shown))
@@ -155,7 +155,7 @@ display(pictures.augmentations_figure(batch["image"][:3], shown))
 # %%
 state = network.init_state()
 params = jax.tree.map(lambda leaf: leaf[0], state.params)  # leaves are (members, ...)
-views = jax.vmap(view)(example_keys(hyper.seed, AUGMENT, batch["index"]), batch["image"])
+views = jax.vmap(view)(example_keys(hyper.draws, AUGMENT, batch["index"]), batch["image"])
 outputs = jax.jit(lambda params, views: layer_outputs(network.model, params, views, hyper))(params, views)
 for name, x in {"input": views, **outputs}.items():
     print(f"{name:6} {x.shape!s:18} mean {x.mean():6.2f}  std {x.std():6.2f}  zeros {(x == 0).mean():4.0%}")
@@ -226,7 +226,7 @@ plt.show()
 # %%
 rate, index = 0.5, np.arange(16, dtype=np.uint32)
 ones = jnp.ones((16, arch.units))
-dropped = dropout(ones, rate, example_keys(hyper.seed, DROPOUT, index), layer=0)
+dropped = dropout(ones, rate, example_keys(hyper.draws, DROPOUT, index), layer=0)
 print(f"values {np.unique(dropped)}, mean {dropped.mean():.3f}, set to zero: {(dropped == 0).mean():.1%}")
 
 figure, axes = plt.subplots(figsize=(6, 1.8))

@@ -9,7 +9,7 @@ import pytest
 from alexnet_jax import evaluate
 from alexnet_jax.errors import UserError
 from alexnet_jax.subject import ENSEMBLE, open_dataset, open_networks
-from experiments.lrn import changes, measure
+from experiments.lrn import changes, figures, measure
 from experiments.lrn.__main__ import main
 
 
@@ -79,6 +79,15 @@ def test_the_page(untrained_run, tmp_path, capsys, monkeypatch):
     assert {path.name for path in (tmp_path / "retrained").iterdir()} == {"as_trained", "constant", "off"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 3
     assert (tmp_path / "lrn.html").read_text().count(">untrained networks") == 1 + 3  # the headline, and every figure
+
+
+def test_the_errors_fill_their_figure():
+    def limits(*errors, after=None):
+        return figures.errors_figure(["as trained", "off"], [np.array(each) for each in errors], after).axes[0].get_xlim()
+
+    assert limits([0.5, 0.6], [0.7, 0.8]) == pytest.approx((50 / 1.2, 80 * 1.2))
+    assert limits([0.0, 0.01], [0.7, 0.8]) == pytest.approx((0, 80 * 1.2))  # a logarithm has no 0
+    assert limits([0.5], [0.6], after=[np.array([0.2]), np.array([0.9])]) == pytest.approx((20 / 1.2, 90 * 1.2))
 
 
 def test_a_network_without_lrn_is_said(subject):

@@ -86,10 +86,16 @@ def errors_figure(names: list[str], at_once: list[np.ndarray], after: list[np.nd
     axes.axvline(100 * at_once[0].mean(), color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=1)  # 0 is an error too
-    axes.set_xticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+    every = 100 * np.concatenate([*at_once, *(after or [])])
+    if every.min() < 1:
+        axes.set_xscale("symlog", linthresh=1)  # 0 is an error too
+        axes.set_xlim(0, max(2.0, 1.2 * every.max()))
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(every.min() / 1.2, 1.2 * every.max())
+    shown = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(shown, [str(tick) for tick in shown])
     axes.minorticks_off()
-    axes.set_xlim(0, max(2.0, *(120 * errors.max() for errors in at_once)))
     axes.set_title("Test error (%) with other constants of LRN")
     style_axes(axes)
     axes.grid(False, axis="y")

@@ -82,7 +82,7 @@ def units_figure(filters: np.ndarray, patches: np.ndarray, projected: np.ndarray
         bottom = below - gap / 2 - i // columns * (cell / 2 + text + gap) - text - cell / 2
         axes = figure.add_axes((left / WIDTH, bottom / height, cell / WIDTH, cell / 2 / height))
         pair = [_mosaic([patch / 255 for patch in patches[i]], side), _mosaic([_scaled(one) for one in projected[i]], side)]
-        between = np.zeros((pair[0].shape[0], pair[0].shape[1] // 10, 4))  # wider than the gaps within a square
+        between = np.zeros((pair[0].shape[0], max(2, pair[0].shape[1] // 10), 4))  # wider than the gaps within a square
         axes.imshow(np.concatenate([pair[0], between, pair[1]], 1), interpolation="none")
         axes.set_anchor("NW")
         axes.axis("off")

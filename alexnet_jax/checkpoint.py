@@ -242,12 +242,14 @@ def restore(workdir: str | Path, step: int, templates: Mapping[str, Any]) -> Fou
 
     Raises:
       Damaged: it can't be read, or a checksum doesn't hold.
-      UserError: what was saved has another shape.
+      UserError: what was saved has other arrays, or one of another shape.
     """
     where = (Path(workdir) / FOLDER / str(step)).absolute()
     record = _read_record(where)
     if record is None:
         raise Damaged(where, "its record can't be read, or doesn't have its checksum")
+    for name, template in templates.items():
+        _check_paths(record["checksums"].get(name, {}), template, name, where)
     wanted = {name: _restore_args(template) for name, template in templates.items()}
     _let_late_calls_fail()
     try:
@@ -341,6 +343,13 @@ def _reason(error: Exception) -> str:
     """The system's words for an error, such as "No space left on device", else its first line. Those of tensorstore fill pages."""
     known = [os.strerror(code) for code in errno.errorcode if os.strerror(code) in str(error)]
     return max(known, key=len) if known else (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _check_paths(saved: Mapping[str, int], template: Any, name: str, where: Path) -> None:
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(template)}
+    if differing := sorted(paths ^ set(saved)):
+        what = f"has no {name}{differing[0]}" if differing[0] in paths else f"has {name}{differing[0]}, which this one doesn't know"
+        raise UserError(f"checkpoint {where} {what}: another version of this project made it; use that version, or start a new run")
 
 
 def _check_shapes(restored: Any, template: Any, where: Path) -> None:

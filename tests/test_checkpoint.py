@@ -105,6 +105,19 @@ def test_another_shape_is_refused_by_name(tmp_path):
         restore(tmp_path, 3, trees(width=5))
 
 
+def test_arrays_of_another_version_are_no_damage(tmp_path):
+    """A run that goes on sets damaged checkpoints aside; one that it can't know is left where it is."""
+    save(tmp_path, (3, {}))
+    known = trees()["training"]
+    for template, words in (
+        (known | {"new": np.zeros(2)}, r"has no training\['new'\]"),
+        ({}, r"has training.*, which this one doesn't know"),
+    ):
+        with pytest.raises(UserError, match=rf"{words}: another version of this project made it") as caught:
+            restore(tmp_path, 3, {"training": template})
+        assert not isinstance(caught.value, Damaged)
+
+
 def test_no_flipped_bit_and_no_cut_is_restored_as_other_numbers(tmp_path):
     """Every file of a checkpoint, flipped, cut, emptied, deleted, zeroed: what comes back is what was saved, or an error that names it."""
     save(tmp_path, (3, {"evaluated": 2}))

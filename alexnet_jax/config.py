@@ -129,7 +129,7 @@ def positive(text: str) -> int:
     Raises:
       argparse.ArgumentTypeError: it is none.
     """
-    if count(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 

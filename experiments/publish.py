@@ -49,7 +49,6 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
 
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{name!r} can't be the name of a result; use letters, digits and _ only")
-    places = ("", "*/") if (directory / "gpu.json").exists() else ("",)  # the part `gpu` makes a folder for each of its items
     ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
     if claim.exists():
         figures = directory / "figures" if (directory / "figures").is_dir() else directory
@@ -57,7 +56,7 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **_read(ablation)}, directory
-    elif parts := [path for part in PARTS for place in places for path in sorted(directory.glob(f"{place}{part}.json"))]:
+    elif parts := [path for part in PARTS for place in ("", "*/") for path in sorted(directory.glob(f"{place}{part}.json"))]:
         record, figures, shown = {"kind": "benchmark", "parts": [_read(path) for path in parts]}, directory, ["growth"]
     elif programs := [_read(path) for path in sorted(directory.glob("v5e-*.json"))]:
         programs.sort(key=lambda program: (program["members"], program["devices"]))

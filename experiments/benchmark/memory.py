@@ -6,9 +6,8 @@ python -m experiments.benchmark memory
 import resource
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from experiments.benchmark import measure
 from experiments.benchmark.settings import Settings
@@ -45,8 +44,9 @@ def run(settings: Settings, out: Path) -> None:
         sides["PyTorch eager"] = peak_of_torch
     for dtype in settings.dtypes:
         for variant in settings.networks:
-            measure.progress(f"{variant}, {dtype}: all sides at once")
-            for side, (process, device, temporaries, flops) in _in_children(sides, variant, settings.width, batch, dtype).items():
+            for side, peak in sides.items():
+                measure.progress(f"{variant}, {dtype}: {side}")
+                process, device, temporaries, flops = measure.in_child(peak, variant, settings.width, batch, dtype)
                 table.row(
                     network=variant,
                     batch=batch,
@@ -58,12 +58,6 @@ def run(settings: Settings, out: Path) -> None:
                     GFLOP=flops and flops / 1e9,
                 )
     table.note("temporaries MiB and GFLOP are XLA's plan for one training step")
-
-
-def _in_children(sides: dict[str, Callable[..., Peak]], *network: Any) -> dict[str, Peak]:
-    """The peak of each side, in processes that run at the same time, since nothing is timed; threads wait for them."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(sides, pool.map(lambda peak: measure.in_child(peak, *network), sides.values()), strict=True))
 
 
 def peak_of_ours(variant: str, width: float, batch: int, dtype: str, remat: bool = False) -> Peak:

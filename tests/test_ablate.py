@@ -546,6 +546,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),
         (["--seeds", "0"], "seeds=0"),
+        (["--seeds", "0", "--orders", "2", "--rates", ".01,.02"], "seeds=0"),
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
         (["--rates", "auto", "--rate-budget", "2"], "--rate-budget 2: the first 3 rates don't fit"),
         (["--orders", "0"], "orders=0"),

@@ -60,8 +60,8 @@ def _plan_notes(study: "Study") -> list[str]:
             lines.append(f"  each level whose best is at an end then trains at further ones, {study.budget} at most")
         if study.chooses_apart:
             lines.append(
-                f"  chosen on {study.choosing} networks of each that are not compared; at its best rate each level then trains "
-                f"{study.orders * study.seeds} networks, which are"
+                f"  chosen on {study.choosing} networks of each, which are not compared; at its best rate each level then trains "
+                f"{study.orders * study.seeds} other networks, which are compared"
             )
     return lines + study.skipped
 

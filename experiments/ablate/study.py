@@ -45,7 +45,7 @@ class Study(NamedTuple):
     max_members: int | None  # of one program
     rates: dict[str, tuple[str, ...]]  # name of a level's point -> the learning rates at which it is trained; empty: the config's rate
     budget: int  # learning rates of a level at most; 0: no others than the given ones
-    searched: list[Program]  # the points of all levels at their learning rates, among which is chosen; with one order also compared
+    searched: list[Program]  # the points of all levels at all their rates, to choose the best; with one order they are also compared
     compared: list[Program]  # the points of all factors except `ensemble`; empty until the rates are chosen, with several orders
     ensemble: list[Program]  # for the factor `ensemble`: the config's own run, whose members differ only in their seeds
     skipped: list[str]  # messages about factors that don't suit this dataset or config

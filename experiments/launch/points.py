@@ -21,8 +21,8 @@ from alexnet_jax.errors import UserError, did_you_mean
 
 LONGEST_NAME = 80  # characters of the readable part of a directory's name, at most
 CHOOSING_ORDER = 1_000_000  # the number of the order in which settings are chosen: beyond those of every comparison, also of later ones
-# Networks of each setting on which is chosen, at least. One can't tell neighbouring learning rates apart. The mean of three has 0.58 of its
-# standard error; and three networks at each of three rates already cost as much as the comparison in nine orders.
+# A setting is chosen by the mean of so many networks, at least. One network can't tell neighbouring learning rates apart. The mean of three
+# has 0.58 of its standard error, and three at each of three rates already cost as much as one in each of nine orders.
 CHOOSING_NETWORKS = 3
 
 
@@ -129,6 +129,7 @@ def pack_to_choose(
       seeds: those of each order in the comparison.
       max_members: as of `pack`, whose errors this raises.
     """
+    pack(config, overrides, points, seeds, root, max_members)  # raises what is wrong with the comparison before anything is trained
     networks = max(CHOOSING_NETWORKS, seeds)
     together = max(seeds, min(networks, max_members or networks))
     return pack(config, overrides, points, together, root, max_members, math.ceil(networks / together), CHOOSING_ORDER)

@@ -14,10 +14,11 @@ from alexnet_jax import data, history, hyper, network
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from experiments.ablate import __main__ as ablate
-from experiments.ablate import comparison, figures, findings, lrn_range, rates, study
+from experiments.ablate import comparison, figures, findings, lrn_range, rates, report, study
 from experiments.ablate import files as ablation_files
 from experiments.ablate.factors import FACTORS
 from experiments.launch import points
+from experiments.launch.points import CHOOSING_ORDER
 from experiments.launch.results import Result
 
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
@@ -260,63 +261,108 @@ def test_each_level_is_compared_at_its_best_rate(monkeypatch, tmp_path, digits_d
             result = Result(point, [0, 1], np.array(each), np.array([wrong, wrong + 1]) / 100, ((tmp_path, [0, 1]),), diverged)
             found[name] = result, outcome([wrong, wrong + 1], diverged)
     monkeypatch.setattr(findings, "_warnings", lambda result: [])
-    report = findings._levels("dropout", planned, found, 0.5)
-    assert [level["settings"] for level in report["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
-    assert report["levels"][1]["differences"] == pytest.approx([-10, -10])
-    middle, end = report["notes"]
+    monkeypatch.setattr(findings, "_found", lambda programs: found)
+    compared = findings._levels("dropout", planned, found, findings._tried(planned), 0.5)
+    assert [level["settings"] for level in compared["levels"]] == [{}, {"dropout": "0", "learning_rate": "0.005"}]
+    assert compared["levels"][1]["differences"] == pytest.approx([-10, -10])
+    middle, end = compared["notes"]
     errors = "25.00 % at 0.005, 15.00 % at 0.02, 5.00 % (1 diverged) at 0.1"
     assert middle == f"dropout 0.5: compared at learning rate 0.02; the validation errors are {errors}"
     assert end.startswith("off: compared at learning rate 0.005")
     assert end.endswith("another one may be better")
-    assert [(level["rate"], level["highest_rate"]) for level in report["levels"]] == [("0.02", "0.02"), ("0.005", "0.02")]
-    rows = ablation_files._level_rows(report | {"factor": "dropout"})
+    assert [(level["rate"], level["highest_rate"]) for level in compared["levels"]] == [("0.02", "0.02"), ("0.005", "0.02")]
+    rows = ablation_files._level_rows(compared | {"factor": "dropout"})
     assert [row[:3] for row in rows[:2]] == [("level", "rate", "highest that learns"), ("dropout 0.5", "0.02", "0.02")]
 
 
-def results_at(curves, seeds=2):
-    """Stands in for the finished runs of a study: a point's validation error is that of its rate in the curve of its other settings."""
+def results_at(curves):
+    """Stands in for the finished runs of a study: a point's validation error is that of its rate in the curve of its other settings. The
+    networks that choose err on 1 % of the test images, the compared ones on 10 %."""
 
-    def found(planned):
+    def found(programs):
         networks = {}
-        for program in planned.compared:
+        for program in programs:
             for point in program.points:
                 settings = dict(point.settings)
                 rate = float(settings.pop("learning_rate", 0.02))
                 error = curves[" ".join(settings)](np.log2(rate / 0.02))
                 networks.setdefault(point.name, (point, []))[1].append((error, program))
-        return {name: finished(point, trained, seeds) for name, (point, trained) in networks.items()}
+        return {name: finished(point, trained) for name, (point, trained) in networks.items()}
 
-    def finished(point, trained, seeds):
-        errors = np.repeat([error for error, _ in trained], seeds)
-        runs = tuple((program.directory, list(range(seeds))) for _, program in trained)
+    def finished(point, trained):
+        errors = np.concatenate([[error] * program.seeds for error, program in trained])
+        runs = tuple((program.directory, list(range(program.seeds))) for _, program in trained)
         result = Result(point, list(range(len(errors))), errors, errors, runs)
-        return result, outcome([10] * len(errors), orders=result.orders, stalled=np.flatnonzero(errors > 0.5))
+        wrong = [1 if program.order >= CHOOSING_ORDER else 10 for _, program in trained for _ in range(program.seeds)]
+        return result, outcome(wrong, orders=result.orders, stalled=np.flatnonzero(errors > 0.5))
 
     return found
 
 
-def test_rates_are_widened_until_the_best_has_worse_neighbours(monkeypatch, tmp_path, digits_dir):
-    """The reference's best is the config's rate, the other level's an eighth of it; then both train in the other orders at their best."""
-    planned = study.make_study("configs/digits.py", [f"data.dir={digits_dir}"], ["dropout"], 2, tmp_path, budget=9, orders=3)
+@pytest.fixture
+def rounds_of(monkeypatch, tmp_path, digits_dir):
+    """Makes a study of dropout with two seeds, and every longer one up to its end. The reference's best rate is the config's, the other
+    level's an eighth of it."""
     curves = {"": lambda place: 0.1 + 0.01 * place**2, "dropout": lambda place: 0.1 + 0.01 * (place + 3) ** 2 + 0.5 * (place > -2)}
     monkeypatch.setattr(findings, "_found", results_at(curves))
-    rounds = [planned]
-    while (longer := findings.extended(rounds[-1])) != rounds[-1]:
-        rounds.append(longer)
-    trained = [{point.name for program in each.compared for point in program.points} for each in rounds]
+    monkeypatch.setattr(findings, "_warnings", lambda result: [])
+
+    def rounds(**more):
+        found = [study.make_study("configs/digits.py", [f"data.dir={digits_dir}"], ["dropout"], 2, tmp_path, **more)]
+        while (longer := findings.extended(found[-1])) != found[-1]:
+            found.append(longer)
+        return found
+
+    return rounds
+
+
+def levels_of(planned):
+    return findings._levels("dropout", planned, findings._found(planned.compared), findings._tried(planned), 0.5)["levels"]
+
+
+def test_rates_are_widened_until_the_best_has_worse_neighbours(rounds_of):
+    """Then both levels train in all orders at their best."""
+    rounds = rounds_of(budget=9, orders=3)
+    trained = [{point.name for program in each.searched for point in program.points} for each in rounds]
     assert [len(names) for names in trained] == [6, 8, 8 + 2, 10]
     assert {"dropout=0 learning_rate=0.005", "dropout=0 learning_rate=0.0025"} == trained[1] - trained[0]
     assert {"dropout=0 learning_rate=0.00125", "dropout=0 learning_rate=0.000625"} == trained[2] - trained[1]
-    assert {program.order for each in rounds[:3] for program in each.compared} == {0}
-    others = [program for program in rounds[3].compared if program.order]
-    assert [(program.order, [point.name for point in program.points]) for program in others] == [
-        (order, [study.BASE, "dropout=0 learning_rate=0.0025"]) for order in (1, 2)
+    assert [program for each in rounds[:3] for program in each.compared] == []
+    assert [(program.order, [point.name for point in program.points]) for program in rounds[3].compared] == [
+        (order, [study.BASE, "dropout=0 learning_rate=0.0025"]) for order in (0, 1, 2)
     ]
-    monkeypatch.setattr(findings, "_warnings", lambda result: [])
-    reference, level = findings._levels("dropout", rounds[-1], results_at(curves)(rounds[-1]), 0.5)["levels"]
+    reference, level = levels_of(rounds[-1])
     assert (reference["rate"], reference["highest_rate"], len(reference["tried"])) == ("0.02", "0.04 or more", 3)
     assert (level["rate"], level["highest_rate"], len(level["tried"])) == ("0.0025", "0.005", 7)
-    assert level["orders"] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_networks_that_choose_a_rate_are_not_compared(rounds_of):
+    *_, last = rounds_of(budget=9, orders=3)
+    assert {program.order for program in last.searched} == {CHOOSING_ORDER}
+    assert {program.seeds for program in last.searched} == {last.choosing} == {3}
+    for level in levels_of(last):
+        assert level["orders"] == [0, 0, 1, 1, 2, 2]
+        assert level["test_error"] == [0.1] * 6
+        assert level["runs"] == [str(program.directory) for program in last.compared]
+
+
+def test_the_choice_is_the_same_with_more_orders(rounds_of):
+    few, many = rounds_of(budget=9, orders=3), rounds_of(budget=9, orders=5)
+    assert [each.searched for each in few] == [each.searched for each in many]
+    assert few[-1].compared == many[-1].compared[:3]
+    assert [program.order for program in many[-1].compared] == [0, 1, 2, 3, 4]
+    assert [report._later(each) for each in few] == [2 * (2 * 3 + 3 * 2)] * 3 + [0]  # of each level 2 rates, 3 networks; 3 orders, 2 seeds
+
+
+def test_with_one_order_or_one_rate_the_networks_that_choose_are_compared(rounds_of):
+    for planned in rounds_of(budget=9):
+        assert planned.searched == planned.compared == planned.programs
+        assert {(program.order, program.seeds) for program in planned.programs} == {(0, 2)}
+        assert report._later(planned) == 2 * 2 * 2
+    (planned,) = rounds_of(rates=["0.01"], orders=3)
+    assert planned.searched == planned.compared == planned.programs
+    assert [program.order for program in planned.programs] == [0, 1, 2]
+    assert report._later(planned) == 0
 
 
 def test_the_search_for_a_rate_ends_with_its_budget():
@@ -355,7 +401,8 @@ def test_a_note_says_where_lrn_normalises_nothing(monkeypatch, tmp_path, digits_
 
 @pytest.mark.slow
 def test_rates_and_orders_of_real_runs(arguments, tmp_path, capsys):
-    """Two orders with two seeds each, rates in three rounds, and the ensembles; the second time nothing is trained."""
+    """Two orders with two seeds each, rates in three rounds, and the ensembles; the second time nothing is trained, and another order
+    changes no run."""
     words = [*arguments, "--out", str(tmp_path), "--factors", "dropout,ensemble", "--orders", "2", "--rates", "auto", "--rate-budget", "5"]
     ablate.main(words)
     before = {path: path.read_bytes() for path in tmp_path.glob("runs/*/events.jsonl")}
@@ -366,6 +413,9 @@ def test_rates_and_orders_of_real_runs(arguments, tmp_path, capsys):
     assert all(3 <= len(level["tried"]) <= 5 for level in dropout["levels"])
     assert (ensemble["curve"][1]["members"], ensemble["curve"][1]["orders"]) == (2, 2)
     assert "2 orders of the images" in found["protocol"]["orders"]
+    assert found["protocol"]["seeds"].startswith("4, the first is 0;")
+    assert "the mean of 3 networks" in found["protocol"]["rates"]
+    assert found["protocol"]["rates"].endswith("these networks have seeds and an order of the images of their own, and are not compared")
     capsys.readouterr()
     ablate.main([*words, "--dry-run"])
     shown = capsys.readouterr().out
@@ -375,6 +425,13 @@ def test_rates_and_orders_of_real_runs(arguments, tmp_path, capsys):
     assert {path: path.read_bytes() for path in tmp_path.glob("runs/*/events.jsonl")} == before
     assert json.loads((tmp_path / "ablation.json").read_text())["factors"] == found["factors"]
     assert "the t-test over the mean differences of the orders" in capsys.readouterr().out
+    ablate.main([*words, "--orders", "3"])
+    after = {path: path.read_bytes() for path in tmp_path.glob("runs/*/events.jsonl")}
+    assert {path: after[path] for path in before} == before
+    assert {path.parent.name.partition(",")[0].partition("-")[0] for path in after.keys() - before.keys()} == {"order=2"}
+    more = json.loads((tmp_path / "ablation.json").read_text())["factors"][0]["levels"]
+    assert [level["tried"] for level in more] == [level["tried"] for level in dropout["levels"]]
+    assert [level["test_error"][:4] for level in more] == [level["test_error"] for level in dropout["levels"]]
 
 
 # The command
@@ -440,7 +497,9 @@ def test_the_ensemble_of_a_run(first, tmp_path):
     (events,) = first.glob("runs/*/events.jsonl")
     program = points.Program(events.parent, "configs/digits.py", (), (points.Point(study.BASE, {}),), 4)
     plan = study.resolve("ensemble", config_lib.load("configs/digits.py"), GREY)
-    found = findings.compare(study.Study("configs/digits.py", (), 4, 1, {"ensemble": plan}, tmp_path, None, {}, 0, [], [program], []), 0.5)
+    found = findings.compare(
+        study.Study("configs/digits.py", (), 4, 1, {"ensemble": plan}, tmp_path, None, {}, 0, [], [], [program], []), 0.5
+    )
     (ensemble,) = found
     assert [row["members"] for row in ensemble["curve"]] == [1, 2, 3, 4]
     gain = ensemble["ensemble_test_error"] - ensemble["mean_test_error"]
@@ -487,6 +546,7 @@ def test_an_ablation_can_be_an_array_job(arguments, tmp_path, monkeypatch):
         (["--factors", "colour"], "the images are grey"),
         (["--factors", "ensemble", "--seeds", "1"], "it needs --seeds 2 or more"),
         (["--seeds", "0"], "seeds=0"),
+        (["--seeds", "0", "--orders", "2", "--rates", ".01,.02"], "seeds=0"),
         (["--rates", "fast"], "learning_rate=fast: expected a number"),
         (["--rates", "auto", "--rate-budget", "2"], "--rate-budget 2: the first 3 rates don't fit"),
         (["--orders", "0"], "orders=0"),

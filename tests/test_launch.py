@@ -18,8 +18,9 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
 from alexnet_jax.history import EVENTS, Follower
+from experiments.ablate import __main__ as ablate
+from experiments.launch import cost, processes
 from experiments.launch import launch as launch_lib
-from experiments.launch import processes
 from experiments.launch import progress as progress_lib
 from experiments.launch import slurm as slurm_lib
 from experiments.launch import task as task_lib
@@ -30,6 +31,7 @@ from experiments.launch.progress import Progress, duration
 from experiments.launch.results import FAILURE, LOG, collect, status
 from experiments.launch.slurm import Slurm, minutes, run_on_slurm
 from experiments.launch.task import Task, command
+from experiments.launch.train import train
 
 CONFIG = "configs/digits.py"
 STAND_IN = Path(__file__).parent / "stand_in.py"
@@ -256,6 +258,16 @@ def test_the_time_left_follows_from_the_pace_of_this_session(monkeypatch):
         assert shown.line() == "2 of 3 programs ended, 82% of the work, 60 s passed, about 43 s left"
         shown.finished(long, None)
         assert shown.line() == "3 of 3 programs ended, 95% of the work, 60 s passed"
+
+
+def test_networks_that_come_later_take_as_long_as_those_that_are_left(programs, monkeypatch, capsys):
+    made = programs("finish", "wait")
+    monkeypatch.setattr(cost, "check", lambda programs: [Cost(10, 1, "float32")] * len(programs))
+    monkeypatch.setattr(cost, "estimate", lambda *_, **more: cost.Estimate(60, "a guess", False))
+    monkeypatch.setattr(cost, "left", lambda directory, *_: 0.5 if directory == made[1].directory else 0)
+    args = config_lib.parse_command_line(ablate.parser(), ["--config", CONFIG, "--factors", "lrn", "--out", "x", "--dry-run"])
+    assert not train(made, made[0].directory.parent, args, later=3)
+    assert "with about 3 networks that depend on their results: 4 min" in capsys.readouterr().out  # one of four networks is left
 
 
 def test_durations_are_for_reading():

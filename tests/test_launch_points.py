@@ -7,7 +7,7 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import FIELDS, base_member, parse_members
-from experiments.launch.points import Point, check_distinct, number, pack, setting_name
+from experiments.launch.points import CHOOSING_ORDER, Point, check_distinct, number, pack, pack_to_choose, setting_name
 from experiments.sweep import grid
 
 CONFIG, ROOT = "configs/digits.py", Path("sweeps/x")
@@ -63,6 +63,28 @@ def test_orders_share_neither_images_order_nor_seeds():
         pack(CONFIG, [], POINTS, 2, ROOT, orders=0)
     with pytest.raises(UserError, match=r"x: data\.seed can't be a setting of a point that is trained in several orders"):
         pack(CONFIG, [], [Point("x", {"data.seed": "3"})], 2, ROOT, orders=2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "max_members", "networks"),
+    [(1, None, 3), (2, None, 3), (5, None, 5), (1, 4, 3), (1, 2, 4), (1, 1, 3), (2, 2, 4), (5, 5, 5)],
+)
+def test_networks_that_choose_share_no_seed_and_no_order_with_compared_ones(seeds, max_members, networks):
+    overrides = ["data.seed=4", "ensemble.seed=5"]
+
+    def networks_of(programs):
+        read = [members_of(program) for program in programs]
+        return [(config.data.seed, row["seed"]) for config, rows in read for row in rows]
+
+    choosing = networks_of(pack_to_choose(CONFIG, overrides, POINTS[:1], seeds, ROOT, max_members))
+    assert len(set(choosing)) == len(choosing) == networks
+    compared = networks_of(pack(CONFIG, overrides, POINTS[:1], seeds, ROOT, max_members, orders=40))
+    assert len(compared) == 40 * seeds
+    for mine, other in zip(zip(*choosing, strict=True), zip(*compared, strict=True), strict=True):
+        assert not set(mine) & set(other)
+    assert min(seed for _, seed in choosing) >= 5 + CHOOSING_ORDER * seeds  # beyond the last seed of the most orders
+    with pytest.raises(UserError, match="orders=1000001: the images need at least one order, and at most 1,000,000"):
+        pack(CONFIG, overrides, POINTS[:1], seeds, ROOT, orders=CHOOSING_ORDER + 1)
 
 
 def test_no_program_has_more_members_than_fit():

@@ -14,7 +14,8 @@ from alexnet_jax.runlog import RunLog
 from experiments import published
 from experiments.ablate import figures
 from experiments.ablate.factors import FACTORS
-from experiments.launch.points import Point, Program
+from experiments.launch.points import CHOOSING_ORDER, Point, Program
+from experiments.launch.results import Status
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce import claims, parts, setting, sizes
 from experiments.reproduce.figure1 import RATES, _in_words, epochs_to, figure1, ratio_in_words, training_errors
@@ -120,30 +121,46 @@ def test_the_ratio_of_epochs_has_an_interval_over_orders_or_seeds():
     assert ratio_in_words(curve(99, 2), curve(1, 1), [0, 1]) == "no interval: some networks did not reach it"
 
 
-def test_figure1_compares_the_best_rates(digits_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("orders", [1, 3])
+def test_figure1_compares_the_best_rates(orders, digits_dir, tmp_path, monkeypatch):
     trained = []
 
     def train(programs, out, args, later=0):
         scales = dict(zip(RATES, (np.nan, 1.5, 1.0, 2.0, 3.0, 4.0), strict=True))
         for program in programs:
-            trained.append((program.order, len(program.points)))
-            slow = [(6.0 if "tanh" in point.name else 1.0) * scales[point.name.split()[-1]] for point in program.points]
+            trained.append((program.order, len(program.points), program.seeds))
+            pace = 0.5 if program.order >= CHOOSING_ORDER else 1  # the networks that choose learn faster than those that are compared
+            slow = [pace * (6.0 if "tanh" in point.name else 1.0) * scales[point.name.split()[-1]] for point in program.points]
             log_training(program, [scale for scale in slow for _ in range(program.seeds)])
-        return True
+        return not args.dry_run
 
     monkeypatch.setattr("experiments.reproduce.figure1.train", train)
-    several = argparse.Namespace(**{**vars(ARGS), "orders": 3})
-    lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], several))
+    args = argparse.Namespace(**{**vars(ARGS), "orders": orders})
+    lines = figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], args))
     assert lines is not None
     table = {line.split("   ")[0].strip(): line.split()[-3:] for line in lines}
     assert "25% training error in 6 times fewer epochs" in lines[0]
     assert lines[1] == "measured: in 6.4 times fewer epochs with ReLU"
-    assert table["relu at 0.003 *"] == ["1.29", "2.20", "2.90"]  # a step's error is that of the network before it
+    compared = ["1.29", "2.20", "2.90"]  # a step's error is that of the network before it
     assert table["tanh * / relu *"] == ["6.4", "6.2", "6.2"]
-    assert trained == [(0, 6), (0, 6), (1, 1), (1, 1), (2, 1), (2, 1)]
-    assert "2 seeds in each of 3 orders" in " ".join(lines)
     assert "not reached" in next(line for line in lines if "relu at 0.0003" in line)
     assert (tmp_path / "digits-quick" / "figure1" / "figure1.png").exists()
+    words = " ".join(lines)
+    if orders == 1:
+        assert trained == [(0, 6, 2), (0, 6, 2)]
+        assert table["relu at 0.003 *"] == compared
+        assert "relu at 0.003, compared" not in table
+        assert "chosen on the networks that are compared; the paper's" in words
+    else:
+        assert trained == [(CHOOSING_ORDER, 6, 3)] * 2 + [(order, 1, 2) for order in (0, 0, 1, 1, 2, 2)]
+        assert table["relu at 0.003 *"] == ["0.59", "1.05", "1.40"]
+        assert table["relu at 0.003, compared"] == compared
+        assert "chosen on 3 networks of each, which are not compared; the rows `compared` and the ratio come from 6 other networks" in words
+        assert "2 seeds in each of 3 orders" in words
+        monkeypatch.setattr("experiments.reproduce.figure1.status", lambda directory: Status("finished"))
+        args.dry_run, trained[:] = True, []
+        assert figure1(setting.make("digits", "quick", 2, tmp_path, [f"data.dir={digits_dir}"], args)) is None
+        assert {order for order, *_ in trained} == {0, 1, 2}  # the plan goes on from the networks that have chosen
 
 
 def test_figure1_refuses_what_a_training_would(digits_dir, tmp_path):

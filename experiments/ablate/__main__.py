@@ -10,9 +10,10 @@ effects that two levels share cancel in their difference.
 The order of the images is chance too. With --orders N every level is trained in N orders, each with seeds of its own, and the interval
 covers other orders. For a given number of networks, many orders with one seed each give the narrowest interval: --orders 9 --seeds 1.
 
-The best learning rate may differ between levels, above all with and without LRN. With --rates each level is trained at several rates with
-the first order of the images, and compared at the rate with its lowest validation error. With --rates auto the range of rates is widened
-until the best one has worse neighbours.
+The best learning rate may differ between levels, above all with and without LRN. With --rates each level is trained at several rates, and
+compared at the rate with its lowest validation error. With --rates auto the range of rates is widened until the best one has worse
+neighbours. With several orders, the rates are chosen on networks that are not compared: those that are the best by chance would make their
+level look better than it is.
 
 Levels that differ only in hyperparameters are members of one program. A repeated command skips finished runs. statistics.py explains the
 numbers.

@@ -2,7 +2,7 @@
 
 report.py calls it:
 
-    longer = extended(study)         # with the programs that depend on these results: other learning rates, other orders
+    longer = extended(study)         # with the programs that depend on these results: other learning rates, levels at their best ones
     reports = compare(study, 0.5)    # a dictionary for each factor: question, levels, notes
 """
 
@@ -13,7 +13,7 @@ from experiments.ablate import rates as rates_lib
 from experiments.ablate.factors import FACTORS
 from experiments.ablate.rates import Tried
 from experiments.ablate.study import Study, at_rates
-from experiments.launch.points import Point
+from experiments.launch.points import Program
 from experiments.published import CLAIMS
 
 if TYPE_CHECKING:
@@ -24,23 +24,21 @@ if TYPE_CHECKING:
 def extended(study: Study) -> Study:
     """The study with the programs that the results of its finished ones ask for; the same study if they ask for none.
 
-    First further learning rates of the levels whose best is the smallest or largest one tried. Then, at the best rate of each level, the
-    other orders of the images.
+    First further learning rates of the levels whose best is the smallest or largest one tried. Then, if the networks that choose are not
+    compared, those that are: each level's at its best rate, in all orders of the images.
     """
     if not any(study.rates.values()):
         return study
-    found, loaded = _found(study), study.loaded
-    levels = {point.name: point for factor in study.factors.values() for point in factor.levels.values() if point.name in study.rates}
-    tried = {name: _tried(point, study, found) for name, point in levels.items()}
+    tried, loaded, levels = _tried(study), study.loaded, study.levels
     more = {name: rates_lib.wider(each, study.budget) for name, each in tried.items()}
     if any(more.values()):
         wider = {point.name: point for name, rates in more.items() if rates for point in at_rates(levels[name], rates, loaded)}
-        new = [point for point in wider.values() if point.name not in found]
-        return study._replace(rates={name: (*study.rates[name], *more[name]) for name in levels}).with_programs(new)
-    if study.orders > 1 and not any(program.order for program in study.compared):
+        known = {point.name for program in study.searched for point in program.points}
+        new = [point for point in wider.values() if point.name not in known]
+        return study._replace(rates={name: (*study.rates[name], *more[name]) for name in levels}).with_searched(new)
+    if not study.compared:
         chosen = [at_rates(point, [rates_lib.best(tried[name]).rate], loaded)[0] for name, point in levels.items()]
-        all_orders = study.with_programs(list({point.name: point for point in chosen}.values()), study.orders)
-        return study._replace(compared=[*study.compared, *(program for program in all_orders.compared if program.order)])
+        return study.with_compared(list({point.name: point for point in chosen}.values()))
     return study
 
 
@@ -50,44 +48,47 @@ def compare(study: Study, margin: float) -> list[dict[str, Any]]:
     Args:
       margin: the smallest difference in test error that matters, in percentage points.
     """
-    found = _found(study)
+    found, tried = _found(study.compared), _tried(study)
     reports = []
     for name in study.factors:
         report = {"factor": name, "question": FACTORS[name].question, "published": CLAIMS[name]}
-        own = _ensemble(study, margin) if name == "ensemble" else _levels(name, study, found, margin)
+        own = _ensemble(study, margin) if name == "ensemble" else _levels(name, study, found, tried, margin)
         reports.append(report | own)
     return reports
 
 
-def _found(study: Study) -> "dict[str, tuple[Result, Outcome]]":
-    """The results of the compared points by their names."""
+def _found(programs: list[Program]) -> "dict[str, tuple[Result, Outcome]]":
+    """The results of the points of some programs by their names."""
     from experiments.launch import results
 
-    return {result.point.name: (result, _outcome(result)) for result in results.collect(study.compared)}
+    return {result.point.name: (result, _outcome(result)) for result in results.collect(programs)}
 
 
-def _levels(name: str, study: Study, found: "dict[str, tuple[Result, Outcome]]", margin: float) -> dict[str, Any]:
-    """The levels of a factor and notes on them. The keys of `found` are names of points."""
+def _levels(
+    name: str, study: Study, found: "dict[str, tuple[Result, Outcome]]", tried: dict[str, list[Tried]], margin: float
+) -> dict[str, Any]:
+    """The levels of a factor and notes on them. The keys are names of points: in `found` of the compared ones, in `tried` of the levels."""
     from experiments.ablate import comparison
 
     levels, notes = study.factors[name]
     first = {point.name: level for level, point in reversed(levels.items())}  # the first of several levels with the same point
     compared: dict[str, str] = {}  # level -> name of its point at the best learning rate
     rates: dict[str, dict[str, Any]] = {}  # level -> what its row says of learning rates
+    whose = "the validation errors" + " of the networks that choose it" * study.chooses_apart
     for level, point in levels.items():
         if first[point.name] == level:
             compared[level], rates[level] = point.name, {}
-            if tried := _tried(point, study, found):
-                best = rates_lib.best(tried)
+            if mine := tried[point.name]:
+                best = rates_lib.best(mine)
                 compared[level] = at_rates(point, [best.rate], study.loaded)[0].name
                 rates[level] = {
                     "rate": best.rate,
-                    "highest_rate": rates_lib.highest_that_learns(tried),
-                    "tried": [each._asdict() for each in rates_lib.ascending(tried)],
+                    "highest_rate": rates_lib.highest_that_learns(mine),
+                    "tried": [each._asdict() for each in rates_lib.ascending(mine)],
                 }
-                words = ", ".join(each.in_words for each in rates_lib.ascending(tried))
-                beyond = "; this is the smallest or largest rate tried, so another one may be better" * rates_lib.at_an_end(tried)
-                notes = [*notes, f"{level}: compared at learning rate {best.rate}; the validation errors are {words}{beyond}"]
+                words = ", ".join(each.in_words for each in rates_lib.ascending(mine))
+                beyond = "; this is the smallest or largest rate tried, so another one may be better" * rates_lib.at_an_end(mine)
+                notes = [*notes, f"{level}: compared at learning rate {best.rate}; {whose} are {words}{beyond}"]
     rows = comparison.compare({level: found[chosen][1] for level, chosen in compared.items()}, margin)
     for row, (level, chosen) in zip(rows, compared.items(), strict=True):
         row |= {"settings": found[chosen][0].point.settings, "runs": _runs(found[chosen][0]), **rates[level]}
@@ -96,15 +97,14 @@ def _levels(name: str, study: Study, found: "dict[str, tuple[Result, Outcome]]",
     return {"levels": rows, "notes": [*notes, *ranges, *warned]}
 
 
-def _tried(level: Point, study: Study, found: "dict[str, tuple[Result, Outcome]]") -> list[Tried]:
-    """What came of a level at each of its learning rates, by its networks with the first order of the images."""
-    tried = []
-    for rate, point in zip(study.rates[level.name], at_rates(level, study.rates[level.name], study.loaded), strict=False):
-        result, outcome = found[point.name]
-        own = slice(0, study.seeds)
-        tried.append(
-            Tried(rate, int(outcome.diverged[own].sum()), int(outcome.stalled[own].sum()), float(result.validation_error[own].mean()))
-        )
+def _tried(study: Study) -> dict[str, list[Tried]]:
+    """What came of each level at each of its learning rates, by the name of the level's point."""
+    found, loaded = _found(study.searched), study.loaded
+    tried: dict[str, list[Tried]] = {name: [] for name in study.levels}
+    for name, level in study.levels.items():
+        for rate, point in zip(study.rates[name], at_rates(level, study.rates[name], loaded), strict=False):
+            result, outcome = found[point.name]
+            tried[name].append(Tried(rate, int(outcome.diverged.sum()), int(outcome.stalled.sum()), float(result.validation_error.mean())))
     return tried
 
 

@@ -31,7 +31,7 @@ def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study |
     from experiments.launch.results import status
 
     if args.dry_run:
-        while all(status(program.directory).state == "finished" for program in study.compared) and (longer := extended(study)) != study:
+        while all(status(program.directory).state == "finished" for program in study.searched) and (longer := extended(study)) != study:
             study = longer
     while train(study.programs, out, args, _plan_notes(study), _later(study)):
         longer = extended(study)
@@ -42,10 +42,10 @@ def train_study(study: "Study", out: Path, args: argparse.Namespace) -> "Study |
 
 
 def _later(study: "Study") -> int:
-    """About how many networks depend on the results of a study's first programs: a round of further rates, and the other orders."""
-    if not any(study.rates.values()) or any(program.order for program in study.compared):
+    """About how many networks depend on the results of a study's first programs: a round of further rates, and those that are compared."""
+    if study.chooses_apart and study.compared:
         return 0
-    return len(study.rates) * study.seeds * (study.orders - 1 + MORE * bool(study.budget))
+    return len(study.rates) * (MORE * study.choosing * bool(study.budget) + study.orders * study.seeds * study.chooses_apart)
 
 
 def _plan_notes(study: "Study") -> list[str]:
@@ -58,9 +58,11 @@ def _plan_notes(study: "Study") -> list[str]:
         lines.append(f"learning rates, except in the factor `ensemble`: {', '.join(tried)}")
         if study.budget:
             lines.append(f"  each level whose best is at an end then trains at further ones, {study.budget} at most")
-        if study.orders > 1:
-            left = (study.orders - 1) * study.seeds
-            lines.append(f"  all of them with the first order of the images; at its best rate each level then trains {left} more networks")
+        if study.chooses_apart:
+            lines.append(
+                f"  chosen on {study.choosing} networks of each, which are not compared; at its best rate each level then trains "
+                f"{study.orders * study.seeds} other networks, which are compared"
+            )
     return lines + study.skipped
 
 
@@ -98,13 +100,13 @@ def _rates(study: "Study") -> dict[str, str]:
 
     if not any(study.rates.values()):
         return {}
-    searched = [program for program in study.compared if program.order == 0]
-    seconds = sum(history.load(program.directory).seconds for program in searched)
+    seconds = sum(history.load(program.directory).seconds for program in study.searched)
     how = f"found by widening the range, at most {study.budget} for a level" if study.budget else "given"
-    networks = f"the mean of {study.seeds} networks" if study.seeds > 1 else "that of one network"
+    networks = f"the mean of {study.choosing} networks" if study.choosing > 1 else "that of one network"
+    apart = "; these networks have seeds and an order of the images of their own, and are not compared" * study.chooses_apart
     return {
         "rates": f"{how}; each level is compared at the one with its lowest validation error, {networks}; trained "
-        f"for this: {sum(program.members for program in searched)} networks, {seconds:,.0f} s"
+        f"for this: {sum(program.members for program in study.searched)} networks, {seconds:,.0f} s{apart}"
     }
 
 

@@ -45,22 +45,46 @@ class Study(NamedTuple):
     max_members: int | None  # of one program
     rates: dict[str, tuple[str, ...]]  # name of a level's point -> the learning rates at which it is trained; empty: the config's rate
     budget: int  # learning rates of a level at most; 0: no others than the given ones
-    compared: list[Program]  # the points of all factors except `ensemble`
+    searched: list[Program]  # the points of all levels at all their rates, to choose the best; with one order they are also compared
+    compared: list[Program]  # the points of all factors except `ensemble`; empty until the rates are chosen, with several orders
     ensemble: list[Program]  # for the factor `ensemble`: the config's own run, whose members differ only in their seeds
     skipped: list[str]  # messages about factors that don't suit this dataset or config
 
     @property
     def programs(self) -> list[Program]:
         """All programs, each once."""
-        return list({program.directory: program for program in (*self.compared, *self.ensemble)}.values())
+        return list({program.directory: program for program in (*self.compared, *self.searched, *self.ensemble)}.values())
 
     @property
     def loaded(self) -> "ConfigDict":
         return config_lib.load(self.config, self.overrides)
 
-    def with_programs(self, compared: Sequence[Point], orders: int = 1) -> "Study":
-        """With the programs that train these points, each program once."""
-        more = points.pack(self.config, self.overrides, compared, self.seeds, self.root, self.max_members, orders)
+    @property
+    def levels(self) -> dict[str, Point]:
+        """The points of all levels by their names, except those of `ensemble`."""
+        return {point.name: point for factor in self.factors.values() for point in factor.levels.values() if point.name in self.rates}
+
+    @property
+    def chooses_apart(self) -> bool:
+        """Whether the learning rates are chosen on networks that are not compared: there are several orders, and rates to choose from."""
+        return self.orders > 1 and any(len(rates) > 1 for rates in self.rates.values())
+
+    @property
+    def choosing(self) -> int:
+        """The number of networks of each learning rate on which it is chosen."""
+        return sum({program.order: program.seeds for program in self.searched}.values())
+
+    def with_searched(self, tried: Sequence[Point]) -> "Study":
+        """With the programs that train these points to choose among them."""
+        if not self.chooses_apart:
+            longer = self.with_compared(tried)
+            return longer._replace(searched=longer.compared)
+        more = points.pack_to_choose(self.config, self.overrides, tried, self.seeds, self.root, self.max_members)
+        return self._replace(searched=[*self.searched, *more])
+
+    def with_compared(self, levels: Sequence[Point]) -> "Study":
+        """With the programs that train these points to compare them."""
+        more = points.pack(self.config, self.overrides, levels, self.seeds, self.root, self.max_members, self.orders)
         return self._replace(compared=[*self.compared, *more])
 
 
@@ -77,8 +101,8 @@ def make_study(
 ) -> Study:
     """Make the study of some factors for a config and its dataset. Factors that don't suit them are skipped.
 
-    Levels are compared at the learning rate with their lowest validation error. With rates to choose from, each level is trained at all of
-    them with the first order of the images; `extended` adds the other orders at the level's best rate.
+    Levels are compared at the learning rate with their lowest validation error. With several orders and rates to choose from, the networks
+    that choose are not compared (`points.pack_to_choose`); `extended` then adds those that are, each level's at its best rate.
 
     Args:
       rates: learning rates to choose from. Empty: the config's rate.
@@ -106,9 +130,9 @@ def make_study(
     tried = tuple(rates) or (rates_lib.first(loaded.optimizer.learning_rate) if budget else ())
     ensemble = points.pack(config, overrides, [Point(BASE, {})], seeds, root, max_members, orders) if "ensemble" in resolved else []
     per_level = {level.name: tried for level in levels}
-    study = Study(config, tuple(overrides), seeds, orders, resolved, root, max_members, per_level, budget, [], ensemble, skipped)
+    study = Study(config, tuple(overrides), seeds, orders, resolved, root, max_members, per_level, budget, [], [], ensemble, skipped)
     distinct = {point.name: point for level in levels for point in at_rates(level, tried, loaded)}
-    return study.with_programs(list(distinct.values()), 1 if tried else orders)
+    return study.with_searched(list(distinct.values())) if tried else study.with_compared(list(distinct.values()))
 
 
 def resolve(factor: str, config: "ConfigDict", shape: Shape) -> ResolvedFactor:

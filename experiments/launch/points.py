@@ -11,6 +11,7 @@ program. Points that differ in anything else, such as the activation, need separ
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ from typing import Any, NamedTuple
 from alexnet_jax.errors import UserError, did_you_mean
 
 LONGEST_NAME = 80  # characters of the readable part of a directory's name, at most
+CHOOSING_ORDER = 1_000_000  # the number of the order in which settings are chosen: beyond those of every comparison, also of later ones
+# A setting is chosen by the mean of so many networks, at least. One network can't tell neighbouring learning rates apart. The mean of three
+# has 0.58 of its standard error, and three at each of three rates already cost as much as one in each of nine orders.
+CHOOSING_NETWORKS = 3
 
 
 class Point(NamedTuple):
@@ -56,6 +61,7 @@ def pack(
     root: Path,
     max_members: int | None = None,
     orders: int = 1,
+    first_order: int = 0,
 ) -> list[Program]:
     """The programs that train every point with `seeds` seeds in each of `orders` orders of the images, in directories below `root`.
 
@@ -67,6 +73,7 @@ def pack(
 
     Args:
       max_members: members of one program at most, if more don't fit into memory. All seeds of a point are in the same program.
+      first_order: the number of the first order; the others follow it.
 
     Raises:
       UserError: a setting is unknown, its value has the wrong type or is out of range, or two settings contradict each other.
@@ -75,8 +82,8 @@ def pack(
 
     if seeds < 1:
         raise UserError(f"seeds={seeds}: each point needs at least one seed")
-    if orders < 1:
-        raise UserError(f"orders={orders}: the images need at least one order")
+    if not 1 <= orders <= CHOOSING_ORDER:
+        raise UserError(f"orders={orders}: the images need at least one order, and at most {CHOOSING_ORDER:,}")
     if max_members is not None and max_members < seeds:
         raise UserError(
             f"the {seeds} seeds of a point train in one program, but --max-members allows only {max_members}; raise it, or lower the seeds"
@@ -89,7 +96,7 @@ def pack(
     groups: dict[tuple[str, ...], list[tuple[Point, dict[str, str]]]] = {}
     for point in points:
         settings = canonical(point.settings, fields)
-        if orders > 1 and "data.seed" in settings:
+        if orders + first_order > 1 and "data.seed" in settings:
             raise UserError(
                 f"{point.name}: data.seed can't be a setting of a point that is trained in several orders; leave one of them out"
             )
@@ -97,7 +104,7 @@ def pack(
         groups.setdefault(shape, []).append((point, {name: text for name, text in settings.items() if "." not in name}))
     size = max(1, (max_members or len(points) * seeds) // seeds)
     programs = []
-    for order, (shape, group) in itertools.product(range(orders), groups.items()):
+    for order, (shape, group) in itertools.product(range(first_order, first_order + orders), groups.items()):
         own = [f"data.seed={loaded.data.seed + order}", f"ensemble.seed={loaded.ensemble.seed + order * seeds}"] if order else []
         for first in range(0, len(group), size):
             chosen, members = zip(*group[first : first + size], strict=True)
@@ -106,6 +113,26 @@ def pack(
             directory = root / _directory_name(readable, [*own, *shape, spec])
             programs.append(Program(directory, config, (*overrides, *own, *shape, f"ensemble.members={spec}"), chosen, seeds, order))
     return programs
+
+
+def pack_to_choose(
+    config: str, overrides: Sequence[str], points: Sequence[Point], seeds: int, root: Path, max_members: int | None = None
+) -> list[Program]:
+    """The programs that train every point to choose among them; `pack` makes those that then compare the chosen ones in several orders.
+
+    No network does both: one that is good by chance makes its point the best, and would then make it look better than it is. So these
+    networks have seeds and an order of the images that `pack` gives to no comparison, however many orders are added to it later.
+
+    Each point has CHOOSING_NETWORKS networks, or `seeds` if that is more; in one order, unless `max_members` is less than that.
+
+    Args:
+      seeds: those of each order in the comparison.
+      max_members: as of `pack`, whose errors this raises.
+    """
+    pack(config, overrides, points, seeds, root, max_members)  # raises what is wrong with the comparison before anything is trained
+    networks = max(CHOOSING_NETWORKS, seeds)
+    together = max(seeds, min(networks, max_members or networks))
+    return pack(config, overrides, points, together, root, max_members, math.ceil(networks / together), CHOOSING_ORDER)
 
 
 def canonical(settings: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:

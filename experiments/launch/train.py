@@ -50,9 +50,9 @@ def train(programs: Sequence["Program"], out: Path, args: argparse.Namespace, no
     if args.dry_run:
         expected = cost.estimate(programs, costs, measure=slurm is None, retry=args.retry)
         print(f"\nestimated time, one program after the other: {expected or 'unknown'}")
-        if expected and later:
-            networks = sum(program.members for program in programs)
-            more = expected.seconds * (networks + later) / networks
+        left = sum(program.members * cost.left(program.directory, costs[program.directory].steps, args.retry) for program in programs)
+        if expected and later and left:
+            more = expected.seconds * (left + later) / left
             print(f"with about {later} networks that depend on their results: {duration(more)}")
         return False
     errors = launch(programs, costs, args.jobs, args.retry, slurm)

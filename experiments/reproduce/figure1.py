@@ -18,6 +18,7 @@ from experiments import published
 from experiments.ablate import figures, statistics
 from experiments.launch import points
 from experiments.launch.points import Point, Program
+from experiments.launch.results import status
 from experiments.launch.train import train
 from experiments.reproduce.setting import Setting, changed, differences
 
@@ -54,19 +55,24 @@ def figure1(setting: Setting) -> list[str] | None:
     trained = _train(setting, root, tried)
     if trained is None:
         return None
-    curves, best = trained
-    reached = {name: [epochs_to(threshold, curve) for threshold in THRESHOLDS] for name, curve in curves.items()}
-    figures.save(figures.epochs_figure({name: curves[name] for name in best.values()}, THRESHOLDS[0]), root / "figure1")
+    searched, compared, best = trained
+    figures.save(figures.epochs_figure(compared, THRESHOLDS[0]), root / "figure1")
     rows = [["", *(f"epochs to {threshold:.0%}" for threshold in THRESHOLDS)]]
-    rows += [[f"{name}{' *' if name in best.values() else ''}", *map(_epochs, row)] for name, row in reached.items()]
-    rows.append(["tanh * / relu *", *(_ratio(tanh, relu) for tanh, relu in zip(reached[best["tanh"]], reached[best["relu"]], strict=True))])
-    threshold, factor, source = published.FIGURE1
+    rows += [[f"{name}{' *' if name in compared else ''}", *map(_epochs, _reached(curve))] for name, curve in searched.items()]
     config, orders = setting.loaded, [order for order in range(setting.args.orders) for _ in range(setting.seeds)]
+    chosen_on, choosing = "chosen on the networks that are compared", ""
+    if setting.args.orders > 1:
+        rows += [[f"{name}, compared", *map(_epochs, _reached(curve))] for name, curve in compared.items()]
+        chosen_on = f"chosen on {searched[best['relu']][1].shape[1]} networks of each, which are not compared"
+        choosing = f", {chosen_on}; the rows `compared` and the ratio come from {len(orders)} other networks"
+    relu, tanh = (_reached(compared[best[activation]]) for activation in ("relu", "tanh"))
+    rows.append(["tanh * / relu *", *map(_ratio, tanh, relu)])
+    threshold, factor, source = published.FIGURE1
     return [
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
-        f"measured: {_in_words(reached[best['tanh']][0], reached[best['relu']][0])}",
-        f"  {ratio_in_words(curves[best['tanh']], curves[best['relu']], orders)}",
-        "  * the best learning rate of the activation",
+        f"measured: {_in_words(tanh[0], relu[0])}",
+        f"  {ratio_in_words(compared[best['tanh']], compared[best['relu']], orders)}",
+        f"  * the best learning rate of the activation{choosing}",
         *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
             f"note: the best rate of {activation} is the smallest or largest one tried; another may be better"
@@ -76,8 +82,7 @@ def figure1(setting: Setting) -> list[str] | None:
         *differences(
             setting,
             "layers: five convolutions and three dense ones; the paper's figure: a four-layer network on CIFAR-10",
-            f"rates: the best of {', '.join(RATES)}, chosen on the runs with the first order of the images; the paper's: chosen "
-            "independently for each network",
+            f"rates: the best of {', '.join(RATES)}, {chosen_on}; the paper's: chosen independently for each network",
             f"training error: the mean of {config.train.log_every_steps} steps and of {len(orders)} networks",
             f"no augmentation; dropout {config.model.dropout:g}, weight decay {config.optimizer.weight_decay:g}, LRN "
             f"{'on' if config.model.lrn else 'off'}; the paper's: no regularisation of any kind",
@@ -85,28 +90,32 @@ def figure1(setting: Setting) -> list[str] | None:
     ]
 
 
-def _train(setting: Setting, root: Path, tried: dict[str, list[Point]]) -> tuple[dict[str, Curve], dict[str, str]] | None:
-    """Train every point with the first order of the images, then the best rate of each activation with the other orders.
+def _train(setting: Setting, root: Path, tried: dict[str, list[Point]]) -> tuple[dict[str, Curve], dict[str, Curve], dict[str, str]] | None:
+    """Train every point to choose the best rate of each activation; with several orders then these in all of them, by other networks.
 
     Returns:
-      The curve of each point, and the name of each activation's best point; None after a dry run.
+      The curve of each point, those of the best ones that are compared, and the name of each activation's best point; None after a dry run.
     """
+    args, several = setting.args, setting.args.orders > 1
 
-    def programs(chosen: list[Point], orders: int) -> list[Program]:
-        return points.pack(setting.config, setting.overrides, chosen, setting.seeds, root / "runs", setting.args.max_members, orders)
+    def pack(chosen: list[Point], to_choose: bool) -> list[Program]:
+        common = (setting.config, setting.overrides, chosen, setting.seeds, root / "runs", args.max_members)
+        return points.pack_to_choose(*common) if to_choose else points.pack(*common, args.orders)
 
-    first = programs([point for rates in tried.values() for point in rates], 1)
-    if not train(first, root, setting.args, later=len(tried) * setting.seeds * (setting.args.orders - 1)):
+    search = pack([point for rates in tried.values() for point in rates], several)
+    known = several and args.dry_run and all(status(program.directory).state == "finished" for program in search)
+    if not known and not train(search, root, args, later=len(tried) * setting.seeds * args.orders * several):
         return None
-    curves = training_errors(first)
+    searched = training_errors(search)
     best = {
-        activation: min(rates, key=lambda point: (epochs_to(THRESHOLDS[0], curves[point.name]), _last(curves[point.name])))
+        activation: min(rates, key=lambda point: (epochs_to(THRESHOLDS[0], searched[point.name]), _last(searched[point.name])))
         for activation, rates in tried.items()
     }
-    others = [program for program in programs(list(best.values()), setting.args.orders) if program.order]
-    if others:
-        train(others, root, setting.args)
-    return training_errors([*first, *others]), {activation: point.name for activation, point in best.items()}
+    names = {activation: point.name for activation, point in best.items()}
+    if not several:
+        return searched, {name: searched[name] for name in names.values()}, names
+    others = pack(list(best.values()), to_choose=False)
+    return (searched, training_errors(others), names) if train(others, root, args) else None
 
 
 def training_errors(programs: Sequence[Program]) -> dict[str, Curve]:
@@ -161,6 +170,11 @@ def ratio_in_words(tanh: Curve, relu: Curve, orders: Sequence[int]) -> str:
         return "no interval: it needs several orders or seeds"
     ratio, low, high = np.exp([found.mean, found.low, found.high])
     return f"tanh needs {ratio:.2f} times the epochs of ReLU, 95 % interval {low:.2f} to {high:.2f} over {found.pairs} {found.over}"
+
+
+def _reached(curve: Curve) -> list[float]:
+    """The epochs to each threshold."""
+    return [epochs_to(threshold, curve) for threshold in THRESHOLDS]
 
 
 def _last(curve: Curve) -> float:

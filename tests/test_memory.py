@@ -51,6 +51,7 @@ def test_a_container_or_a_job_may_leave_less_than_the_host_has(tmp_path):
     assert parallel._left_of_cgroups(own, tmp_path / "nowhere") == parallel._left_of_cgroups(tmp_path / "none", root) == float("inf")
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_takes_and_stops_where_it_cannot_fit(tiny_config, tmp_path, monkeypatch):
     config = tiny_config("train.epochs=0.1", "train.members_per_program=2", members=3)
     loop.train(config, tmp_path / "fits")

@@ -1,4 +1,4 @@
-"""The proof that a killed run is the undisturbed one: it holds for two kills here and for twenty in the slow tests, and it can fail."""
+"""The proof that a killed run is the undisturbed one: for two kills and for twenty, and it can fail; slow tests."""
 
 import json
 import random
@@ -24,10 +24,12 @@ def proved(digits_dir, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_two_kills_change_nothing(proved):
     assert compare.differences(proved / "undisturbed", proved / "killed") == []
 
 
+@pytest.mark.slow
 def test_the_proof_can_fail(proved, tmp_path):
     """Whatever is changed in one of the two is found."""
     other = shutil.copytree(proved / "killed", tmp_path / "other")

@@ -268,6 +268,7 @@ def test_a_dry_run_writes_nothing(target, digits_dir, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_few_samples_are_trained_on_for_as_many_steps(digits_dir, tmp_path, capsys):
     reproduce.main(tiny(digits_dir, tmp_path / "out", "augmentation", "--dry-run", "--config.train.epochs=4"))
     shown = capsys.readouterr().out

@@ -237,6 +237,7 @@ def test_the_data_may_fail_in_the_middle_of_a_run_what_was_learnt_is_saved(tiny_
     assert checkpoint.steps(tmp_path)[-1] == 7
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_last_evaluation_leaves_the_plateau_of_an_undisturbed_run(reference, tiny_config, tmp_path):
     config, whole = tiny_config(*LOOP, "train.epochs=1.53"), tmp_path / "whole"  # 48 steps: the last evaluation is a regular one
     train(config, whole)
@@ -258,6 +259,7 @@ def test_a_stop_in_the_last_evaluation_leaves_the_plateau_of_an_undisturbed_run(
     assert len(events_of(tmp_path / "stopped", "eval")) == before == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_is_prolonged_twice_is_the_longer_run(reference, tiny_config, tmp_path):
     for epochs in ("0.6", "1.1", "1.59"):  # steps 19, 35, 50: neither evaluated nor saved nor, the first, logged there
         train(tiny_config(*LOOP, f"train.epochs={epochs}"), tmp_path)

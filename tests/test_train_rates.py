@@ -75,6 +75,7 @@ def test_a_rate_that_is_set_restarts_the_plateau_and_is_logged_like_a_drop(tiny_
     assert event["learning_rate"] == pytest.approx(0.015)
 
 
+@pytest.mark.slow
 def test_replay_repeats_a_run_done_by_hand_to_the_bit(tiny_config, tmp_path):
     by_hand, replayed = tmp_path / "by_hand", tmp_path / "replayed"
     with pytest.MonkeyPatch.context() as patch:

@@ -63,6 +63,7 @@ def test_a_run_of_diverged_members_ends_with_an_error_however_often_it_is_repeat
     assert len(told(tmp_path, "frozen")) == 1
 
 
+@pytest.mark.slow
 def test_a_stalled_member_is_told_once_and_may_stop_the_run(tiny_config, tmp_path):
     config = ("train.epochs=3.5", "ensemble.members=learning_rate=[.02,0], seed=0", "model.init=paper", "model.pixel_scale=1e6")
     with pytest.raises(UserError, match=r"stopped at step 100 and saved: not learning, member .*1 \(train.on_stall=stop\)"):

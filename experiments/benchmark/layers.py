@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.model.alexnet import Architecture, architecture, model_config
+from alexnet_jax.hyper import Hyper
+from alexnet_jax.model.alexnet import AlexNet, Architecture, architecture, model_config
 from alexnet_jax.model.bias import add_bias
 from alexnet_jax.model.conv import conv
 from alexnet_jax.model.dense import dense
@@ -46,23 +47,19 @@ class Layer(NamedTuple):
 
 def layers(arch: Architecture, classes: int, channels: int) -> list[Layer]:
     """The convolutions and dense layers of a network without groups."""
-    _, pool1, pool2, pool3 = arch.map_sizes
+    image = jnp.zeros((1, arch.input_size, arch.input_size, channels))
+    params = jax.eval_shape(AlexNet(arch, classes).init, jax.random.key(0), image, Hyper())["params"]
+    _, pool1, pool2, _ = arch.map_sizes
+    sizes = {"conv1": arch.input_size, "conv2": pool1, "conv3": pool2, "conv4": pool2, "conv5": pool2}  # of the inputs
     before, after = arch.stem_padding
-    stem = arch.stem_stride, (before, after)
-    found, inputs = [], channels
-    places = {
-        "conv1": (arch.input_size, arch.stem_kernel),
-        "conv2": (pool1, 5),
-        "conv3": (pool2, 3),
-        "conv4": (pool2, 3),
-        "conv5": (pool2, 3),
-    }
-    for (name, (size, kernel)), filters in zip(places.items(), arch.channels, strict=True):
-        stride, padding = stem if name == "conv1" else (1, (kernel // 2, kernel // 2))
-        found.append(Layer(name, (size, size, inputs), (kernel, kernel, inputs, filters), stride, padding))
-        inputs = filters
-    units = [inputs * pool3**2, arch.units, arch.units, classes]
-    return found + [Layer(name, (a,), (a, b)) for name, a, b in zip(("fc6", "fc7", "fc8"), units[:-1], units[1:], strict=True)]
+    found = []
+    for name, kernel in ((name, layer["kernel"].shape) for name, layer in params.items()):
+        if name not in sizes:
+            found.append(Layer(name, kernel[:1], kernel))
+            continue
+        stride, padding = (arch.stem_stride, (before, after)) if name == "conv1" else (1, (kernel[0] // 2,) * 2)
+        found.append(Layer(name, (sizes[name], sizes[name], kernel[2]), kernel, stride, padding))
+    return found
 
 
 def run(settings: Settings, out: Path) -> None:

@@ -25,7 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from alexnet_jax.device_choices import LRN_SUMS, by_device
+from alexnet_jax.device_choices import LRN_DERIVATIVE, LRN_SUMS, by_device
+from alexnet_jax.model.remat import delayed
 
 CONVENTIONS = ("paper", "per_size")
 
@@ -71,7 +72,6 @@ def _lrn(x, k, scale, beta, size):
 
 
 def _lrn_forward(x, k, scale, beta, size):
-    # The derivative needs only the input: to compute the denominator again is cheaper than to write it and read it back.
     return _lrn(x, k, scale, beta, size), (x, k, scale, beta)
 
 
@@ -79,9 +79,10 @@ def _lrn_backward(size, residuals, gradient):
     x, k, scale, beta = residuals
     below, above = size // 2, (size - 1) // 2
     a, g = x.astype(jnp.float32), gradient.astype(jnp.float32)
+    power = _power(k + scale * _window_sum(a * a, below, above), beta)
+    a = by_device(LRN_DERIVATIVE, {"again": delayed, "same": lambda a, gradient: a}, a, gradient)
     squares = _window_sum(a * a, below, above)
     denominator = k + scale * squares
-    power = _power(denominator, beta)
     common = g * a * power / denominator  # -dL/d(denominator) / beta
     # Channel j is in the window of i where i is in the mirrored window of j.
     dx = g * power - 2 * scale * beta * a * _window_sum(common, above, below)

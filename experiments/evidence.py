@@ -4,7 +4,7 @@
     python -m experiments.evidence --hours 8                     train for so long, then stop; repeat it to continue
     python -m experiments.evidence --only figure1,drops
 
-Fashion-MNIST must be prepared (see the README). A piece is a command of `ablate`, `reproduce` or `sweep`; its runs are in --out/PIECE. They
+Fashion-MNIST must be prepared (see the README), and for `colour` and `views` the photographs of docs/understanding.md. A piece is a command of `ablate`, `reproduce` or `sweep`; its runs are in --out/PIECE. They
 are resumed, and finished pieces train nothing again. At the end the command says how the results are put into the pages.
 """
 
@@ -52,6 +52,10 @@ PIECES = {
         f"experiments.ablate --config configs/digits.py {LINEAR} --factors ensemble --orders 5 --seeds 7", {"digits_ensemble": "."}
     ),
     "parts": Piece(f"experiments.reproduce parts --dataset digits {LINEAR}", {"parts": "digits-quick/parts"}),
+    "views": Piece(f"experiments.reproduce table1 --dataset photographs --scale full {NINE}", {"views": "photographs-full/table1"}),
+    "colour": Piece(
+        f"experiments.ablate --config configs/photographs.py --factors any_augment,colour --rates auto {NINE}", {"colour": "."}
+    ),
     "drops": Piece(
         f"experiments.ablate {FEW} --config.eval.every_epochs=2 --factors drops --rates auto {NINE}",
         {"drops": "."},

@@ -51,9 +51,11 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
         Comparison("evidence_augmentation_4000", "any_augment", "none"),
         Comparison("evidence_augmentation_16000", "any_augment", "none"),
         Comparison("evidence_augmentation_55000", "augment", "none"),
+        Comparison("evidence_colour", "any_augment", "none"),
         Comparison("fashion_2000", "augment", "none"),
         Comparison("fashion", "augment", "none"),
     ),
+    "random shifts along the principal components of the colours": (Comparison("evidence_colour", "colour", "off"),),
     "dropout of 0.5 prevents overfitting": (
         Comparison("evidence_few", "dropout", "off"),
         Comparison("fashion_2000", "dropout", "off"),

@@ -38,7 +38,8 @@ def table1(setting: Setting) -> list[str] | None:
     rows = [["", "top-1", "top-5"]]
     rows += [[f"published, {name}", *_published(errors)] for name, errors in (("centre crop", centre), ("ten views", ten))]
     rows.append(["published, gain of ten views", *(f"{a - b:.1f}" for a, b in zip(centre[:2], ten[:2], strict=True))])
-    measured = {view: [100 * np.mean([each[name] for each in _evaluate(setting, view)]) for name in ERRORS] for view in _views(setting)}
+    results = {view: _evaluate(setting, view) for view in _views(setting)}
+    measured = {view: [100 * np.mean([each[name] for each in found]) for name in ERRORS] for view, found in results.items()}
     rows += [[f"measured, {view}", *(f"{error:.2f} %" for error in errors)] for view, errors in measured.items()]
     if len(measured) == 2:
         gains = [a - b for a, b in zip(*measured.values(), strict=True)]
@@ -51,6 +52,7 @@ def table1(setting: Setting) -> list[str] | None:
     return [
         *aligned(rows, gap=3).splitlines(),
         f"published: {ten.source}; {centre.source}",
+        *([_views_in_words(*results.values())] if len(results) == 2 else []),
         *differences(setting, comparable, *_about_views(setting)),
     ]
 
@@ -142,6 +144,15 @@ def _lrn_in_words(found: dict[str, Any]) -> list[str]:
 def _views(setting: Setting) -> list[str]:
     """The views with which networks can be tested. Ten views include mirror images, so only networks trained with flips can use them."""
     return ["centre crop", "ten views"] if setting.loaded.augment.flip > 0 else ["centre crop"]
+
+
+def _views_in_words(centre: list[dict[str, Any]], ten: list[dict[str, Any]]) -> str:
+    """What ten views change in the top-1 error of the same networks, with the interval over orders or, with one order, over seeds."""
+    orders = [order for order, result in enumerate(centre) for _ in result["members"]]
+    ten_errors, errors = (np.concatenate([result["top1_error"] for result in results]) for results in (ten, centre))
+    return (
+        f"ten views against the centre crop: {statistics.verdict(statistics.paired_difference(ten_errors, errors, orders), MARGIN).words}"
+    )
 
 
 def _about_views(setting: Setting) -> list[str]:

@@ -4,8 +4,9 @@
     python -m experiments.evidence --hours 8                     train for so long, then stop; repeat it to continue
     python -m experiments.evidence --only figure1,drops
 
-Fashion-MNIST must be prepared (see the README), and for `colour` and `views` the photographs of docs/understanding.md. A piece is a command of `ablate`, `reproduce` or `sweep`; its runs are in --out/PIECE. They
-are resumed, and finished pieces train nothing again. At the end the command says how the results are put into the pages.
+Fashion-MNIST must be prepared (see the README), and for `views` and `colour` the photographs (see docs/understanding.md). A piece is a
+command of `ablate`, `reproduce` or `sweep`; its runs are in --out/PIECE. They are resumed, and finished pieces train nothing again. At the
+end the command says how the results are put into the pages.
 """
 
 import argparse

@@ -48,6 +48,19 @@ def test_both_sums_of_lrn_are_one_function(channels, below, above):
     np.testing.assert_allclose(by_slices, by_product, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_derivatives_of_lrn_are_one_function(dtype, monkeypatch):
+    def total(x, k, alpha, beta):
+        return jnp.sum(jnp.sin(lrn_lib.lrn(x, k, alpha, beta)).astype(jnp.float32))
+
+    arguments = normal(2, 3, 3, 8, dtype=dtype), 2.0, 0.1, 0.75
+    again = jax.grad(total, argnums=(0, 1, 2, 3))(*arguments)
+    monkeypatch.setattr(lrn_lib, "delayed", lambda x, gradient: x)
+    same = jax.grad(total, argnums=(0, 1, 2, 3))(*arguments)
+    for one, other in zip(again, same, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (3, 4, 7, 5), (2, 1, 1, 3)])
 def test_both_sums_of_a_bias_gradient_are_one_function(shape):
     gradient = normal(*shape)

@@ -261,6 +261,16 @@ def test_another_target_reuses_the_run(runs, digits_dir, capsys):
     assert "measured, ten views" not in shown
 
 
+def test_ten_views_are_compared_network_by_network_within_an_order():
+    def results(*errors):
+        return [{"members": [0, 1], "top1_error": both} for both in errors]
+
+    centre, ten = results([0.30, 0.34], [0.31, 0.31], [0.29, 0.33]), results([0.29, 0.32], [0.30, 0.28], [0.29, 0.30])
+    # The means of the orders are 1.5, 2 and 1.5 points: t = 4.30 with 2 degrees of freedom, standard error 0.167.
+    assert claims._views_in_words(centre, ten) == "ten views against the centre crop: better by 1.67 points (0.95 to 2.38)"
+    assert "better by 1.50 points" not in claims._views_in_words(centre[:1], ten[:1])  # two networks: the interval contains zero
+
+
 @pytest.mark.parametrize("target", ["figure1", "figure4"])
 def test_a_dry_run_writes_nothing(target, digits_dir, tmp_path, capsys):
     reproduce.main(tiny(digits_dir, tmp_path / "out", target, "--dry-run", "--max-members", "10"))

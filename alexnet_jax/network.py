@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import hyper
 from alexnet_jax.errors import UserError
-from alexnet_jax.model.alexnet import AlexNet, architecture
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.state import MakeOptimizer, Networks, TrainState, abstract_state, init_state
 

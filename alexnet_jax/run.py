@@ -29,7 +29,8 @@ from alexnet_jax import checkpoint, classes, exchange, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import ORDER, Dataset, stats_from_json
 from alexnet_jax.errors import UserError, version
-from alexnet_jax.model.alexnet import LAST, contradictions
+from alexnet_jax.model.alexnet import LAST
+from alexnet_jax.model.architecture import contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.record import CONFIG, read_config, read_record

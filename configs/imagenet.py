@@ -15,7 +15,7 @@ time and accuracy are not measured. The published error of one such network is 4
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import new_config, parse_arg
-from alexnet_jax.model.alexnet import model_config
+from alexnet_jax.model.architecture import model_config
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -57,7 +57,8 @@ from alexnet_jax import network as network_lib
 from alexnet_jax.augment import augment
 from alexnet_jax.explain import figures, units
 from alexnet_jax.model.__main__ import table
-from alexnet_jax.model.alexnet import architecture, dropout, model_config
+from alexnet_jax.model.alexnet import dropout
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.model.layers import receptive_fields
 from alexnet_jax.model.lrn import lrn

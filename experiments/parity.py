@@ -75,7 +75,8 @@ def compare(
     torch.set_float32_matmul_precision("highest")  # the default, unless the process has also run a benchmark
 
     from alexnet_jax.hyper import Hyper
-    from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+    from alexnet_jax.model.alexnet import AlexNet
+    from alexnet_jax.model.architecture import architecture, model_config
     from alexnet_jax.weights import formats, torch_layout
     from experiments.peers import torch_alexnet
 
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError('PyTorch is not installed; it comes with: pip install -e ".[peers]"') from None
 
     from alexnet_jax import parallel
-    from alexnet_jax.model.alexnet import VARIANTS, model_config
+    from alexnet_jax.model.architecture import VARIANTS, model_config
 
     parallel.start()
     chosen = args.variants or list(VARIANTS)

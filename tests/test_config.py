@@ -12,7 +12,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import AUGMENTATIONS
-from alexnet_jax.model.alexnet import Architecture
+from alexnet_jax.model.architecture import Architecture
 from alexnet_jax.train.loop import train
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.py") if path.name != "__init__.py")
@@ -54,7 +54,8 @@ def test_every_field_is_read(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no dataset"):
         data.load(config.data)
     assert set(config_lib.flat(config)) <= read
-    source = Path("alexnet_jax/model/alexnet.py").read_text()  # its fields are all read into an Architecture, so look at what reads that
+    # The model's fields are all read into an Architecture, so look at what reads that.
+    source = "".join(Path(f"alexnet_jax/model/{file}.py").read_text() for file in ("architecture", "alexnet"))
     assert all(re.search(rf"\b(arch|self)\.{field.name}\b", source) for field in dataclasses.fields(Architecture))
 
 

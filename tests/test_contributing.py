@@ -48,10 +48,10 @@ def test_the_map_names_what_exists():
 
 def test_the_worked_variant_is_a_network(monkeypatch, capsys):
     from alexnet_jax.model import __main__ as summary
-    from alexnet_jax.model import alexnet
+    from alexnet_jax.model import architecture
 
     (differences,) = re.findall(r'"half": (\{.*?\})', PAGE)
-    monkeypatch.setitem(alexnet.VARIANTS, "half", ast.literal_eval(differences))
+    monkeypatch.setitem(architecture.VARIANTS, "half", ast.literal_eval(differences))
     summary.main(["half"])
     assert "conv1     55 x 55 x 48" in capsys.readouterr().out
 

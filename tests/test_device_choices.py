@@ -14,7 +14,8 @@ from alexnet_jax.device_choices import Choice, by_device
 from alexnet_jax.model import bias as bias_lib
 from alexnet_jax.model import conv as conv_lib
 from alexnet_jax.model import lrn as lrn_lib
-from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.state import Controls, abstract_state

@@ -14,7 +14,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.explain import methods
 from alexnet_jax.explain.rules import Deconvnet, Explained, Guided
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.model.forward import layer_outputs, logits
 from alexnet_jax.model.layers import receptive_fields
 

@@ -11,7 +11,8 @@ import pytest
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.__main__ import differences, main
-from alexnet_jax.model.alexnet import VARIANTS, AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import VARIANTS, architecture, model_config
 from alexnet_jax.model.forward import layer_outputs
 from alexnet_jax.model.layers import Layer, ReceptiveField, layers, receptive_fields
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.model.alexnet import VARIANTS
+from alexnet_jax.model.architecture import VARIANTS
 from alexnet_jax.model.lrn import lrn
 from experiments import parity
 

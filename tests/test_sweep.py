@@ -15,7 +15,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import data, parallel, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import __main__ as summary
-from alexnet_jax.model.alexnet import architecture
+from alexnet_jax.model.architecture import architecture
 from alexnet_jax.runlog import RunLog
 from experiments.launch import cost
 from experiments.launch.cost import Cost, Pace, check, estimate

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import data, hyper, parallel, turns
-from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.model.layers import layers
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.prepare.pixel_stats import PixelStats

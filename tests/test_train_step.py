@@ -10,7 +10,8 @@ import pytest
 from alexnet_jax import cpu, hyper, parallel, turns
 from alexnet_jax.metrics import is_error
 from alexnet_jax.model import alexnet as model_lib
-from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.model.forward import make_log_probs, make_sums
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.prepare.pixel_stats import PixelStats

@@ -21,7 +21,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.images import Resize, load_image
-from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import architecture
+from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
@@ -42,7 +43,7 @@ WIDTH = 1 / 16
 def narrow(monkeypatch):
     """The published networks with a sixteenth of their units: 300,000 parameters, and all else as it is."""
     for variant in ("one_tower", "caffenet", "caffe", "owt"):
-        monkeypatch.setitem(model.VARIANTS, variant, {**model.VARIANTS[variant], "width": WIDTH})
+        monkeypatch.setitem(architecture.VARIANTS, variant, {**architecture.VARIANTS[variant], "width": WIDTH})
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def stored():
 def random_tensors(variant, names, count=10, seed=0):
     """Random tensors in the layout of PyTorch and Caffe, under a format's names."""
     rng = np.random.default_rng(seed)
-    net = model.AlexNet(model.architecture(model.model_config(variant)), count)
+    net = AlexNet(architecture.architecture(architecture.model_config(variant)), count)
     image = np.zeros((1, net.arch.input_size, net.arch.input_size, 3), np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), image, Hyper())["params"]
     tensors = {}
@@ -182,7 +183,7 @@ def test_caffe(variant, old, caffe_file, tmp_path):
     assert np.array_equal(params["conv4"]["kernel"], tensors["conv4.blobs[0]"].transpose(2, 3, 1, 0))
     assert np.array_equal(params["fc7"]["kernel"], tensors["fc7.blobs[0]"].T)
     assert all(np.array_equal(params[layer]["bias"], tensors[f"{layer}.blobs[1]"]) for layer in LAYERS)
-    expected = model.model_config(variant)
+    expected = architecture.model_config(variant)
     assert loaded.config.model.to_dict() == expected.to_dict()
     assert (expected.lrn_convention, expected.lrn_k, expected.pixel_scale) == ("per_size", 1.0, 1.0)
     assert loaded.config.augment.whitening == 0
@@ -213,7 +214,7 @@ def test_caffenet_as_one_tower(caffe_file, tmp_path, stored):
     grouped = imported("caffe", file, tmp_path)
     main(["import", "--from", "caffe", str(file), "--workdir", str(tmp_path / "seed"), "--as", "one_tower"])
     full = run.load(tmp_path / "seed")
-    differing = {field for field, value in full.config.model.items() if value != model.model_config("one_tower")[field]}
+    differing = {field for field, value in full.config.model.items() if value != architecture.model_config("one_tower")[field]}
     assert differing == {"lrn_convention", "lrn_k", "init", "pixel_mean"}
     kernel = full.state.params["conv2"]["kernel"][0]
     half_in, half_out = kernel.shape[2] // 2, kernel.shape[3] // 2

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from alexnet_jax import predict
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import architecture
 from alexnet_jax.weights import pth
 from alexnet_jax.weights.__main__ import main
 from alexnet_jax.weights.formats import TORCHVISION_NAMES
@@ -209,7 +209,7 @@ def test_every_form(form, tensors, tmp_path, capsys, monkeypatch):
     params = loaded.state.params
     assert np.array_equal(params["conv2"]["kernel"][0], tensors["features.3.weight"].transpose(2, 3, 1, 0))
     assert np.array_equal(params["fc8"]["kernel"][0], tensors["classifier.6.weight"].T)
-    assert loaded.config.model.to_dict() == model.model_config("owt").to_dict()
+    assert loaded.config.model.to_dict() == architecture.model_config("owt").to_dict()
     np.testing.assert_allclose(loaded.stats.mean, np.float32([0.485, 0.456, 0.406]) * 255, rtol=1e-6)
     np.testing.assert_allclose(loaded.config.model.pixel_scale, np.array([0.229, 0.224, 0.225]) * 255)
 

@@ -13,7 +13,7 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
-    from alexnet_jax.model.alexnet import Architecture
+    from alexnet_jax.model.architecture import Architecture
 
 
 def table(arch: "Architecture", classes: int, channels: int) -> str:
@@ -34,7 +34,7 @@ def table(arch: "Architecture", classes: int, channels: int) -> str:
 
 def differences(variant: str, other: str) -> str:
     """The fields of the model section in which two variants differ, a line each."""
-    from alexnet_jax.model.alexnet import model_config
+    from alexnet_jax.model.architecture import model_config
 
     before, after = model_config(variant), model_config(other)
     return "\n".join(f"{field}: {before[field]} -> {after[field]}" for field in before if before[field] != after[field])
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if min(args.classes, args.channels) < 1:
         raise UserError(f"--classes {args.classes} and --channels {args.channels} must be at least 1")
 
-    from alexnet_jax.model.alexnet import architecture, model_config
+    from alexnet_jax.model.architecture import architecture, model_config
 
     if args.other is None:
         arch = architecture(model_config(args.variant))

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model.alexnet import AlexNet, Architecture
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import Architecture
 
 
 class Layer(NamedTuple):

@@ -29,7 +29,7 @@ def as_one_tower(weights: Weights) -> Weights:
     Raises:
       UserError: the study post's network differs in more than its groups, LRN's constants and the mean.
     """
-    from alexnet_jax.model.alexnet import contradictions, model_config
+    from alexnet_jax.model.architecture import contradictions, model_config
 
     config, dataset, params = weights
     groups = config.model.groups

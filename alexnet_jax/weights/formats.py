@@ -201,7 +201,7 @@ def write_torchvision(path: Path, weights: Weights) -> str:
     Raises:
       UserError: PyTorch isn't installed, or torchvision's alexnet can't be this network.
     """
-    from alexnet_jax.model.alexnet import architecture, contradictions, model_config
+    from alexnet_jax.model.architecture import architecture, contradictions, model_config
 
     config, dataset, params = weights
     different = contradictions(config.model, model_config("owt"))
@@ -281,7 +281,7 @@ def _from_oihw(tensors: Tensors, names: Names, variant: str, imagenet: bool) -> 
 
     With `imagenet` 1000 classes are ImageNet's: PyTorch's and Caffe's order of them is that of their WordNet ids.
     """
-    from alexnet_jax.model.alexnet import architecture
+    from alexnet_jax.model.architecture import architecture
 
     count = _count(tensors, names)
     named = classes.imagenet() if imagenet and count == classes.IMAGENET_CLASSES else classes.unnamed(count)

@@ -21,7 +21,7 @@ from alexnet_jax.weights.torch_layout import LAYERS
 if TYPE_CHECKING:
     from alexnet_jax.data import Dataset
     from alexnet_jax.hyper import Hyper
-    from alexnet_jax.model.alexnet import Architecture
+    from alexnet_jax.model.architecture import Architecture
     from alexnet_jax.prepare.pixel_stats import PixelStats
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what nearly every runtime reads

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.hyper import Hyper
-from alexnet_jax.model.alexnet import AlexNet, Architecture, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import Architecture, architecture, model_config
 from alexnet_jax.model.bias import add_bias
 from alexnet_jax.model.conv import conv
 from alexnet_jax.model.dense import dense

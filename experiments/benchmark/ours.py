@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from alexnet_jax import hyper, parallel, turns
-from alexnet_jax.model.alexnet import AlexNet, architecture, model_config
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.architecture import architecture, model_config
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.optimizer import make_optimizer
 from alexnet_jax.prepare.pixel_stats import PixelStats

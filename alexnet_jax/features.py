@@ -32,7 +32,7 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.progress import ImageBar
 
 if TYPE_CHECKING:
-    from alexnet_jax.data import Examples
+    from alexnet_jax.examples import Examples
     from alexnet_jax.subject import Subject
 
 FORMATS = (".safetensors", ".npz")

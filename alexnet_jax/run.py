@@ -27,8 +27,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import checkpoint, classes, exchange, history, parallel
 from alexnet_jax import config as config_lib
-from alexnet_jax.data import ORDER, Dataset, stats_from_json
+from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError, version
+from alexnet_jax.examples import ORDER
 from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.model.architecture import contradictions
 from alexnet_jax.network import Network, build

@@ -24,7 +24,7 @@ from alexnet_jax.tables import aligned
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from alexnet_jax.data import Examples
+    from alexnet_jax.examples import Examples
     from alexnet_jax.subject import Subject
 
 PLACES = 6  # maps are averaged down to so many places in height and width

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.augment import evaluation_view
-from alexnet_jax.data import Records
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Records
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.layers import forward_flops, step_flops
 from alexnet_jax.model.lrn import lrn

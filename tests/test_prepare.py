@@ -16,8 +16,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax import data
 from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.examples import Records
 from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import records
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 def read(directory: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of a split, in the order of their records."""
-    examples = data.Records(tfds.builder_from_directory(directory), split)
+    examples = Records(tfds.builder_from_directory(directory), split)
     images, labels = zip(*(examples[i] for i in range(len(examples))), strict=True)
     return np.stack(images), np.array(labels)
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Records
 from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
 from alexnet_jax.prepare import imagenet, records
@@ -41,7 +42,7 @@ def opened(data_dir: Path) -> data.Dataset:
 
 
 def read(directory: Path, split: str) -> list[tuple[bytes, int]]:
-    examples = data.Records(tfds.builder_from_directory(directory), split)
+    examples = Records(tfds.builder_from_directory(directory), split)
     return [(image.tobytes(), label) for image, label in (examples[i] for i in range(len(examples)))]
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Records
 from alexnet_jax.images import ImageError, load_image
 from alexnet_jax.prepare import records
 from alexnet_jax.prepare.workers import worker_map
@@ -40,7 +41,7 @@ def toy_plan(count: int = 60, shape: tuple[int, int, int] = (10, 12, 3), encodin
 
 
 def read(directory: Path, split: str) -> list[tuple[np.ndarray, int]]:
-    examples = data.Records(tfds.builder_from_directory(directory), split)
+    examples = Records(tfds.builder_from_directory(directory), split)
     return [examples[i] for i in range(len(examples))]
 
 
@@ -127,7 +128,7 @@ def test_threads_read_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARD_RECORDS", 50)
     directory = records.write(toy_plan(200, encoding="png"), tmp_path / "toy" / "1.0.0")
     expected = read(directory, "train")
-    examples = data.Records(tfds.builder_from_directory(directory), "train")  # no shard is open yet
+    examples = Records(tfds.builder_from_directory(directory), "train")  # no shard is open yet
     order = np.random.default_rng(1).integers(0, 200, 4000).tolist()
     with ThreadPoolExecutor(8) as pool:
         for i, (image, label) in zip(order, pool.map(examples.__getitem__, order), strict=True):

@@ -21,6 +21,7 @@ import numpy as np
 from alexnet_jax import data, parallel, turns
 from alexnet_jax.augment import evaluation_view
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Examples
 from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.choice import chosen
 from alexnet_jax.explain.rules import Deconvnet, check_relu
@@ -152,7 +153,7 @@ def search(subject: Subject, dataset: data.Dataset, asked: Asked, of: dict[str, 
 
 
 def project(
-    subject: Subject, source: data.Examples, layer: str, filters: np.ndarray, strongest: Strongest, field: ReceptiveField
+    subject: Subject, source: Examples, layer: str, filters: np.ndarray, strongest: Strongest, field: ReceptiveField
 ) -> tuple[np.ndarray, np.ndarray]:
     """The patch of each place (filters, top, size, size, C), float32 pixels, and its projection; both NaN outside the receptive field."""
     model, pixels = Deconvnet(subject.model.arch, subject.model.classes), subject.model.arch.input_size

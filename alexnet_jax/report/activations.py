@@ -21,7 +21,7 @@ from alexnet_jax.run import Run
 from alexnet_jax.state import AUGMENT
 
 if TYPE_CHECKING:
-    from alexnet_jax.data import Examples
+    from alexnet_jax.examples import Examples
 
 BATCH = 64
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import data, parallel
+from alexnet_jax import examples as examples_lib
 from experiments.benchmark import measure
 from experiments.benchmark.input import make_dataset
 from experiments.benchmark.overhead import ROOT, in_loop, step_alone
@@ -32,7 +33,7 @@ def run(settings: Settings, out: Path) -> None:
     batch = settings.batch(BATCH)
     title = "The one-tower network fed from raw records of 256 x 256 x 3, configs/imagenet.py with one member"
     table = Table("feed", title, COLUMNS, settings, out)
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(data, "CACHE_BYTES", 0):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(examples_lib, "CACHE_BYTES", 0):
         measure.progress(f"preparing {settings.images:,} images")
         dataset = make_dataset(Path(folder), (256, 256, 3), "raw", settings.images)
         for dtype in settings.dtypes:

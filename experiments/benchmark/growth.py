@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from alexnet_jax import data
+from alexnet_jax import examples as examples_lib
 from experiments.benchmark import growth_figure, measure, ours
 from experiments.benchmark.growth_figure import BATCHES, MEMBERS, MEMORY, RECORDS
 from experiments.benchmark.input import BATCHES as STRETCH
@@ -45,7 +45,7 @@ def _datasets(table: Table, points: dict, settings: Settings) -> None:
         for size in sizes:
             measure.progress(f"preparing {size:,} images")
             dataset = make_dataset(Path(folder), (28, 28, 1), "raw", size)
-            with mock.patch.object(data, "CACHE_BYTES", 0):
+            with mock.patch.object(examples_lib, "CACHE_BYTES", 0):
                 sides[RECORDS, size] = stretch(dataset, batch)
             sides[MEMORY, size] = stretch(dataset, batch, passes=1)
         timings = measure.alternately({f"{what} {size}": side for (what, size), side in sides.items()}, settings.rounds, settings.turn)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import data, parallel
+from alexnet_jax import examples as examples_lib
 from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import datasets, records
 from alexnet_jax.prepare.workers import MapInOrder, worker_map
@@ -123,7 +124,7 @@ def make_image(shape: tuple[int, int, int], number: int) -> tuple[np.ndarray, in
 @contextlib.contextmanager
 def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> Iterator[dict[str, measure.Side]]:
     """Our sides, from the records and from decoded images in memory, and PyTorch's."""
-    with mock.patch.object(data, "CACHE_BYTES", 0):
+    with mock.patch.object(examples_lib, "CACHE_BYTES", 0):
         sides: dict[str, measure.Side] = {"ours, from the records": stretch(dataset, batch)}
     if encoding == "raw":
         sides["ours, from memory"] = stretch(dataset, batch, passes=1)
@@ -132,7 +133,7 @@ def _sides(dataset: data.Dataset, folder: Path, encoding: str, batch: int) -> It
         return
     from experiments.peers import torch_input
 
-    images = torch_input.store(data.Records(dataset.builder, "train"), folder / f"{dataset.name}.bin", encoding)
+    images = torch_input.store(examples_lib.Records(dataset.builder, "train"), folder / f"{dataset.name}.bin", encoding)
     with contextlib.ExitStack() as stack:
         for workers in WORKERS:
             loader = stack.enter_context(torch_input.loading(images, batch, workers))

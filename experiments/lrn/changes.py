@@ -15,8 +15,8 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import data, history, metrics, parallel, turns
-from alexnet_jax.data import Examples
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Examples
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.forward import make_log_probs

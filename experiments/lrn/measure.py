@@ -15,8 +15,8 @@ import numpy as np
 
 from alexnet_jax import data, parallel, turns
 from alexnet_jax.augment import evaluation_view
-from alexnet_jax.data import Examples
 from alexnet_jax.errors import UserError
+from alexnet_jax.examples import Examples
 from alexnet_jax.model.lrn import neighbour_weight
 from alexnet_jax.subject import Subject
 

@@ -15,7 +15,7 @@ import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from alexnet_jax.data import Records
+from alexnet_jax.examples import Records
 from alexnet_jax.prepare.records import JPEG_QUALITY
 
 

@@ -14,7 +14,6 @@ deprecated it as of 0.12. Devices that aren't here can't be given to `pmap`: for
 """
 
 import os
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +22,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import cluster, cpu, exchange
+from alexnet_jax import cluster, cpu, exchange, host
 from alexnet_jax.cluster import Place
 from alexnet_jax.errors import UserError
 
@@ -125,25 +123,10 @@ class Calls:
 def describe() -> list[str]:
     """The devices of all processes, a line for each kind: `4 x gpu NVIDIA H100`, `1 x cpu AMD EPYC (2 cores)`."""
     kinds = Counter(
-        f"{device.platform} {f'{cpu_model()} ({cores()} cores)' if device.platform == 'cpu' else device.device_kind}"
+        f"{device.platform} {f'{host.cpu_model()} ({host.cores()} cores)' if device.platform == 'cpu' else device.device_kind}"
         for device in jax.devices()
     )
     return [f"{count} x {kind}" for kind, count in kinds.items()]
-
-
-def cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """The name of the CPU, from its maker or from the system."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
 
 
 def check_batch_size(batch_size: int, field: str, pieces: int = 1, devices: int | None = None) -> None:
@@ -333,27 +316,8 @@ def memory() -> int:
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
-    own = min(known) if known else int(min(psutil.virtual_memory().available, _left_of_cgroups())) // jax.local_device_count()
+    own = min(known) if known else host.free_memory() // jax.local_device_count()
     return min(exchange.everyone_says(own))
-
-
-def _left_of_cgroups(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that the memory limit of a container or a Slurm job leaves to this process (Linux cgroups, version 2); inf without a limit."""
-    left = float("inf")
-    try:
-        own = next(line.removeprefix("0::/") for line in process.read_text().splitlines() if line.startswith("0::/"))
-    except (OSError, StopIteration):
-        return left
-    for group in (root / own, *(root / own).parents):
-        if not group.is_relative_to(root):
-            break
-        try:
-            limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-            files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
-            left = min(left, float(limit) - (int(used) - int(files)))  # the kernel frees cached files if memory is needed
-        except (OSError, ValueError, KeyError):  # no limit here: "max", or no such file
-            pass
-    return left
 
 
 def wait_on_virtual_devices(results: Any) -> Any:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import history, memory, parallel, run
+from alexnet_jax import history, host, memory, parallel, run
 from alexnet_jax import network as network_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.train import loop, setup
@@ -47,8 +47,8 @@ def test_a_container_or_a_job_may_leave_less_than_the_host_has(tmp_path):
         (root / name).mkdir(parents=True)
         for file, content in (("max", limit), ("current", "600"), ("stat", "anon 400\ninactive_file 100\n")):
             (root / name / f"memory.{file}").write_text(content)
-    assert parallel._left_of_cgroups(own, root) == 500
-    assert parallel._left_of_cgroups(own, tmp_path / "nowhere") == parallel._left_of_cgroups(tmp_path / "none", root) == float("inf")
+    assert host._left_of_cgroups(own, root) == 500
+    assert host._left_of_cgroups(own, tmp_path / "nowhere") == host._left_of_cgroups(tmp_path / "none", root) == float("inf")
 
 
 @pytest.mark.slow

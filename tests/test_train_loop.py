@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, data, evaluate, history, metrics, parallel, run
+from alexnet_jax import checkpoint, data, evaluate, history, host, metrics, run
 from alexnet_jax.errors import UserError
 from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop
@@ -172,7 +172,7 @@ def test_run_directory_is_as_contracted(reference):
     assert record["config"]["train"]["batch_size"] == 40
     assert record["dataset"]["classes"] == list("0123456789")
     assert record["versions"]["jax"] == jax.__version__
-    assert record["devices"] == [f"4 x cpu {parallel.cpu_model()} ({parallel.cores()} cores)"]
+    assert record["devices"] == [f"4 x cpu {host.cpu_model()} ({host.cores()} cores)"]
     assert list((directory / "tensorboard").iterdir())
     best = checkpoint.chosen(directory, "best")
     assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == sorted({best, 48, 50})

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import jax
 
-    from alexnet_jax import parallel
+    from alexnet_jax import host
     from experiments.benchmark import measure, ours
 
     ours.start()
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     if measure.has_torch():
         from experiments.peers import torch_train
 
-        torch_train.start(parallel.cores())
+        torch_train.start(host.cores())
     machine = measure.machine()
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{', '.join(machine['devices'])}\n{versions}\n{machine['threads']}")

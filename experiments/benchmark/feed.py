@@ -15,7 +15,7 @@ from unittest import mock
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, parallel
+from alexnet_jax import data, host
 from alexnet_jax import examples as examples_lib
 from experiments.benchmark import measure
 from experiments.benchmark.input import make_dataset
@@ -43,7 +43,7 @@ def run(settings: Settings, out: Path) -> None:
                 table.timed(timing, batch=batch, dtype=dtype, what=what, ms_step=1e3 * timing.median, images_s=rate, quartiles=quartiles)
             rates = {what: timing.rate(batch) for what, timing in timings.items()}
             share = rates[LOOP] / min(rates[ALONE], rates[INPUT])
-            table.note(f"{dtype}: the loop reaches {share:.0%} of the slower of the two, with {parallel.cores()} cores")
+            table.note(f"{dtype}: the loop reaches {share:.0%} of the slower of the two, with {host.cores()} cores")
 
 
 def _measure(settings: Settings, dataset: data.Dataset, config: ConfigDict) -> dict[str, measure.Timing]:

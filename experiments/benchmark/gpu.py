@@ -22,7 +22,7 @@ from typing import NamedTuple, TextIO
 
 import jax
 
-from alexnet_jax import parallel
+from alexnet_jax import host
 from alexnet_jax.errors import UserError
 from experiments.benchmark.settings import QUICK, Settings
 from experiments.benchmark.startup import ROOT
@@ -44,7 +44,7 @@ class Item(NamedTuple):
     quick: str = "--quick"
 
 
-TESTS = f"pytest -q -m accelerator -n {min(12, parallel.cores())} -p no:cacheprovider -W default --tb short --durations 5"
+TESTS = f"pytest -q -m accelerator -n {min(12, host.cores())} -p no:cacheprovider -W default --tb short --durations 5"
 ONE_TOWER = "--networks one_tower --dtype"
 TRAIN = f"experiments.benchmark train --variations {ONE_TOWER}"  # without variations
 # Seconds on an H100 with 16 cores. Six workers took 125 for the tests. The others are estimates: 15 to 20 for a start, most of the rest for

@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import data, parallel
+from alexnet_jax import data, host
 from alexnet_jax import examples as examples_lib
 from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import datasets, records
@@ -56,7 +56,7 @@ def run(settings: Settings, out: Path) -> None:
                 rate, quartiles = timing.rate(images), timing.rate_quartiles(images)
                 ratio = rate / best if best else None
                 table.timed(timing, images=name, side=side, images_s=rate, quartiles=quartiles, of_PyTorch=ratio)
-            rate = timings["ours, from the records"].rate(images) / parallel.cores()
+            rate = timings["ours, from the records"].rate(images) / host.cores()
             needs = ", ".join(f"{math.ceil(speed / rate):,} for {speed:,}" for speed in ACCELERATORS)
             table.note(f"{name}: {rate:,.0f} images/s a core; so many cores keep an accelerator busy: {needs} images/s")
 
@@ -73,7 +73,7 @@ def _run_prepare(settings: Settings, folder: Path, table: Table) -> None:
         "Pillow as torchvision": functools.partial(pillow_prepare.as_torchvision, PREPARED),
     }
     height, width, _ = PHOTOGRAPH
-    with worker_map(parallel.cores()) as map_in_order:
+    with worker_map(host.cores()) as map_in_order:
         sides = {name: functools.partial(_exhaust, map_in_order, function, chunks) for name, function in functions.items()}
         timings = measure.alternately(sides, settings.rounds, settings.turn)
     for side, timing in timings.items():
@@ -107,7 +107,7 @@ def make_dataset(folder: Path, shape: tuple[int, int, int], encoding: str, count
     load = functools.partial(make_image, shape)
     splits = {"train": range(count), "validation": range(1)}
     plan = records.RawDataset(("even", "odd"), shape, splits, load, encoding, "random", protocol="made in this size")
-    records.write(plan, datasets.dataset_dir(folder, name), workers=parallel.cores() if encoding == "jpeg" else 1)
+    records.write(plan, datasets.dataset_dir(folder, name), workers=host.cores() if encoding == "jpeg" else 1)
     section = new_config().data
     section.update({"dir": str(folder), "name": name, "prepare": ""})
     return data.load(section)

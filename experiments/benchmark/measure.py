@@ -107,11 +107,11 @@ def machine() -> dict[str, Any]:
     """A description of the machine and the software, for the JSON record."""
     import jax
 
-    from alexnet_jax import parallel
+    from alexnet_jax import host, parallel
 
     record: dict[str, Any] = {
-        "cpu": parallel.cpu_model(),
-        "cores": parallel.cores(),
+        "cpu": host.cpu_model(),
+        "cores": host.cores(),
         "system": platform.platform(),
         "devices": parallel.describe(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]

@@ -82,11 +82,11 @@ def peak_of_lean(variant: str, width: float, batch: int, dtype: str) -> Peak:
 
 def peak_of_torch(variant: str, width: float, batch: int, dtype: str) -> Peak:
     """PyTorch's peak after as many training steps."""
-    from alexnet_jax import parallel
+    from alexnet_jax import host
     from experiments.benchmark import ours
     from experiments.peers import torch_train
 
-    torch_train.start(parallel.cores())
+    torch_train.start(host.cores())
     step = torch_train.Training(variant, batch, width, ours.CHANNELS[variant], ours.CLASSES[variant], dtype=dtype)
     for _ in range(STEPS):
         step()

@@ -60,6 +60,10 @@ FEW_CHANNELS = Choice(cpu="patches", gpu="direct", tpu="direct")
 # TPU: a layer takes a ninth longer in groups (conv3, M = 7: 1.48 against 1.33 ms), but M of them take three times as long to compile.
 MEMBERS_CONVOLUTION = Choice(cpu="unrolled", gpu="unrolled", tpu="grouped")
 
+# XLA's convolution of two towers, which has two groups of channels: one for each group, or one with groups.
+# CPU: the step of configs/photographs.py takes 16 ms with one for each group, 55 with groups. Elsewhere it wasn't tried.
+TOWERS_CONVOLUTION = Choice(cpu="each", gpu="grouped", tpu="grouped")
+
 # How the augmentation resamples (resample.py): a gather of single pixels, or products and selections. It changes the pixels, so a run keeps
 # the form with which it was begun.
 # CPU: the gather is about six times faster. TPU: with it the whole augmentation takes 29.7 ms, though the gather itself has no estimate,

@@ -49,6 +49,16 @@ def test_both_sums_of_lrn_are_one_function(channels, below, above):
     np.testing.assert_allclose(by_slices, by_product, rtol=1e-6)
 
 
+def test_both_convolutions_of_two_towers_are_one_function():
+    x, kernel, gradient = normal(2, 7, 7, 6), normal(3, 3, 3, 8), normal(2, 4, 4, 8)
+    each, grouped = (
+        jax.jit(jax.vjp(partial(conv_lib.conv, stride=2, padding=(1, 1), groups=2, form=form), x, kernel)[1]) for form in ("auto", "direct")
+    )
+    assert "feature_group_count=2" not in each.lower(gradient).compile().as_text()
+    for one, other in zip(each(gradient), grouped(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_both_derivatives_of_lrn_are_one_function(dtype, monkeypatch):
     def total(x, k, alpha, beta):

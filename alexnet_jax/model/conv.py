@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from alexnet_jax.device_choices import CONVOLUTION, FEW_CHANNELS, MEMBERS_CONVOLUTION, POOL, by_device
+from alexnet_jax.device_choices import CONVOLUTION, FEW_CHANNELS, MEMBERS_CONVOLUTION, POOL, TOWERS_CONVOLUTION, by_device
 from alexnet_jax.model.patches import patches
 from alexnet_jax.model.winograd import Padding, winograd
 
@@ -103,13 +103,26 @@ def conv(
     forms = {
         "winograd": lambda x, kernel: winograd(x, kernel, stride, padding, groups, tile),
         "patches": lambda x, kernel: patches(x, kernel, padding),
-        "direct": lambda x, kernel: _direct(x, kernel, stride, padding, groups, form),
+        "direct": lambda x, kernel: _direct_by_groups(x, kernel, stride, padding, groups, form),
     }
     if form == "auto" and tile:
         return by_device(CONVOLUTION, forms, x, kernel)
     if form == "auto" and stride == groups == 1 and math.prod(kernel.shape[:3]) <= _LARGEST_PATCH and x.dtype == jnp.float32:
         return by_device(FEW_CHANNELS, forms, x, kernel)
     return forms["winograd" if tile else "direct"](x, kernel)
+
+
+def _direct_by_groups(x, kernel, stride, padding, groups, form):
+    def grouped(x, kernel):
+        return _direct(x, kernel, stride, padding, groups, form)
+
+    def each(x, kernel):
+        pairs = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([_direct(images, weights, stride, padding, 1, form) for images, weights in pairs], -1)
+
+    if groups == 1 or form != "auto":
+        return grouped(x, kernel)
+    return by_device(TOWERS_CONVOLUTION, {"each": each, "grouped": grouped}, x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))

@@ -12,7 +12,7 @@ members doesn't help: inside a loop, XLA's CPU convolutions use one thread. The 
 train in turn (turns.py).
 
 On CPUs, large convolutions take Winograd's form (winograd.py) instead; `winograd_tile` says which. Those of few channels are one product of
-patches (patches.py). device_choices.py says which forms devices take.
+patches (patches.py), and those of two towers are two convolutions. device_choices.py says which forms devices take.
 """
 
 import math

@@ -120,12 +120,14 @@ def from_config(config: ConfigDict) -> tuple[Hyper, list[str]]:
       UserError: as `parse_members`; or two members are the same.
     """
     rows, names = parse_members(config.ensemble.members, base_member(config))
-    twice = next((name for i, name in enumerate(names) if rows[i] in rows[:i]), None)
+    hyper = stack(rows)
+    points = list(zip(*(values.tolist() for values in vars(hyper).values()), strict=True))  # in float32, as the networks get them
+    twice = next((name for i, name in enumerate(names) if points[i] in points[:i]), None)
     if twice:
         raise UserError(
             f"ensemble.members={config.ensemble.members} has the member {twice} twice: the same network would count as two; leave one out"
         )
-    return stack(rows), names
+    return hyper, names
 
 
 def stack(rows: list[dict[str, float]]) -> Hyper:
@@ -159,7 +161,12 @@ def _parse_axis(item: str, base: dict[str, float]) -> list[tuple[str, dict[str, 
             raise UserError(f"ensemble.members: seeds={text}: expected one count of at least 1; to choose the seeds, write seed=[0,3]")
         _check_count(count)
         name, values = "seed", [int(base["seed"]) + i for i in range(count)]
-    return [(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}", {name: value}) for value in values]
+    return [(f"{name}={_short(value)}", {name: value}) for value in values]
+
+
+def _short(value: float) -> str:
+    """A number with as few digits as tell it from every other one."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _check_distinct(product: str, axes: list[list[tuple[str, dict[str, float]]]]) -> None:

@@ -86,8 +86,13 @@ def test_refuses(spec, message):
         hyper.parse_members(spec, BASE)
 
 
-@pytest.mark.parametrize("spec", ["seed=[0,0,1]", "seeds=2; seed=1", "learning_rate=[.01,.01]"])
+@pytest.mark.parametrize("spec", ["seed=[0,0,1]", "seeds=2; seed=1", "learning_rate=[.01,.01]", "learning_rate=[.01,.0100000000001]"])
 def test_equal_members_are_refused(spec):
     config = config_lib.load("configs/digits.py", [f"ensemble.members={spec}"])
     with pytest.raises(UserError, match="twice: the same network would count as two"):
         hyper.from_config(config)
+
+
+def test_members_that_differ_have_names_that_differ():
+    _, names = hyper.from_config(config_lib.load("configs/digits.py", ["ensemble.members=learning_rate=[.01,.01000001,1e-5,1]"]))
+    assert names == ["learning_rate=0.01", "learning_rate=0.01000001", "learning_rate=1e-05", "learning_rate=1"]

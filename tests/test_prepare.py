@@ -4,6 +4,7 @@ import functools
 import gzip
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -236,11 +237,40 @@ def test_idx_mistakes(idx, tmp_path):
         attempt()
     write_idx(idx / "t10k-labels-idx1-ubyte", np.empty(0, np.uint8))
     write_idx(idx / "t10k-images-idx3-ubyte", np.empty((0, 28, 28), np.uint8))
-    with pytest.raises(UserError, match="there are 90 train images and 0 t10k images"):
+    with pytest.raises(
+        UserError, match=r"train images are of shape \(90, 10, 8\), the t10k images \(0, 28, 28\); --source must hold some of both"
+    ):
+        attempt()
+    write_idx(images, np.empty((90, 0, 8), np.uint8))
+    with pytest.raises(UserError, match=r"train images are of shape \(90, 0, 8\)"):
         attempt()
     with pytest.raises(UserError, match="dataset name 'fashion-mnist': use letters"):
         prepare.prepare_idx(idx, "fashion-mnist", tmp_path)
     assert not (tmp_path / "toy").exists()
+
+
+def test_images_that_are_trained_on_test_nothing(idx, tmp_path):
+    images = np.frombuffer((idx / "train-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(90, 10, 8)
+    write_idx(idx / "t10k-images-idx3-ubyte", images[40:52], packed=True)
+    with pytest.raises(UserError, match="all t10k images are train images too"):
+        prepare.prepare_idx(idx, "toy", tmp_path, validation=12)
+
+
+def test_emnist_is_a_word(idx, tmp_path, capsys):
+    prepare.prepare_idx(idx, "femnist", tmp_path, validation=12)
+    assert "transposed" not in capsys.readouterr().err
+    assert read(tmp_path / "femnist/1.0.0", "test")[0].shape == (12, 10, 8, 1)
+
+
+def test_one_class_is_nothing_to_learn(idx, folder, tmp_path):
+    for role, count in (("train", 90), ("t10k", 12)):
+        write_idx(idx / f"{role}-labels-idx1-ubyte", np.full(count, 3, np.uint8))
+    with pytest.raises(UserError, match="there is one class only, '3'"):
+        prepare.prepare_idx(idx, "toy", tmp_path, validation=12, overwrite=True)
+    for split in ("train", "val", "test"):
+        shutil.rmtree(folder / split / "dog")
+    with pytest.raises(UserError, match="there is one class only, 'cat', .*give the images of each class a folder"):
+        prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
 
 
 # folders
@@ -321,6 +351,22 @@ def test_corrupt_image(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train 33, validation 5, test 3; 2 classes; 8x8x3, " in printed
     assert f"left out: 2 broken image, 1 not an image; see {directory}/left_out.txt" in printed
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "said"),
+    [
+        ("val", "train", "would be in train and in validation, with one label"),
+        ("train/dog/cats", "../cat", "would be in train and in train, with two labels"),
+        ("train/cat/all", "..", "would be in train and in train, with two labels"),  # a loop, through which the dogs are seen
+        ("test/cat/more.png", "../../train/cat/0.png", "would be in train and in test, with one label"),
+    ],
+)
+def test_a_link_brings_no_picture_into_two_places(link, target, said, folder, tmp_path):
+    shutil.rmtree(folder / link, ignore_errors=True)
+    (folder / link).symlink_to(target)
+    with pytest.raises(UserError, match=rf"are one file, by a link, and {said}; remove one of the two"):
+        prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
 
 
 def test_folder_mistakes(folder, tmp_path):

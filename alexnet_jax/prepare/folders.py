@@ -51,7 +51,8 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
     """SOURCE/train/CLASS/**, SOURCE/val/CLASS/** and SOURCE/test/CLASS/**: uint8 (size, size, 3).
 
     Classes are the names of train's folders, sorted; names that are all whole numbers sort as numbers. Where there is no val, `validation`
-    examples of train become that split. A test folder without classes is left out.
+    examples of train become that split. A test folder without classes is left out. Raises UserError where it can't be understood, or where
+    links bring one file into two splits or two classes.
     """
     classes = _class_folders(source / "train")
     left_out: list[LeftOut] = []
@@ -75,6 +76,7 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
             described += ", test/CLASS/*"
         else:
             left_out.append(LeftOut("test folder without labels", shown(source / "test")))
+    _refuse_shared(splits)
     others = sorted({entry.name for entry in _entries(source)} - {"train", "test", *held})
     left_out += [LeftOut("beside train, val and test", shown(source / name)) for name in others]
     return RawDataset(
@@ -153,6 +155,19 @@ def _labelled(folder: Path, classes: dict[str, str], left_out: list[LeftOut]) ->
         left_out += pictures.left_out
     left_out += [LeftOut("beside the class folders", shown(entry.path)) for entry in _entries(folder) if not entry.is_dir()]
     return images
+
+
+def _refuse_shared(splits: dict[str, list[tuple[str, int]]]) -> None:
+    """Refuse a file that links bring into two splits or two classes: what is tested would be trained on, or have two labels."""
+    seen: dict[str, tuple[str, str, int]] = {}
+    for split, images in splits.items():
+        for path, label in images:
+            first, *place = seen.setdefault(os.path.realpath(path), (path, split, label))
+            if place != [split, label]:
+                raise UserError(
+                    f"{shown(first)} and {shown(path)} are one file, by a link, and would be in {place[0]} and in {split}, "
+                    f"{'with one label' if place[1] == label else 'with two labels'}; remove one of the two"
+                )
 
 
 def _has_classes(folder: Path, classes: dict[str, str]) -> bool:

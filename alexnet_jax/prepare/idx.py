@@ -30,16 +30,21 @@ def raw_idx(source: Path, name: str, resize: Resize | None, validation: int | fl
     prefix, files = _find_files(source, name)
     images, labels = _read_pair(source, files, "train")
     test_images, test_labels = _read_pair(source, files, "t10k")
-    if not len(images) or not len(test_images):
-        raise UserError(f"{source}: there are {len(images)} train images and {len(test_images)} t10k images; --source must hold both")
+    if not images.size or not test_images.size:
+        raise UserError(
+            f"{source}: the train images are of shape {images.shape}, the t10k images {test_images.shape}; --source must hold some of both"
+        )
     known = np.unique(labels)  # EMNIST's letters count from 1
     if images.shape[1:] != test_images.shape[1:] or not np.isin(test_labels, known).all():
         raise UserError(
             f"{source}: the train files hold {images.shape[1:]} pixels and labels {_range(labels)}, the t10k files {test_images.shape[1:]} "
             f"and {_range(test_labels)}; they do not belong together"
         )
+    trained = {image.tobytes() for image in images}
+    if all(image.tobytes() in trained for image in test_images):
+        raise UserError(f"{source}: all t10k images are train images too, so that they would test nothing; get the t10k files again")
     protocol = resize.protocol() if resize else "pixels as they are"
-    if "emnist" in f"{prefix} {name}".lower():
+    if re.search(r"(?<![a-z])emnist", f"{prefix} {name}".lower()):
         images, test_images = images.transpose(0, 2, 1), test_images.transpose(0, 2, 1)
         protocol = f"transposed, since EMNIST's files hold them so; {protocol}"
         print(f"{source}: EMNIST's pictures are stored transposed; they are set upright", file=sys.stderr)

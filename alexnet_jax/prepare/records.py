@@ -147,8 +147,13 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
 
     Raises:
       ImageError: an image could not be decoded, and `skip_corrupt` is false.
-      UserError: the dataset exists already and `overwrite` is false; the disk is full or too small; a split has no image.
+      UserError: the dataset exists already and `overwrite` is false; the disk is full or too small; a split has no image;
+        there is one class only.
     """
+    if len(raw.classes) < 2:
+        raise UserError(
+            f"there is one class only, {raw.classes[0]!r}, and so nothing to learn; give the images of each class a folder, or a label, of their own"
+        )
     encode = functools.partial(encode_chunk, raw.load, raw.encoding, skip_corrupt)
     splits = {split: Shuffled(items) if isinstance(items, Sequence) else items for split, items in raw.splits.items()}
     with building(target, overwrite, raw.plan) as folder, worker_map(workers) as map_in_order:

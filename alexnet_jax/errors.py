@@ -28,6 +28,7 @@ LONGEST = 2000  # letters of an error
 PIP_NAMES = {"tree": "dm-tree", "PIL": "pillow", "sklearn": "scikit-learn", "google": "protobuf", "orbax": "orbax-checkpoint"}
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 STOPPED = 75  # exit code of a command that saved and stopped: "run me again" (EX_TEMPFAIL of sysexits.h)
 
 
@@ -42,7 +43,7 @@ class UserError(Exception):
 def cannot_write(path: Path, error: OSError, advice: str = "make room or make it writable, then run again") -> UserError:
     """The error of a file that can't be written: which, why, on a full disk how much is free, and what to do."""
     free = next((shutil.disk_usage(place).free for place in (path, *path.parents) if os.path.exists(place)), 0)
-    full = f" ({free / 1e6:,.1f} MB are free)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    full = f" ({free / 1e6:,.1f} MB are free)" if error.errno in FULL else ""
     return UserError(f"cannot write {path}: {error.strerror}{full}; {advice}")
 
 
@@ -126,6 +127,18 @@ def say(text: str, stream: TextIO | None = None) -> None:
         _silence(stream)
 
 
+def _open_what_is_closed() -> None:
+    """Give a command that was started without a stdin, stdout or stderr (`>&-`, some daemons) an empty one.
+
+    The system gives the next file that is opened the free number; what XLA then writes to stderr would go into a checkpoint or the log.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, "w" if number else "r", closefd=False))
+
+
 def _silence(stream: TextIO) -> None:
     """Let what is still to be written to a stream go nowhere, so that Python's last flush doesn't fail."""
     with contextlib.suppress(OSError, ValueError):
@@ -142,15 +155,18 @@ def in_a_line(error: BaseException) -> str | None:
         return str(_full("the machine", error))
     if isinstance(error, OSError) and error.filename is not None:
         return str(UserError(f"{error.filename}: {error.strerror}"))
+    if isinstance(error, OSError) and error.errno in (*FULL, errno.EIO):  # of a file that is opened, there is the name
+        return f"what was to be written is cut off: {error.strerror}"
     return None
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and exit with its code.
 
-    A `UserError`, a file that the system refuses and a full memory each become one line on stderr and exit code 1. Ctrl-C becomes one line
-    and exit code 130.
+    A `UserError`, a file that the system refuses, output that a full disk doesn't take, and a full memory each become one line on stderr
+    and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
+    _open_what_is_closed()
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
         if isinstance(stream, io.TextIOWrapper):
@@ -173,8 +189,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except OSError as error:
             _silence(stream)
+            if line := in_a_line(error):
+                say(f"error: {line}", sys.stderr)
+                code = code or 1
     sys.exit(code or 0)
 
 

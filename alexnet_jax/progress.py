@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 
@@ -58,10 +58,14 @@ class Bar:
             self.say(text)
 
     def say(self, text: str, file: TextIO | None = None) -> None:
-        """Print a line above the bar, on stderr or to `file`."""
-        if self._gone:
+        """Print a line above the bar, on stderr or to `file`.
+
+        Raises:
+          OSError: `file` doesn't take it.
+        """
+        if self._gone and file is None:
             return
-        with self._console():
+        with self._console() if file is None else nullcontext():
             if self._bar is not None:
                 self._bar.write(text, file=file or sys.stderr)
             else:

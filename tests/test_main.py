@@ -106,6 +106,33 @@ def test_a_console_that_went_away_is_no_error_of_what_was_done():
     assert (process.returncode, process.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_a_full_disk_does_not_take_is_an_error(unbuffered):
+    script = "from alexnet_jax.errors import run_cli; run_cli(lambda: print('an answer'))"
+    with open("/dev/full", "w") as full:
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        process = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (process.returncode, process.stderr) == (1, "error: what was to be written is cut off: No space left on device\n")
+
+
+def test_what_is_closed_from_the_start_takes_no_file(tmp_path):
+    """What is written to number 2 by a library doesn't come into the file that was opened first."""
+    script = f"""
+import os, sys
+from alexnet_jax.errors import run_cli
+
+def main():
+    with open({str(tmp_path / "log")!r}, "w") as log:
+        os.write(2, b"a library's warning")
+        print("a line", file=log)
+    print("said", sys.stderr.isatty(), file=sys.stderr)
+
+run_cli(main)
+"""
+    process = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script])
+    assert (process.returncode, (tmp_path / "log").read_text()) == (0, "a line\n")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -72,3 +72,8 @@ def test_images_on_a_terminal(monkeypatch, capsys):
         bar.add(0)
         bar.add(400)
     assert "| train: 400 of 400 images (100%), " in capsys.readouterr().err
+
+
+def test_what_a_file_does_not_take_is_no_console_that_went_away():
+    with open("/dev/full", "w") as full, pytest.raises(OSError, match="No space left"), Bar(10) as bar:
+        bar.say("an answer" * 2000, full)

@@ -17,6 +17,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -205,6 +206,18 @@ class _Kept(PreservationPolicy):
         numbers = [checkpoint.step for checkpoint in checkpoints]
         best = _best({step: self.records[step] for step in numbers if step in self.records})
         return [step in (*numbers[-LAST:], best) or bool(self.records.get(step, {}).get("asked")) for step in numbers]
+
+
+def check_place(workdir: str | Path) -> None:
+    """Refuse a directory in which orbax would write checkpoints that can't be read: it takes [...] in a path for a pattern, \\ for an error.
+
+    Raises:
+      UserError: the path of the directory has one of these.
+    """
+    if found := re.search(r"\[.*\]|\\", str(Path(workdir).absolute())):
+        raise UserError(
+            f"{workdir}: checkpoints can't be written into a path that has {found.group()}; use another directory, or rename it"
+        )
 
 
 def steps(workdir: str | Path) -> list[int]:

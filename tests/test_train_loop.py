@@ -415,6 +415,14 @@ def test_refuses_before_anything_is_written(override, message, tiny_config, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["lr=[.01,.02]", "a\\b"])
+def test_a_directory_that_could_not_be_read_back_is_refused(name, tiny_config, tmp_path):
+    """orbax would say that it saved, and find nothing there."""
+    with pytest.raises(UserError, match=r"checkpoints can't be written into a path that has (\[.01,.02\]|\\); use another directory"):
+        train(tiny_config(), tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_a_run_of_another_version_is_refused(reference, tmp_path):
     record = json.loads((reference[0] / "config.json").read_text())
     del record["config"]["model"]["lrn_size"]

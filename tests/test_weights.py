@@ -19,6 +19,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.images import Resize, load_image
 from alexnet_jax.model import architecture
@@ -440,6 +441,9 @@ def test_arguments_that_make_no_sense(caffe_file, members, tmp_path):
     file, _ = caffe_file()
     assert "there is no file" in refusal(["import", "--from", "caffe", tmp_path / "none", "--workdir", tmp_path / "x"])
     assert "holds a run already" in refusal(["import", "--from", "caffe", file, "--workdir", members.workdir])
+    with RunLog(tmp_path / "begun", 10) as log:  # a run that trains and hasn't saved yet
+        log.event("warning", 0, message="the first step is compiled")
+    assert "holds a run already" in refusal(["import", "--from", "caffe", file, "--workdir", tmp_path / "begun"])
     assert "has no member 2; its members: 0 (seed=5), 1 (" in refusal(
         ["export", "--to", "safetensors", tmp_path / "x", "--run", members.workdir, "--member", 2]
     )

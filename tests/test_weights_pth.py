@@ -291,6 +291,14 @@ def without(tensors, *names):
         (lambda t: {"epoch": 3, "lr": 0.1}, "holds no tensors, but epoch, lr; save the network's state_dict()"),
         (lambda t: {"\x1b[2J\n": 3}, r"holds no tensors, but \x1b[2J\n; save the network's state_dict()"),
         (lambda t: 5, "holds no tensors, but a int; save the network's state_dict()"),
+        (
+            lambda t: t | {"classifier.4.bias": np.full_like(t["classifier.4.bias"], np.nan)},
+            "fc7.bias has values that are NaN or infinite in float32: that network diverged; take an earlier checkpoint",
+        ),
+        (
+            lambda t: t | {"classifier.6.weight": t["classifier.6.weight"][:1], "classifier.6.bias": t["classifier.6.bias"][:1]},
+            "its last layer has one output; the networks here have one for each class, so two for yes and no",
+        ),
         (lambda t: t | {"classifier.6.bias": np.zeros(10, np.int64)}, "holds int64 numbers where weights are wanted, which are floats"),
     ],
 )

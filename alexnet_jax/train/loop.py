@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any
     """
     setup, free = prepare(config)
     setup = setup._replace(resampling=exchange.first_says(lambda: run.resampling(workdir, setup.resampling)))
-    _check_newest(workdir)
+    _check_place(workdir)
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
     first, total, patience = exchange.is_first(), setup.timeline.total, 60 * config.train.disk_patience
     with Inbox(workdir, first) as inbox:  # from here on the directory is this process's
@@ -102,8 +102,11 @@ def _keep(workdir: Path, step: int, config: ConfigDict, predictions: metrics.Pre
     return {"split": config.data.test_split, **metrics.summarise(predictions)}
 
 
-def _check_newest(workdir: Path) -> None:
-    """Refuse a process 0 that doesn't see what others see of the run: where each machine has a disk of its own, it would begin anew."""
+def _check_place(workdir: Path) -> None:
+    """Refuse a directory that can't take checkpoints, and a process 0 that doesn't see what others see of the run: where each machine has a
+    disk of its own, it would begin anew.
+    """
+    checkpoint.check_place(workdir)
     steps = exchange.everyone_says(max(checkpoint.steps(workdir), default=-1))
     if max(steps) > steps[0]:
         where = f"process {steps.index(max(steps))} has checkpoint {max(steps)} in its {workdir}"

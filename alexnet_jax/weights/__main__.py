@@ -16,6 +16,8 @@ float32; the command says so, and says what else it changed or left out.
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from alexnet_jax import classes
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
@@ -62,6 +64,22 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     return weights, f"named in the file: {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
 
 
+def check(file: Path, weights: Weights) -> None:
+    """Refuse a network that can't answer.
+
+    Raises:
+      UserError: one of its numbers is not finite, or it has one output alone.
+    """
+    for layer, leaves in weights.params.items():
+        for leaf, values in leaves.items():
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{file}: {layer}.{leaf} has values that are NaN or infinite in float32: that network diverged; take an earlier checkpoint"
+                )
+    if len(weights.dataset.classes) == 1:
+        raise UserError(f"{file}: its last layer has one output; the networks here have one for each class, so two for yes and no")
+
+
 def of_dataset(weights: Weights, name: str) -> Weights:
     """The network with another dataset than it came with: its images are those that evaluate, explain and the others take."""
     config = weights.config.copy_and_resolve_references().unlock()
@@ -76,9 +94,10 @@ def write_run(workdir: Path, weights: Weights) -> None:
       UserError: the directory holds a run already.
     """
     from alexnet_jax import history, run
-    from alexnet_jax.checkpoint import Checkpoints
+    from alexnet_jax.checkpoint import Checkpoints, check_place
 
-    if history.has_checkpoint(workdir):  # without one, an earlier attempt was interrupted
+    check_place(workdir)
+    if history.has_checkpoint(workdir) or history.load(workdir, missing_ok=True).events:  # else an earlier attempt was interrupted
         raise UserError(f"{workdir} holds a run already; choose another --workdir")
     _, networks = weights.networks()
     run.write_config(workdir, weights.config, weights.dataset)
@@ -146,6 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--under {args.under}: only PyTorch files hold several networks; leave it out")
     parallel.start()
     weights, notes = READERS[args.format](args.file, **({"under": args.under} if args.under else {}))
+    check(args.file, weights)
     weights, naming = name_classes(weights, args.classes)
     if args.dataset:
         weights = of_dataset(weights, args.dataset)

@@ -18,6 +18,7 @@ from PIL import Image
 from alexnet_jax.errors import UserError
 
 _EXIF_ORIENTATION = 0x0112
+_PHOTOMETRIC = 262  # of a TIFF
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by orientation: a stored (height, width, C) as it is to be seen
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -229,11 +230,15 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # of a PGM, Pillow makes 16 bits
+        raise ValueError("floating-point, signed and 32-bit pixels have no defined range; convert them to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own convert("RGB") would clip at 255
         grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey.clip(0, 65535) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined range")
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # a TIFF whose 0 is white, which Pillow turns with 8 bits alone
+            grey = 65535 - grey
+        if image.format == "PNG" and "transparency" in image.info:  # the one value that is transparent
+            grey[grey == image.info["transparency"]] = 65535
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")  # the colour under a transparent pixel is arbitrary, so plain convert would show rubbish
         white = Image.new("RGBA", layer.size, "white")

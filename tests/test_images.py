@@ -125,12 +125,37 @@ def test_sixteen_bits_are_scaled_not_clipped():
     np.testing.assert_array_equal(load_image(png(opaque, 16, 4))[0, :, 2], high_bytes)
 
 
+def tiff(values, zero_is_white=False, signed=False):
+    """A grey TIFF of one strip."""
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, 8 * values.itemsize), (259, 1), (262, 0 if zero_is_white else 1), (273, 8), (277, 1)]
+    tags += [(278, height), (279, values.nbytes), (339, 2 if signed else 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["<u1", "<u2"])
+def test_a_tiff_may_say_that_zero_is_white(kind):
+    values = np.array([[0, 51, 255]], kind) * (1 if kind == "<u1" else 257)
+    np.testing.assert_array_equal(load_image(tiff(values.astype(kind)))[0, :, 0], [0, 51, 255])
+    np.testing.assert_array_equal(load_image(tiff(values.astype(kind), zero_is_white=True))[0, :, 0], [255, 204, 0])
+
+
+@pytest.mark.parametrize("kind", ["<u4", "<i4", "<i2"])
+def test_pixels_without_a_range_are_refused(kind):
+    """Numbers of 0 to 255 in 32 bits would be black, larger ones than 65,535 and negative ones white."""
+    with pytest.raises(ImageError, match="floating-point, signed and 32-bit pixels have no defined range; convert them to 8 or 16 bits"):
+        load_image(tiff(np.array([[0, 100, 255]], kind), signed=kind[1] == "i"))
+
+
 def test_transparency_lies_over_white():
     rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
     expected = [[200, 0, 0], [255, 255, 255], [204, 204, 204]]
     np.testing.assert_array_equal(load_image(encode(Image.fromarray(rgba), "png"))[0], expected)
     grey = np.array([[[100, 255], [100, 0]]], np.uint8)
     np.testing.assert_array_equal(load_image(encode(Image.fromarray(grey), "png"))[0], [[100] * 3, [255] * 3])
+    deep = encode(Image.fromarray(np.array([[0, 25700]], np.uint16)), "png", transparency=0)
+    np.testing.assert_array_equal(load_image(deep)[0, :, 0], [255, 100])
     keyed = encode(Image.fromarray(COLOURS), "png", transparency=(255, 0, 0))  # one colour of an RGB image is transparent
     np.testing.assert_array_equal(load_image(keyed)[0], [[255, 255, 255], [0, 255, 0], [0, 0, 255]])
 

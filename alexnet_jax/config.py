@@ -76,13 +76,19 @@ def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None) 
     return args
 
 
+def split(spec: str) -> tuple[str, str]:
+    """The file and the argument of `FILE.py:ARG`. A folder may have a colon in its name, and `~` is the home directory."""
+    path, ending, arg = spec.partition(".py:")
+    return _at_home(path + ending.rstrip(":")), arg
+
+
 def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     """Load the config `FILE` or `FILE:ARG`, apply the overrides `section.field=value`, and lock the config.
 
     Raises:
       UserError: the file does not exist or has no `get_config`, an argument or field is unknown, or a value has the wrong type.
     """
-    path, _, arg = spec.partition(":")
+    path, arg = split(spec)
     if not os.path.isfile(path):
         files = sorted(str(file) for file in Path("configs").glob("[!_]*.py"))
         raise UserError(f"no config file {path}{did_you_mean(path, files)}")
@@ -95,7 +101,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         config = module.get_config(arg)
     except UserError:
         raise
-    except Exception as error:  # a config is a program: it may do anything wrong
+    except (Exception, SystemExit) as error:  # a config is a program: it may do anything wrong
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         where = f", line {lines[-1]}" if lines else ""
         raise UserError(f"config file {path}{where} can't be read: {error.args[0] if error.args else type(error).__name__}") from None
@@ -108,7 +114,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         section, field = name.split(".")
         replay = "replay:" if config[section][field].startswith("replay:") else ""
         text = config[section][field].removeprefix(replay)
-        config[section][field] = replay + (_at_home(text) if text else "")
+        config[section][field] = replay + (_at_home(text) if text or name == "data.dir" else "")
     return config.lock()
 
 
@@ -138,13 +144,15 @@ def path(text: str) -> Path:
     """A path of the command line, for `type=`: `~` is the home directory wherever it stands, as in --workdir=~/runs.
 
     Raises:
-      UserError: it can't be a path, or nothing says where the home directory is.
+      UserError: it is empty or can't be a path, or nothing says where the home directory is.
     """
     return Path(_at_home(text))
 
 
 def _at_home(text: str) -> str:
-    """A path with `~` as the home directory: the shell leaves a ~ alone that doesn't begin a word."""
+    """A path with `~` as the home directory: the shell leaves a ~ alone that doesn't begin a word. An empty one would be this directory."""
+    if not text:
+        raise UserError("a path is empty, as of a shell's variable that isn't set; write . for this directory")
     found = os.path.expanduser(text)
     if found.startswith("~"):
         raise UserError(f"{text}: nothing says where this home directory is; write the path out, or ./{text} for a file of that name")

@@ -115,6 +115,7 @@ def test_broken_config_file(tmp_path):
         ("def get_config(arg=''):\n    return 1 / 0\n", "line 2 can't be read: division by zero"),
         ("1 +\n", "can't be read"),
         ("\0", "can't be read"),
+        ("import sys\nsys.exit(0)\n", "line 2 can't be read: 0"),
         ("x = [].pop()\n", "line 1 can't be read: pop from empty list"),
     ],
 )
@@ -187,3 +188,21 @@ def test_a_tilde_is_the_home_directory_wherever_it_stands(monkeypatch):
     config = config_lib.load("configs/digits.py", ["data.dir=~/data", "train.init_from=~/runs/a", "plateau.mode=replay:~/runs/b"])
     assert (config.data.dir, config.train.init_from) == ("/home/somebody/data", "/home/somebody/runs/a")
     assert config.plateau.mode == "replay:/home/somebody/runs/b"
+
+
+def test_a_config_file_wherever_it_lies(monkeypatch, tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    (folder / "mine.py").write_text("from configs.digits import get_config\n")
+    monkeypatch.setenv("HOME", str(folder))
+    for spec in (f"{folder}/mine.py:members=3", "~/mine.py:members=3"):  # as in --config=~/mine.py:members=3
+        assert config_lib.load(spec).ensemble.members == "seeds=3"
+    assert config_lib.load(f"{folder}/mine.py").ensemble.members == "seeds=7"
+
+
+def test_an_empty_path_is_not_this_directory():
+    with pytest.raises(UserError, match=r"a path is empty, as of a shell's variable that isn't set; write \. for this directory"):
+        config_lib.path("")
+    with pytest.raises(UserError, match="a path is empty"):
+        config_lib.load("configs/digits.py", ["data.dir="])
+    assert config_lib.load("configs/digits.py", ["train.init_from="]).train.init_from == ""

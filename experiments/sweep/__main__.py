@@ -100,7 +100,7 @@ def read_sweep(args: argparse.Namespace) -> "SweepRecord":
         raise UserError("--config is missing; give the config file that the points change, such as --config configs/digits.py")
     if args.grid and args.points:
         raise UserError("--grid and --points both define the points; leave one out")
-    source = Path(args.config.partition(":")[0])
+    source = Path(config_lib.split(args.config)[0])
     config_lib.load(args.config)  # first, since its error about a mistake in the config file is the clearest
     wanted = grid.parse_grid(args.grid) if args.grid else grid.from_file(args.points or source)
     if wanted is None:

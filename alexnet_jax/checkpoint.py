@@ -209,7 +209,7 @@ class _Kept(PreservationPolicy):
 
 
 def check_place(workdir: str | Path) -> None:
-    """Refuse a directory in which orbax would write checkpoints that can't be read: it takes [...] in a path for a pattern, \\ for an error.
+    """Refuse a directory in which orbax writes what it can't read: it takes [...] in a path for a pattern, and no backslash.
 
     Raises:
       UserError: the path of the directory has one of these.

@@ -136,7 +136,7 @@ def _open_what_is_closed() -> None:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
             os.set_inheritable(descriptor, True)
-            setattr(sys, name, open(descriptor, "w" if number else "r", closefd=False))
+            setattr(sys, name, os.fdopen(descriptor, "w" if number else "r"))
 
 
 def _silence(stream: TextIO) -> None:

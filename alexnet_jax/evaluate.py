@@ -12,6 +12,7 @@ matched by name, whatever their order. The report calls `predict_run`:
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,6 @@ from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
 from alexnet_jax.runlog import writing
 from alexnet_jax.tables import aligned
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def predict_run(
@@ -57,21 +54,12 @@ def predict_run(
     from alexnet_jax.model.forward import make_log_probs
 
     loaded = run.load(workdir, step)
-    where = loaded.config.data.copy_and_resolve_references()
-    with where.unlocked():
-        where.dir = str(data_dir or where.dir)
-    dataset = data.load(where)
+    dataset = run.open_dataset(loaded, data_dir)
     if classes_file:
         if loaded.classes != classes.unnamed(len(loaded.classes)):
             raise UserError(f"--classes {classes_file}: {workdir} has names for its classes, as {loaded.classes[0]!r}; leave it out")
         loaded = loaded._replace(classes=classes.read(classes_file, len(loaded.classes)))
     loaded = run.in_order(loaded, dataset.name, dataset.classes, same_order)
-    stored = exchange.first_says(lambda: tuple(run.read_config(workdir)["dataset"]["image_shape"]))
-    if dataset.image_shape != stored:
-        raise UserError(
-            f"{workdir} was trained on images of {_by(stored)}, the dataset {dataset.name} now has {_by(dataset.image_shape)}; "
-            "prepare it again with the old shape, or prepare the new one under another --name"
-        )
     if batch_size is not None:
         parallel.check_batch_size(batch_size, "--batch-size")
     views = 10 if ten_crop else 1
@@ -112,12 +100,17 @@ def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
     """Join the predictions of several runs as one ensemble.
 
     Raises:
-      UserError: the runs do not predict the same examples and classes.
+      UserError: the runs do not predict the same examples and classes; or a network is in two of them, which would count as two.
     """
     (first_run, first), *rest = parts
     for other_run, other in rest:
         if other.log_probs.shape[1:] != first.log_probs.shape[1:] or not np.array_equal(other.labels, first.labels):
             raise UserError(f"{other_run} and {first_run} don't predict the same examples and classes, so they can't form one ensemble")
+    for (one_run, one), (other_run, other) in itertools.combinations(parts, 2):
+        for (i, name), (j, other_name) in itertools.product(enumerate(one.member_names), enumerate(other.member_names)):
+            if np.array_equal(one.log_probs[i], other.log_probs[j]):
+                both = f"{name} of {one_run} and {other_name} of {other_run}"
+                raise UserError(f"{both} give the same answers: the same network would count as two; leave one of the runs out")
     names = [name if not rest else f"{workdir.name}: {name}" for workdir, part in parts for name in part.member_names]
     return Predictions(first.labels, np.concatenate([part.log_probs for _, part in parts]), names)
 

@@ -17,6 +17,7 @@ Its files:
 import json
 import os
 import platform
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, classes, exchange, history, parallel
+from alexnet_jax import checkpoint, classes, data, exchange, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError, version
@@ -207,6 +208,31 @@ def load(workdir: str | Path, step: str = "last") -> Run:
         lambda: checkpoint.restore(workdir, checkpoint.chosen(workdir, step), {"networks": network.abstract_networks()})
     )
     return Run(workdir, config, names, stats, network, found.trees["networks"], _resampling(record))
+
+
+def open_dataset(loaded: Run, data_dir: Path | None = None) -> Dataset:
+    """The dataset of a run, from another directory than its config's where one is given. Warns where it isn't the one of the training.
+
+    Raises:
+      UserError: there is none, or its images have another shape.
+    """
+    section, record = loaded.config.data.copy_and_resolve_references(), exchange.first_says(lambda: read_config(loaded.workdir)["dataset"])
+    with section.unlocked():
+        section.dir = str(data_dir or section.dir)
+    dataset = data.load(section, loaded.config.model.pixel_mean)
+    if list(dataset.image_shape) != record["image_shape"]:
+        stored, now = ("x".join(map(str, shape)) for shape in (record["image_shape"], dataset.image_shape))
+        raise UserError(
+            f"{loaded.workdir} was trained on images of {stored}, the dataset {dataset.name} now has {now}; "
+            "prepare it again with the old shape, or prepare the new one under another --name"
+        )
+    if record.get("split_sizes") and any(record[part] != dataset.describe()[part] for part in ("split_sizes", "stats")):
+        print(
+            f"warning: {loaded.workdir} was trained on another version of the dataset {dataset.name}, which may have had images of this "
+            "version's other splits in its train split: the error may be too low",
+            file=sys.stderr,
+        )
+    return dataset
 
 
 REWRITES = f"the command in {CONFIG} writes it again"

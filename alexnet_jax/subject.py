@@ -123,18 +123,8 @@ def open_networks(workdir: Path, member: str | None, step: str) -> Subject:
 
 
 def open_dataset(subject: Subject, data_dir: Path | None) -> data.Dataset:
-    """The dataset of the run, from another directory than the config's where there is one.
-
-    Raises:
-      UserError: there is none, or its images have another shape than those of the run.
-    """
-    where = subject.run.config.data.copy_and_resolve_references()
-    with where.unlocked():
-        where.dir = str(data_dir or where.dir)
-    dataset, stored = data.load(where), tuple(run.read_config(subject.run.workdir)["dataset"]["image_shape"])
-    if dataset.image_shape != stored:
-        raise UserError(f"{subject.run.workdir} is for images of {stored}, those of the dataset {dataset.name} are {dataset.image_shape}")
-    return dataset
+    """As `run.open_dataset`."""
+    return run.open_dataset(subject.run, data_dir)
 
 
 def in_order(subject: Subject, dataset: data.Dataset) -> Subject:

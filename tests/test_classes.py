@@ -1,6 +1,7 @@
 """Classes are matched by their names: lists of names in every form, and runs on datasets in another order."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -135,6 +136,18 @@ def test_its_report_is_about_the_datasets_classes(runs):
     assert confusions[0] == confusions[1]
 
 
+def test_a_dataset_that_was_prepared_anew_is_told(runs, tmp_path, capsys):
+    """Resuming refuses it; of an evaluation it says that images which were trained on may be among those of the split."""
+    workdir = shutil.copytree(runs / "digits", tmp_path / "run")
+    answers(workdir)
+    assert capsys.readouterr().err == ""
+    record = json.loads((workdir / "config.json").read_text())
+    record["dataset"]["split_sizes"] |= {"train": 1347, "validation": 90}
+    (workdir / "config.json").write_text(json.dumps(record))
+    answers(workdir)
+    assert "run was trained on another version of the dataset digits" in capsys.readouterr().err
+
+
 def test_a_run_without_names(runs, tmp_path):
     expected, _ = answers(runs / "digits")
     message = r"nameless has no names for its 10 classes; .* --classes FILE .* --same-order .* \(0, 1, 2, 3, \.\.\.\)"
@@ -165,9 +178,9 @@ def test_a_run_with_other_names(runs, tmp_path):
 def test_the_command_takes_names(runs, tmp_path, capsys):
     (tmp_path / "names").write_text(json.dumps(list("0123456789")))
     evaluate.main(["--run", str(runs / "nameless"), "--classes", str(tmp_path / "names"), "--json", str(tmp_path / "by-name.json")])
-    evaluate.main(["--run", str(runs / "digits"), str(runs / "shuffled"), "--json", str(tmp_path / "both.json")])
+    evaluate.main(["--run", str(runs / "shuffled"), "--json", str(tmp_path / "shuffled.json")])
     result = json.loads((tmp_path / "by-name.json").read_text())
-    assert result["top1_error"][0] == pytest.approx(json.loads((tmp_path / "both.json").read_text())["top1_error"][1])
+    assert result["top1_error"][0] == pytest.approx(json.loads((tmp_path / "shuffled.json").read_text())["top1_error"][0])
     assert result["protocol"]["classes"] == "by name"
     with pytest.raises(SystemExit):
         evaluate.main(["--run", "x", "--classes", "y", "--same-order"])

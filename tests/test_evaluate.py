@@ -114,14 +114,22 @@ def test_sum_over_split():
 
 
 def test_combine_runs(tmp_path):
-    both = evaluate.combine(
-        [(tmp_path / "five", PREDICTIONS), (tmp_path / "two", PREDICTIONS._replace(log_probs=LOG_PROBS[:2], member_names=["a", "b"]))]
-    )
+    two = PREDICTIONS._replace(log_probs=LOG_PROBS[:2, ::-1], member_names=["a", "b"])
+    both = evaluate.combine([(tmp_path / "five", PREDICTIONS), (tmp_path / "two", two)])
     assert both.log_probs.shape == (7, 203, 8)
     assert both.member_names[-1] == "two: b"
     other = PREDICTIONS._replace(labels=LABELS[::-1])
     with pytest.raises(UserError, match="can't form one ensemble"):
         evaluate.combine([(tmp_path / "five", PREDICTIONS), (tmp_path / "other", other)])
+
+
+def test_the_same_network_in_two_runs_is_refused(tmp_path):
+    """As where a run is named twice, was copied, or was trained again with the same seed."""
+    names = PREDICTIONS.member_names
+    again = PREDICTIONS._replace(log_probs=LOG_PROBS[2:3], member_names=["seed=2"])
+    for other in (tmp_path / "five", tmp_path / "again"):
+        with pytest.raises(UserError, match=rf"{names[2]} of .*five and seed=2 of {other} give the same answers: .* would count as two"):
+            evaluate.combine([(tmp_path / "five", PREDICTIONS), (other, again)])
 
 
 def test_table_reads_in_percent():

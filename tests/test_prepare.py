@@ -269,7 +269,7 @@ def test_one_class_is_nothing_to_learn(idx, folder, tmp_path):
         prepare.prepare_idx(idx, "toy", tmp_path, validation=12, overwrite=True)
     for split in ("train", "val", "test"):
         shutil.rmtree(folder / split / "dog")
-    with pytest.raises(UserError, match="there is one class only, 'cat', .*give the images of each class a folder"):
+    with pytest.raises(UserError, match=r"there is one class only, 'cat', .*give the images of each class a folder"):
         prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
 
 

@@ -19,7 +19,6 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import network as network_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.images import Resize, load_image
 from alexnet_jax.model import architecture
@@ -27,6 +26,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.forward import make_log_probs
 from alexnet_jax.report.network import network_sections
 from alexnet_jax.report.write import write_report
+from alexnet_jax.runlog import RunLog
 from alexnet_jax.state import Networks
 from alexnet_jax.subject import open_dataset, open_networks
 from alexnet_jax.train.loop import train

@@ -293,7 +293,7 @@ def without(tensors, *names):
         (lambda t: 5, "holds no tensors, but a int; save the network's state_dict()"),
         (
             lambda t: t | {"classifier.4.bias": np.full_like(t["classifier.4.bias"], np.nan)},
-            "fc7.bias has values that are NaN or infinite in float32: that network diverged; take an earlier checkpoint",
+            "fc7.bias has values that are NaN or infinite in float32: it diverged; take an earlier checkpoint",
         ),
         (
             lambda t: t | {"classifier.6.weight": t["classifier.6.weight"][:1], "classifier.6.bias": t["classifier.6.bias"][:1]},

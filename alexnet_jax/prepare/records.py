@@ -152,7 +152,8 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
     """
     if len(raw.classes) < 2:
         raise UserError(
-            f"there is one class only, {raw.classes[0]!r}, and so nothing to learn; give the images of each class a folder, or a label, of their own"
+            f"there is one class only, {raw.classes[0]!r}, and so nothing to learn; give the images of each class a folder, or a label, of "
+            "their own"
         )
     encode = functools.partial(encode_chunk, raw.load, raw.encoding, skip_corrupt)
     splits = {split: Shuffled(items) if isinstance(items, Sequence) else items for split, items in raw.splits.items()}

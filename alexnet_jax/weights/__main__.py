@@ -74,7 +74,7 @@ def check(file: Path, weights: Weights) -> None:
         for leaf, values in leaves.items():
             if not np.isfinite(values).all():
                 raise UserError(
-                    f"{file}: {layer}.{leaf} has values that are NaN or infinite in float32: that network diverged; take an earlier checkpoint"
+                    f"{file}: {layer}.{leaf} has values that are NaN or infinite in float32: it diverged; take an earlier checkpoint"
                 )
     if len(weights.dataset.classes) == 1:
         raise UserError(f"{file}: its last layer has one output; the networks here have one for each class, so two for yes and no")

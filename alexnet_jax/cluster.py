@@ -84,11 +84,17 @@ def place(args: argparse.Namespace) -> Place:
 def _of_environment() -> Place:
     for count, own in LAUNCHERS:
         if os.environ.get(count, "1") != "1" and own in os.environ:
-            return Place(int(os.environ[count]), int(os.environ[own]))
+            return Place(_number(count), _number(own))
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES", "")
     if "," in hosts and "TPU_WORKER_ID" in os.environ:
-        return Place(hosts.count(",") + 1, int(os.environ["TPU_WORKER_ID"]))
+        return Place(hosts.count(",") + 1, _number("TPU_WORKER_ID"))
     return Place()
+
+
+def _number(variable: str) -> int:
+    if not os.environ[variable].isdecimal():
+        raise UserError(f"the environment has {variable}={os.environ[variable]!r}, which is no number; unset it where there is one process")
+    return int(os.environ[variable])
 
 
 def watched() -> bool:

@@ -167,6 +167,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     and exit code 1. Ctrl-C becomes one line and exit code 130.
     """
     _open_what_is_closed()
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}  # figures go into files, and look alike whatever somebody's settings
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     for stream in (sys.stdout, sys.stderr):  # a console that can't show a letter shows its code instead
         if isinstance(stream, io.TextIOWrapper):
@@ -191,9 +192,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
             stream.flush()
         except OSError as error:
             _silence(stream)
-            if line := in_a_line(error):
+            if not code and (line := in_a_line(error)):
                 say(f"error: {line}", sys.stderr)
-                code = code or 1
+                code = 1
     sys.exit(code or 0)
 
 

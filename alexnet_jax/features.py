@@ -66,7 +66,7 @@ def batches(
 
     if batch_size is not None:
         parallel.check_batch_size(batch_size, "--batch-size")
-    batch_size = batch_size or parallel.even(min(subject.run.config.eval.batch_size, len(source)))
+    batch_size = parallel.even(min(batch_size or subject.run.config.eval.batch_size, len(source)))  # a larger one would be padding
     in_turn = turns.plan(len(subject.members), subject.run.config.train.members_per_program)
     networks = [turns.place(tree, in_turn) for tree in (subject.params, subject.hyper)]
     program = turns.predictor(jax.vmap(of_member, in_axes=(0, 0, None)), in_turn, *networks)

@@ -53,6 +53,8 @@ def test_launchers_say_which_process_this_is():
 def test_a_task_alone_and_a_shell_in_an_allocation_are_one_process():
     assert place(SLURM_NTASKS="4", SLURM_PROCID="0", SLURM_JOB_ID="7", SLURM_STEP_NODELIST="node1") == Place()  # a batch script, salloc
     assert place(SLURM_STEP_NUM_TASKS="1", SLURM_NTASKS="4", SLURM_PROCID="0") == Place()  # srun --pty bash
+    with pytest.raises(UserError, match="the environment has SLURM_PROCID='', which is no number; unset it"):
+        place(SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="")
     assert place(OMPI_COMM_WORLD_SIZE="1", OMPI_COMM_WORLD_RANK="0", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0") == Place()
 
 

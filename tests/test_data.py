@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from alexnet_jax import config as config_lib
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
-from alexnet_jax.train.setup import seen_in_training, validate
+from alexnet_jax.runlog import RunLog
+from alexnet_jax.train.setup import replayed_elsewhere, seen_in_training, validate
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +250,14 @@ def test_a_split_that_is_trained_on_too_is_told(digits):
     assert warning.startswith(
         "100 of the 357 images of data.validation_split=train[900:] are trained on too (data.train_split=train[:1000])"
     )
+
+
+def test_a_run_that_is_replayed_at_other_epochs_is_told(digits, tmp_path):
+    with RunLog(tmp_path, 20) as log:
+        log.event("start", 0, members=1, member_names=["a"], steps=20, steps_per_epoch=1257 / 64, devices="1 cpu", images=1257)
+    notes = []
+    for batch_size in (64, 32):
+        config = config_lib.load("configs/digits.py", [f"plateau.mode=replay:{tmp_path}", f"train.batch_size={batch_size}"])
+        notes.append(replayed_elsewhere(validate(config, digits)))
+    assert notes[0] == []
+    assert notes[1][0].startswith(f"{tmp_path} has 19.6406 steps in an epoch and this run 39.2812: plateau.mode=replay repeats its changes")

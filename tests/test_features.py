@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from alexnet_jax import evaluate, features
+from alexnet_jax import data, evaluate, features
 from alexnet_jax.errors import UserError
 from alexnet_jax.subject import open_dataset, open_networks
 from experiments import probe
@@ -83,6 +83,15 @@ def test_maps_are_averaged_down(untrained_run):
     assert small["conv1"].shape == (1, 8, 4, 4, 12 // 3)
     np.testing.assert_allclose(small["conv1"][:, :, 1, 2], plain["conv1"][:, :, 7:14, 14:21].mean((2, 3)), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(small["fc7"], plain["fc7"])
+
+
+def test_a_batch_is_no_larger_than_the_split(untrained_run, monkeypatch):
+    """It would be padding, for which the memory may not suffice."""
+    asked = []
+    monkeypatch.setattr(data, "eval_batches", lambda source, batch_size, **_: asked.append(batch_size) or iter(()))
+    subject = open_networks(untrained_run, None, "last")
+    list(features.batches(subject, open_dataset(subject, None).source("test[:7]"), ["fc7"], batch_size=4_000_000_000))
+    assert asked == [8]  # four devices share it
 
 
 @pytest.mark.parametrize(

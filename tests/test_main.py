@@ -154,3 +154,11 @@ def test_what_the_system_refuses_is_one_line(error, said, capsys):
     found = capsys.readouterr().err
     assert found.startswith(said)
     assert found.count("\n") == 1
+
+
+def test_figures_do_not_depend_on_somebodys_settings_of_matplotlib(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: pgf\n")
+    script = "from alexnet_jax.errors import run_cli; run_cli(lambda: print(__import__('matplotlib').rcParams['text.usetex']))"
+    environment = {**os.environ, "MPLBACKEND": "none_such", "MATPLOTLIBRC": str(tmp_path)}
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "False\n", "")

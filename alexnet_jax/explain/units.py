@@ -136,7 +136,7 @@ def search(subject: Subject, dataset: data.Dataset, asked: Asked, of: dict[str, 
     if asked.batch_size is not None:
         parallel.check_batch_size(asked.batch_size, "--batch-size")
     source, one = dataset.source(asked.split), turns.plan(1, 1)
-    batch_size = asked.batch_size or parallel.even(min(subject.run.config.eval.batch_size, len(source)))
+    batch_size = parallel.even(min(asked.batch_size or subject.run.config.eval.batch_size, len(source)))
     first = jax.tree.map(lambda leaf: leaf[:1], (subject.params, subject.hyper))
     program = turns.predictor(largest, one, *(turns.place(tree, one) for tree in first))
     _, *widths = model.arch.map_sizes

@@ -31,7 +31,7 @@ from alexnet_jax.train.profile import Profile
 from alexnet_jax.train.rates import Event, Rates
 from alexnet_jax.train.saves import Saves
 from alexnet_jax.train.sentinels import Sentinels
-from alexnet_jax.train.setup import Setup, prepare, seen_in_training
+from alexnet_jax.train.setup import Setup, prepare, replayed_elsewhere, seen_in_training
 from alexnet_jax.train.step import make_train_step
 
 
@@ -71,7 +71,7 @@ def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any
             started = time.perf_counter()
             loop = Loop(setup, free, Ties(log, checkpoints, inbox, stop, profile), fresh)
             del fresh  # the loop has it on the devices
-            for note in [*notes, *(seen_in_training(setup) if loop.step == 0 else [])]:
+            for note in [*notes, *([*seen_in_training(setup), *replayed_elsewhere(setup)] if loop.step == 0 else [])]:
                 log.event("warning", loop.step, message=note)
             reason = loop.run()
             loop.save_at_last()

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, exchange, memory, network, parallel, resample, turns
+from alexnet_jax import data, exchange, history, memory, network, parallel, resample, turns
 from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError, did_you_mean
 from alexnet_jax.network import Network
@@ -96,6 +96,18 @@ def seen_in_training(setup: Setup) -> list[str]:
         f"(data.train_split={names['train']}): the {role} error says little of other images"
         for role, count in shared.items()
         if count
+    ]
+
+
+def replayed_elsewhere(setup: Setup) -> list[str]:
+    """A warning where the run that this one replays has other epochs: its changes come at their steps, so at other epochs."""
+    source = setup.config.plateau.mode.partition(":")[2]
+    theirs, ours = history.load(source).start.get("steps_per_epoch") if source else None, setup.timeline.steps_per_epoch
+    if theirs in (None, ours):
+        return []
+    return [
+        f"{source} has {theirs:g} steps in an epoch and this run {ours:g}: plateau.mode=replay repeats its changes at their steps, "
+        "so not at their epochs"
     ]
 
 

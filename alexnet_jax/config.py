@@ -107,6 +107,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         raise UserError(f"config file {path}{where} can't be read: {error.args[0] if error.args else type(error).__name__}") from None
     if not isinstance(config, ConfigDict):
         raise UserError(f"config file {path}: get_config returns {type(config).__name__}, no config; end it with `return config`")
+    _check_fields(path, config)
     for override in overrides:
         name, _, text = override.partition("=")
         _set(config, name, text)
@@ -242,6 +243,24 @@ def differences(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Value 
     """The fields whose values differ: `{"section.field": (before, after)}`, None where a config does not have the field."""
     old, new = flat(before), flat(after)
     return {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+
+
+def _check_fields(path: str, config: ConfigDict) -> None:
+    """Refuse a config that lacks a field of the others, as one of an earlier version may, or has one that nobody reads."""
+    from configs import imagenet  # which has every field; it imports this file
+
+    outside = [name for name, section in config.items() if not isinstance(section, ConfigDict)]
+    if outside:
+        raise UserError(f"config file {path} has {outside[0]} in no section; the sections are {', '.join(SECTIONS)}")
+    known, found = flat(imagenet.get_config()), flat(config)
+    for name in found:
+        if name not in known:
+            raise UserError(f"config file {path} has the unknown field {name}{did_you_mean(name, known)}")
+    if missing := [name for name in known if name not in found]:
+        named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise UserError(
+            f"config file {path} lacks {named}; start from one of configs/, as configs/digits.py does, or add what imagenet.py has"
+        )
 
 
 def _set(config: ConfigDict, name: str, text: str) -> None:

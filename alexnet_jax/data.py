@@ -70,7 +70,8 @@ class Dataset:
             count = len(places_of(self.builder.info.splits, split))
         except (ValueError, AssertionError):
             raise UserError(
-                f"{split!r} is not a part of a split; write for example {name}[:2000], {name}[10%:] or {name}[stratified:2000]"
+                f"{split!r} is not a part of a split; write for example {name}[:2000], {name}[10%:] or {name}[stratified:2000]; "
+                f"{name} has {self.split_sizes[name]:,} examples"
             ) from None
         if count < 1:
             raise UserError(f"{split!r} holds no example; {name} of dataset {self.name} has {self.split_sizes[name]:,}")

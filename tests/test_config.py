@@ -108,6 +108,12 @@ def test_broken_config_file(tmp_path):
         config_lib.load(str(tmp_path / "broken.py"))
 
 
+def changed(statement):
+    return (
+        f"from configs import digits\ndef get_config(arg):\n    config = digits.get_config().unlock()\n    {statement}\n    return config\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -115,6 +121,12 @@ def test_broken_config_file(tmp_path):
         ("def get_config(arg=''):\n    return 1 / 0\n", "line 2 can't be read: division by zero"),
         ("1 +\n", "can't be read"),
         ("\0", "can't be read"),
+        (
+            changed("del config.data['threads'], config.eval['batch_size']"),
+            "mine.txt lacks data.threads, eval.batch_size; start from one of",
+        ),
+        (changed("config.train.epoch = 3.0"), "mine.txt has the unknown field train.epoch; did you mean train.epochs?"),
+        (changed("config.name = 'mine'"), "mine.txt has name in no section; the sections are data, augment, model"),
         ("import sys\nsys.exit(0)\n", "line 2 can't be read: 0"),
         ("x = [].pop()\n", "line 1 can't be read: pop from empty list"),
     ],

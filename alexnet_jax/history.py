@@ -151,9 +151,11 @@ class History:
 
     @cached_property
     def seconds(self) -> float:
-        """How long processes worked on the run, by the times of the events. Pauses before a start or a resume do not count."""
+        """How long processes worked on the run, by the times of the events. Pauses before a start or a resume do not count, nor does a
+        clock that was set back.
+        """
         pairs = pairwise(self.events)
-        return sum((time_of(b) - time_of(a)).total_seconds() for a, b in pairs if b["event"] not in ("start", "resume"))
+        return sum(max(0.0, (time_of(b) - time_of(a)).total_seconds()) for a, b in pairs if b["event"] not in ("start", "resume"))
 
     @property
     def pace(self) -> tuple[int, float]:

@@ -236,6 +236,7 @@ def test_time_between_processes_does_not_count(tmp_path):
         ("train", "20:05:00"),
         ("start", "22:00:00"),
         ("note", "22:00:40"),
+        ("note", "03:00:00"),  # the clock was set back
     ]
     (first, train, *_) = log_run(tmp_path / "a", train_steps=[10]).events
     fields = {"start": first | {"step": 10}, "train": train, "resume": {"step": 10}, "note": {"step": 10}}

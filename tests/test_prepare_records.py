@@ -228,7 +228,7 @@ def write(self, chunk, original=records.Shards.write):
 
 if __name__ == "__main__":
     records.Shards.write = write
-    records.write(records.RawDataset(["all"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
+    records.write(records.RawDataset(["all", "none"], (4, 4, 1), {"train": range(100)}, load, "raw", "", ""), Path(sys.argv[1]), workers=2)
 """
 
 

@@ -24,7 +24,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
-from alexnet_jax.runlog import writing
+from alexnet_jax.runlog import replacing
 from alexnet_jax.tables import aligned
 
 
@@ -183,8 +183,8 @@ def _conclude(runs: list[Path], parts: list[tuple[Path, Predictions, dict]], pat
     print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
     print(table(result))
     made_of = {"runs": list(map(str, runs)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
-    with writing(path):
-        path.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
+    with replacing(path) as file:
+        file.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
     print(f"written to {path}")
 
 

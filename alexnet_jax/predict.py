@@ -27,7 +27,7 @@ from alexnet_jax.prepare.folders import EXTENSIONS
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
-from alexnet_jax.runlog import writing
+from alexnet_jax.runlog import replacing, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -227,8 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json == STDOUT:
         print(content)
     elif json_file:
-        with writing(json_file):
-            json_file.write_text(content + "\n")
+        with replacing(json_file) as file:
+            file.write_text(content + "\n")
     if drawn:
         with writing(args.figure), any_script():
             figure(drawn).savefig(args.figure)

@@ -15,7 +15,6 @@ Its files:
 """
 
 import json
-import os
 import platform
 import sys
 import zipfile
@@ -36,7 +35,7 @@ from alexnet_jax.model.architecture import contradictions
 from alexnet_jax.network import Network, build
 from alexnet_jax.prepare.pixel_stats import PixelStats
 from alexnet_jax.record import CONFIG, read_config, read_record
-from alexnet_jax.runlog import command, writing
+from alexnet_jax.runlog import command, replacing, writing
 from alexnet_jax.state import Networks, TrainState
 
 PREDICTIONS = "predictions-test.npz"
@@ -128,11 +127,10 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling
         raise UserError(
             f"{workdir} has checkpoints and no {CONFIG}: how they were trained is unknown; put it back, or use another --workdir"
         )
-    temporary = path.with_suffix(".tmp")
     with writing(path):
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _numerics() -> dict[str, Any]:
@@ -245,11 +243,8 @@ def save_predictions(workdir: Path, step: int, answers: dict[str, np.ndarray]) -
       UserError: the file can't be written.
     """
     path = workdir / PREDICTIONS
-    temporary = path.with_suffix(".tmp")
-    with writing(path):
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, step=step, **answers)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, step=step, **answers)  # type: ignore[arg-type]
 
 
 def load_predictions(workdir: str | Path) -> dict[str, np.ndarray]:

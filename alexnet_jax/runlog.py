@@ -306,3 +306,25 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when it is whole: a full disk or a kill loses nothing that was there before.
+
+    What is no file, such as /dev/stdout, is written itself.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    with writing(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        target = path.resolve()  # of a link
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            yield part
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import struct
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from alexnet_jax import history
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import RunLog, command, describe
+from alexnet_jax.runlog import RunLog, command, describe, replacing
 from tests.stand_in import results_of
 
 START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 100, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 640}
@@ -187,6 +188,30 @@ def test_a_disk_that_fills_is_the_users_error_and_costs_one_line(tmp_path):
     with RunLog(tmp_path, 100) as log:
         log.event("checkpoint", 50, path="x")
     assert [event["step"] for event in history.load(tmp_path).events] == [*range(written), 50]
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
+    kept, link = tmp_path / "answers.json", tmp_path / "link.json"
+    kept.write_text("before")
+    link.symlink_to(kept)
+
+    def write(path, text, error=None):
+        with replacing(path) as file:
+            file.write_text(text)
+            if error:
+                raise error
+
+    with pytest.raises(UserError, match=r"cannot write .*answers\.json: No space left"):
+        write(kept, "half", OSError(28, "No space left on device"))
+    assert kept.read_text() == "before"
+    write(link, "after")
+    assert link.is_symlink()
+    assert kept.read_text() == "after"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.json", "link.json"]
+    write(Path("/dev/null"), "gone")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(UserError, match="Is a directory"):
+        write(tmp_path, "no")
 
 
 def test_only_the_first_process_writes(tmp_path, terminal):

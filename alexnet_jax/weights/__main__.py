@@ -150,13 +150,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from alexnet_jax import parallel
-    from alexnet_jax.runlog import writing
+    from alexnet_jax.runlog import replacing
 
     if args.command == "export":
         parallel.start()
         weights = read_run(args.run, args.member, args.step)
-        with writing(args.file):
-            usage = WRITERS[args.format](args.file, weights)
+        with replacing(args.file) as file:
+            usage = WRITERS[args.format](file, weights)
         print(f"{args.file}: member {args.member} of {args.run}; {usage}")
         return
     if not args.file.is_file():

@@ -27,11 +27,10 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError, did_you_mean, run_cli
 
+COMPLETE = Path(__file__).parents[1] / "configs" / "imagenet.py"  # the config that has every field
 SECTIONS = ("data", "augment", "model", "optimizer", "plateau", "ensemble", "train", "parallel", "eval")  # in the order of the pipeline
 Value = bool | int | float | str | tuple
 _SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
-
-
 PATHS = ("data.dir", "train.init_from", "plateau.mode")  # fields that hold a path, perhaps one that begins with ~
 SHOWN = 80  # letters of a value in an error
 
@@ -92,21 +91,7 @@ def load(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     if not os.path.isfile(path):
         files = sorted(str(file) for file in Path("configs").glob("[!_]*.py"))
         raise UserError(f"no config file {path}{did_you_mean(path, files)}")
-    module = ModuleType("config_file")
-    module.__file__ = path
-    try:
-        SourceFileLoader("config_file", path).exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"config file {path} has no get_config(arg)")
-        config = module.get_config(arg)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # a config is a program: it may do anything wrong
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f", line {lines[-1]}" if lines else ""
-        raise UserError(f"config file {path}{where} can't be read: {error.args[0] if error.args else type(error).__name__}") from None
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"config file {path}: get_config returns {type(config).__name__}, no config; end it with `return config`")
+    config = _read(path, arg)
     _check_fields(path, config)
     for override in overrides:
         name, _, text = override.partition("=")
@@ -245,14 +230,32 @@ def differences(before: ConfigDict, after: ConfigDict) -> dict[str, tuple[Value 
     return {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
 
 
+def _read(path: str, arg: str) -> ConfigDict:
+    """The config that a config file makes of an argument."""
+    module = ModuleType("config_file")
+    module.__file__ = path
+    try:
+        SourceFileLoader("config_file", path).exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"config file {path} has no get_config(arg)")
+        config = module.get_config(arg)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a config is a program: it may do anything wrong
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"config file {path}{where} can't be read: {error.args[0] if error.args else type(error).__name__}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config file {path}: get_config returns {type(config).__name__}, no config; end it with `return config`")
+    return config
+
+
 def _check_fields(path: str, config: ConfigDict) -> None:
     """Refuse a config that lacks a field of the others, as one of an earlier version may, or has one that nobody reads."""
-    from configs import imagenet  # which has every field; it imports this file
-
     outside = [name for name, section in config.items() if not isinstance(section, ConfigDict)]
     if outside:
         raise UserError(f"config file {path} has {outside[0]} in no section; the sections are {', '.join(SECTIONS)}")
-    known, found = flat(imagenet.get_config()), flat(config)
+    known, found = flat(_read(str(COMPLETE), "")), flat(config)
     for name in found:
         if name not in known:
             raise UserError(f"config file {path} has the unknown field {name}{did_you_mean(name, known)}")

@@ -95,6 +95,7 @@ def test_commands_to_a_run_that_is_not_running_wait(tiny_config, tmp_path, capsy
     assert rates(tmp_path)[22] == pytest.approx([0.01, 0.01])
 
 
+@pytest.mark.slow
 def test_a_command_that_comes_too_late_is_told_and_waits_for_no_prolongation(tiny_config, tmp_path, monkeypatch):
     short = [item for item in QUIET if "train.epochs" not in item]
     test = loop.Loop.test

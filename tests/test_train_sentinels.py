@@ -50,6 +50,7 @@ def test_a_diverging_member_is_frozen_and_the_other_goes_on_as_if_alone(tiny_con
     assert {event["member"] for event in history.load(tmp_path / "both").drops if event["step"] > 8} == {0}
 
 
+@pytest.mark.slow
 def test_a_run_of_diverged_members_ends_with_an_error_however_often_it_is_repeated(digits_dir, tmp_path, capsys):
     overrides = [f"--config.{override}" for override in (f"data.dir={digits_dir}", "model.width=0.04", "train.log_every_steps=5")]
     line = ["--config", "configs/digits.py:members=1", "--workdir", str(tmp_path), *overrides, "--config.optimizer.learning_rate=1e9"]

@@ -76,8 +76,8 @@ PIECES = {
         },
     ),
     "recipe": Piece(
-        "experiments.sweep --config configs/fashion_mnist.py --config.train.epochs=20 --config.eval.every_epochs=5 "
-        f'{LINEAR} --grid "learning_rate=.02,.04; dropout=.5,.25; augment.shift=0,.05"',
+        "experiments.sweep --config configs/fashion_mnist.py --config.train.epochs=30 --config.train.batch_size=128 "
+        f'--config.eval.every_epochs=10 {LINEAR} --grid "model.width=.25,.5; learning_rate=.03,.06; dropout=.5,.25; augment.shift=0,.05"',
         {},
     ),
     "ensemble": Piece(
@@ -88,12 +88,12 @@ PIECES = {
 }
 
 
-def words_of(name: str, out: Path, overrides: list[str], dry_run: bool) -> list[str]:
-    """The command of a piece: Python's arguments, `-m` first. Overrides replace those of the piece."""
+def words_of(name: str, out: Path, overrides: list[str], *options: str) -> list[str]:
+    """The command of a piece: Python's arguments, `-m` first. Overrides replace those of the piece; the options are added to it."""
     more = [f"--config.{override}" for override in overrides]
     replaced = {override.partition("=")[0] for override in more}
     own = [word for word in shlex.split(PIECES[name].command) if word.partition("=")[0] not in replaced]
-    return ["-m", *own, "--out", str(out / name), *more, *(["--dry-run"] if dry_run else [])]
+    return ["-m", *own, "--out", str(out / name), *more, *options]
 
 
 def expected(output: str) -> float:
@@ -116,12 +116,12 @@ def plan(names: list[str], out: Path, overrides: list[str]) -> None:
     """Print each piece's command and the time that its networks will take at the pace of a matrix product on this machine now."""
     rows, total = [("piece", "about", "command")], 0.0
     for name in names:
-        done = subprocess.run([sys.executable, *words_of(name, out, overrides, dry_run=True)], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, *words_of(name, out, overrides, "--dry-run")], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{name}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
         seconds = expected(done.stdout)
         total += seconds
-        rows.append((name, f"{seconds / 3600:.1f} h", shlex.join(["python", *words_of(name, out, overrides, dry_run=False)])))
+        rows.append((name, f"{seconds / 3600:.1f} h", shlex.join(["python", *words_of(name, out, overrides)])))
     print(aligned(rows, "<><"))
     print(
         f"\nin all about {total / 3600:.1f} h at the pace of a matrix product measured just now. Compilation, evaluation and other "
@@ -129,14 +129,15 @@ def plan(names: list[str], out: Path, overrides: list[str]) -> None:
     )
 
 
-def train(name: str, out: Path, overrides: list[str], until: float) -> bool:
-    """Train a piece to its end, or stop it at a time of the monotonic clock; whether it came to its end.
+def train(name: str, out: Path, overrides: list[str], until: float, jobs: int = 1) -> bool:
+    """Train a piece to its end, `jobs` programs at once, or stop it at a time of the monotonic clock; whether it came to its end.
 
     Raises:
       UserError: it failed.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when the piece has saved and stopped.
     """
-    process = subprocess.Popen([sys.executable, *words_of(name, out, overrides, dry_run=False)], start_new_session=True)
+    at_once = ["--jobs", str(jobs)] if jobs > 1 else []
+    process = subprocess.Popen([sys.executable, *words_of(name, out, overrides, *at_once)], start_new_session=True)
     with StopSignal() as stop:
         while process.poll() is None and not stop.requested and time.monotonic() < until:
             time.sleep(POLL)
@@ -157,6 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=config_lib.path, default=Path("runs/evidence"), metavar="DIR", help="default: runs/evidence")
     parser.add_argument("--hours", type=float, default=math.inf, metavar="H", help="stop after so many hours; repeat to continue")
     parser.add_argument("--only", default=",".join(PIECES), metavar="PIECE,...", help=f"default: all, in this order: {', '.join(PIECES)}")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="programs of a piece that train at once, for a GPU (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="print the pieces and about how long they take, and stop")
     parser.epilog = "Any field of the pieces' configs can be changed: --config.SECTION.FIELD=VALUE."
     args = config_lib.parse_command_line(parser, argv)
@@ -166,12 +168,14 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--only: unknown piece {name!r}{did_you_mean(name, PIECES)}")
     if not args.hours > 0:
         raise UserError(f"--hours is {args.hours:g}; it must be positive")
+    if args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs}; it must be at least 1")
     if args.dry_run:
         return plan(names, args.out, args.overrides)
     until, finished, failed = time.monotonic() + 3600 * args.hours, [], []
     for name in names:
         try:
-            if not train(name, args.out, args.overrides, until):
+            if not train(name, args.out, args.overrides, until, args.jobs):
                 print(f"\nthe time is over during {name}; repeat the command to continue")
                 break
         except UserError as error:  # the next ones may succeed, in a night that nobody watches

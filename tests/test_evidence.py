@@ -17,7 +17,7 @@ TINY = ("model.width=0.04", "train.epochs=0.2", "train.batch_size=40")
 def test_a_piece_is_a_command_that_can_be_planned(name, digits_dir, tmp_path, capsys, monkeypatch):
     """Those on the digits, which are always here."""
     monkeypatch.setattr(cost, "estimate", lambda *args, **more: cost.Estimate(7200, "a guess", True))
-    module, *words = evidence.words_of(name, tmp_path, [f"data.dir={digits_dir}", *TINY], dry_run=True)[1:]
+    module, *words = evidence.words_of(name, tmp_path, [f"data.dir={digits_dir}", *TINY], "--dry-run")[1:]
     importlib.import_module(f"{module}.__main__").main(words)
     shown = capsys.readouterr().out
     more = "figure1" in name or "--rates auto" in evidence.PIECES[name].command
@@ -33,8 +33,8 @@ def test_every_result_of_evidence_in_the_table_of_claims_is_one_of_a_piece():
 
 
 def test_an_override_replaces_that_of_the_piece(tmp_path):
-    words = evidence.words_of("recipe", tmp_path, ["train.epochs=1"], dry_run=False)
-    assert [word for word in words if "epochs" in word] == ["--config.eval.every_epochs=5", "--config.train.epochs=1"]
+    words = evidence.words_of("recipe", tmp_path, ["train.epochs=1"])
+    assert [word for word in words if "epochs" in word] == ["--config.eval.every_epochs=10", "--config.train.epochs=1"]
     assert words[words.index("--out") + 1] == str(tmp_path / "recipe")
 
 
@@ -62,6 +62,15 @@ def test_a_piece_ends_with_the_time_or_by_itself(monkeypatch, tmp_path):
     assert time.monotonic() - started < 40
     with pytest.raises(UserError, match="figure1 failed; its message is above"):
         run("raise SystemExit(3)", float("inf"))
+
+
+def test_a_piece_is_told_how_many_programs_train_at_once(monkeypatch, tmp_path):
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(' '.join(sys.argv[2:]))"
+    monkeypatch.setattr(evidence, "words_of", lambda name, out, overrides, *options: ["-c", code, str(out / "told"), *options])
+    evidence.main(["--out", str(tmp_path), "--only", "lrn", "--jobs", "3"])
+    assert (tmp_path / "told").read_text() == "--jobs 3"
+    evidence.main(["--out", str(tmp_path), "--only", "lrn"])
+    assert (tmp_path / "told").read_text() == ""
 
 
 def test_pieces_are_planned_and_trained_in_their_order(monkeypatch, tmp_path, capsys):
@@ -99,6 +108,7 @@ def test_ctrl_c_at_a_piece_s_end_starts_no_next_one(monkeypatch, tmp_path):
     [
         (["--only", "lnr"], "--only: unknown piece 'lnr'; did you mean lrn"),
         (["--hours", "0"], "--hours is 0; it must be positive"),
+        (["--jobs", "0"], "--jobs is 0; it must be at least 1"),
     ],
 )
 def test_refuses(words, message):

@@ -316,10 +316,10 @@ def curves(*gains):
 
 
 def test_where_the_curves_cross():
-    assert sizes.crossing(curves(2, 1, -1)).startswith(
-        "the curves cross at about 3,162 images: with fewer, augmentation lowers the mean error"
-    )
-    assert sizes.crossing(curves(-1, 3)).startswith("the curves cross at about 178 images: with fewer, augmentation raises the mean error")
+    assert sizes.crossing(curves(2, 1, -1)) == "with augmentation the mean error is lower up to about 3,162 images, higher with more"
+    assert sizes.crossing(curves(-1, 3)).endswith("is higher up to about 178 images, lower with more")
+    assert sizes.crossing(curves(-1, 1, 1, -1)).endswith("higher up to about 316 images, lower up to about 31,623 images, higher with more")
+    assert sizes.crossing(curves(1, 0, -1)).endswith("lower up to about 1,000 images, higher with more")
     assert sizes.crossing(curves(2, 1)).endswith("differs by +1.00 to +2.00 points")
 
 

@@ -5,6 +5,7 @@ The command (__main__.py) calls it:
     lines = augmentation(setting.make("digits", "quick", 3, out, overrides, args))    # text for the terminal; None after a dry run
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,15 +76,21 @@ def crossing(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
     Args:
       curves: number of training images -> the levels "as configured" and "none", as of `comparison.compare`; increasing.
     """
-    sizes = list(curves)
-    gains = [100 * (levels["none"]["mean_test_error"] - levels["as configured"]["mean_test_error"]) for levels in curves.values()]
-    for i in range(len(sizes) - 1):
-        if gains[i] * gains[i + 1] < 0:
-            share = gains[i] / (gains[i] - gains[i + 1])
-            at = float(np.exp(np.log(sizes[i]) * (1 - share) + np.log(sizes[i + 1]) * share))
-            few, many = ("lowers", "raises") if gains[i] > 0 else ("raises", "lowers")
-            return f"the curves cross at about {at:,.0f} images: with fewer, augmentation {few} the mean error, with more it {many} it"
-    return f"the curves do not cross: without augmentation the mean error differs by {min(gains):+.2f} to {max(gains):+.2f} points"
+    gains = {size: 100 * (levels["none"]["mean_test_error"] - levels["as configured"]["mean_test_error"]) for size, levels in curves.items()}
+    differing = [(np.log(size), gain) for size, gain in gains.items() if gain]
+    ranges = []
+    for (size, gain), (next_size, next_gain) in itertools.pairwise(differing):
+        if gain * next_gain < 0:
+            at = float(np.exp(size + (next_size - size) * gain / (gain - next_gain)))
+            ranges.append(f"{_compared(gain)} up to about {at:,.0f} images")
+    if not ranges:
+        low, high = min(gains.values()), max(gains.values())
+        return f"the curves do not cross: without augmentation the mean error differs by {low:+.2f} to {high:+.2f} points"
+    return f"with augmentation the mean error is {', '.join(ranges)}, {_compared(differing[-1][1])} with more"
+
+
+def _compared(gain: float) -> str:
+    return "lower" if gain > 0 else "higher"
 
 
 def _times(value: Any, factor: float) -> str:

@@ -3,6 +3,7 @@
     python -m experiments.publish fashion_ensemble=runs/fashion_ensemble               a run, and its evaluations by alexnet_jax.evaluate
     python -m experiments.publish lrn=ablations/lrn                                    an ablation
     python -m experiments.publish figure1=runs/reproduce/digits-quick/figure1          a claim of experiments.reproduce
+    python -m experiments.publish rates=sweeps/rates                                   a sweep
     python -m experiments.publish digits_lrn=runs/digits/lrn                           a page of explain, probe, lrn or similarity
     python -m experiments.publish benchmark=benchmarks                                 the measurements of experiments.benchmark
     python -m experiments.publish scaling=benchmarks/scaling                           the estimates of experiments.scaling
@@ -29,6 +30,7 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.tables import aligned
 from experiments import published, verdicts
 from experiments.benchmark import PARTS
+from experiments.sweep.record import FILE as SWEEP
 
 PAGES = (Path("README.md"), *(Path(f"docs/{name}.md") for name in ("results", "performance", "understanding")))
 KEPT, FIGURES = Path("docs/results"), Path("docs/figures")
@@ -38,8 +40,8 @@ CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- end of claims -->)", re.S)
 
 
 def keep(name: str, directory: Path, root: Path = Path()) -> None:
-    """Write docs/results/NAME.json and docs/figures/NAME-*.png from the directory of a finished run, an ablation, a claim, a benchmark,
-    or estimates.
+    """Write docs/results/NAME.json and docs/figures/NAME-*.png from the directory of a finished run, an ablation, a claim, a sweep, a
+    benchmark, or estimates.
 
     Raises:
       UserError: the directory holds none of these, the run hasn't finished, or the run of an ensemble has no ensemble figure yet.
@@ -56,6 +58,8 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}
     elif ablation.exists():
         record, figures = {"kind": "ablation", **_read(ablation)}, directory
+    elif (directory / SWEEP).exists():
+        record, figures, shown = {"kind": "sweep", **sweep_record(directory)}, directory / "figures", ["results"]
     elif parts := [path for part in PARTS for place in ("", "*/") for path in sorted(directory.glob(f"{place}{part}.json"))]:
         record, figures, shown = {"kind": "benchmark", "parts": [_read(path) for path in parts]}, directory, ["growth"]
     elif programs := [_read(path) for path in sorted(directory.glob("v5e-*.json"))]:
@@ -100,6 +104,24 @@ def run_record(workdir: Path) -> dict[str, Any]:
     }
 
 
+def sweep_record(directory: Path) -> dict[str, Any]:
+    """The published part of a sweep: its command, its machine, and its table with the words that explain it."""
+    from alexnet_jax import run
+    from experiments.sweep import ranking, record
+
+    programs = record.load(directory).programs
+    rows = ranking.rows(programs)
+    if not all(row.result for row in rows):
+        raise UserError(f"{directory} hasn't finished; only finished sweeps can be published")
+    trained = run.read_config(programs[0].directory)
+    return {
+        "command": _read(directory / SWEEP)["command"],
+        "devices": trained["devices"],
+        "versions": {name: trained["versions"][name] for name in ("python", "jax")},
+        "text": f"{ranking.text(rows)}\n\n{ranking.headline(rows)}\n{ranking.caption(programs)}",
+    }
+
+
 def render(root: Path = Path(), write: bool = True) -> list[Path]:
     """Make every block of the pages again, and write the pages that have changed, unless `write` is off; returns these pages.
 
@@ -131,6 +153,7 @@ def _block(name: str, page: Path, root: Path) -> str:
         "run": run_text,
         "ablation": ablation_text,
         "claim": claim_text,
+        "sweep": sweep_text,
         "benchmark": benchmark_text,
         "scaling": scaling_text,
     }
@@ -232,6 +255,16 @@ def claim_text(record: dict[str, Any], figures: str) -> str:
     return f"\n```text\n{_wrapped(command)}\n{text.rstrip()}\n```\n\n{pictures}"
 
 
+def sweep_text(record: dict[str, Any], figures: str) -> str:
+    """A sweep: the command, the machine, the table with its explanation, and the figure."""
+    blocks = [
+        f"```text\n{_wrapped(record['command'])}\n\n{record['text']}\n```",
+        f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}.",
+        f"![Errors of the points]({figures}-results.png)",
+    ]
+    return "\n" + "\n\n".join(blocks) + "\n\n"
+
+
 def benchmark_text(record: dict[str, Any], figures: str) -> str:
     """A benchmark's tables in the order of its parts, each with its command and the load of the machine before it."""
     from experiments.benchmark import table
@@ -276,7 +309,7 @@ def _protocol(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.publish", description="Write results into README.md and the pages of docs.")
-    kinds = "a finished run, an ablation, a claim, a benchmark or estimates"
+    kinds = "a finished run, an ablation, a claim, a sweep, a benchmark or estimates"
     parser.add_argument("results", nargs="*", metavar="NAME=DIR", help=f"{kinds}; without any, write the pages again from the kept files")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page doesn't agree with the kept files")
     args = parser.parse_args(argv)

@@ -26,7 +26,8 @@ def results_of(top1_error, nll, split="test"):
     """The results of a finished run on its test split."""
     each = {"top1_error": top1_error, "top5_error": top1_error, "nll": nll}
     names = ("mean_top1_error", "std_top1_error", "ensemble_top1_error", "ensemble_top5_error", "relative_cut")
-    return {"split": split, "count": 100, **each, **dict.fromkeys(names, 0.1), "diverged": [], "curve": []}
+    members = [f"seed={m}" for m in range(len(top1_error))]
+    return {"split": split, "count": 100, "members": members, **each, **dict.fromkeys(names, 0.1), "diverged": [], "curve": []}
 
 
 def main(directory: Path, deed: str) -> int:

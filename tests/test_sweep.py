@@ -24,6 +24,7 @@ from experiments.launch.results import FAILURE
 from experiments.launch.train import describe, size_in_words
 from experiments.sweep import ranking, record
 from experiments.sweep.__main__ import main
+from experiments.sweep.grid import labels
 from tests.stand_in import evaluation, results_of
 
 CONFIG = "configs/digits.py"
@@ -75,8 +76,8 @@ def test_points_are_ranked_by_validation_error_and_diverged_ones_come_after(prog
         "tanh                 0.01           tanh                                                 failed: out of memory",
     ]
     assert ranking.headline(ranking.rows(programs)) == (
-        "Lowest validation error among the 4 of 5 points that have finished, not counting points with a diverged network: "
-        "learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
+        "Lowest validation error among the 4 of 5 points that have finished, not counting points with a network that diverged or never "
+        "learnt: learning_rate=0.01, 12.00 ± 1.41 % over 2 seeds; its test error is 15.00 ± 7.07 %."
     )
     assert "Choose a point by its validation error" in ranking.caption(programs)
 
@@ -182,9 +183,30 @@ def test_the_figure_draws_means_with_their_spread_and_leaves_out_what_diverged(p
     ends = [segment[:, 0] for segment in validation[2][0].get_segments()]
     assert ends[0] == pytest.approx([12 - np.sqrt(2), 12 + np.sqrt(2)])
     assert ends[2] == pytest.approx([10, 10])  # a single seed has no spread
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["learning_rate=0.01", "learning_rate=0.001", "learning_rate=0.1"]
+    assert [label.get_text().strip() for label in axes.get_yticklabels()] == ["learning_rate", "0.01", "0.001", "0.1"]
     assert [text.get_text() for text in axes.texts] == ["1 of 2 diverged"]
-    assert axes.get_xlabel() == "bars: one standard deviation over seeds\nnot drawn: 1 diverged point"
+    assert axes.get_xlabel() == "bars: one standard deviation over seeds\nnot drawn: 1 point, since no network learnt"
+
+
+def test_settings_are_columns_in_the_drawing_unless_points_have_names(tmp_path):
+    settings = [{"learning_rate": "0.1"}, {"learning_rate": "0.1", "momentum": "0.5"}]
+    rows = [ranking.Row(Point(name, row), None, "", (), np.zeros(0, bool)) for name, row in zip(labels(settings), settings, strict=True)]
+    assert ranking._names(rows) == (["       -", "     0.5"], ["momentum"])
+    named = [row._replace(point=row.point._replace(name=name)) for row, name in zip(rows, ("slow\n", "fast"), strict=True)]
+    assert ranking._names(named) == (["slow\N{REPLACEMENT CHARACTER}", "fast"], [])
+
+
+def test_a_network_that_answers_one_class_for_all_images_never_learnt(tmp_path):
+    points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("0.1", "0.01")]
+    (program,) = pack(CONFIG, [], points, 2, tmp_path / "sweep")
+    log(program, [0.9, 0.9, 0.2, 0.9], [0.9, 0.9, 0.2, 0.9])
+    label = np.arange(100) % 10
+    right = np.where(np.arange(100) < 20, (label + 1) % 10, label)
+    answer = np.stack([np.zeros(100, int), np.ones(100, int), right, np.full(100, 3)])
+    np.savez(program.directory / "predictions-test.npz", step=100, answer=answer, label=label)
+    best, never = ranking.rows([program])
+    assert (best.point.name, best.note, best.spread("test")[::2]) == ("learning_rate=0.01", "1 of 2 never learnt", (0.2, 1))
+    assert (never.note, never.ranks) == ("never learnt", False)
 
 
 def test_a_long_name_is_shortened_in_the_drawing(tmp_path):

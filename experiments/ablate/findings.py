@@ -113,12 +113,12 @@ def _outcome(result: "Result") -> "Outcome":
 
     from alexnet_jax import run
     from experiments.ablate.comparison import Outcome
+    from experiments.launch import results
 
-    predictions = [run.load_predictions(workdir) for workdir, _ in result.runs]
-    answers = np.concatenate([each["answer"][members] for each, (_, members) in zip(predictions, result.runs, strict=True)])
+    answers = results.answers(result)
+    wrong = answers != run.load_predictions(result.runs[0][0])["label"]
     diverged = np.isin(result.seeds, result.diverged)
-    stalled = (answers == answers[:, :1]).all(1) & ~diverged
-    return Outcome(result.seeds, result.orders, result.test_error, answers != predictions[0]["label"], diverged, stalled)
+    return Outcome(result.seeds, result.orders, result.test_error, wrong, diverged, results.never_learnt(result, answers))
 
 
 def _ensemble(study: Study, margin: float) -> dict[str, Any]:

@@ -73,6 +73,22 @@ def _joined(results: list[Result]) -> Result:
     )
 
 
+def answers(result: Result) -> np.ndarray:
+    """The classes that the point's N networks answer for the K test images, int (N, K).
+
+    Raises:
+      UserError: a run's predictions are missing or damaged.
+    """
+    from alexnet_jax import run
+
+    return np.concatenate([run.load_predictions(directory)["answer"][members] for directory, members in result.runs])
+
+
+def never_learnt(result: Result, answers: np.ndarray) -> np.ndarray:
+    """Which of the point's N networks answer the same class for every image, though they didn't diverge; bool (N,)."""
+    return (answers == answers[:, :1]).all(1) & ~np.isin(result.seeds, result.diverged)
+
+
 def status(directory: Path) -> Status:
     """How far the run in a directory is; the directory need not exist."""
     past = history.load(directory, missing_ok=True)

@@ -76,7 +76,8 @@ def crossing(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
     Args:
       curves: number of training images -> the levels "as configured" and "none", as of `comparison.compare`; increasing.
     """
-    gains = {size: 100 * (levels["none"]["mean_test_error"] - levels["as configured"]["mean_test_error"]) for size, levels in curves.items()}
+    errors = {size: [levels[name]["mean_test_error"] for name in ("as configured", "none")] for size, levels in curves.items()}
+    gains = {size: 100 * (without - augmented) for size, (augmented, without) in errors.items()}
     differing = [(np.log(size), gain) for size, gain in gains.items() if gain]
     ranges = []
     for (size, gain), (next_size, next_gain) in itertools.pairwise(differing):

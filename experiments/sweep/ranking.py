@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.errors import UserError
+from alexnet_jax.report.style import printable
 from alexnet_jax.runlog import writing
 from alexnet_jax.tables import aligned
 from experiments.launch.points import Point, Program, varying
-from experiments.launch.results import Result, collect, same_split, status
+from experiments.launch.results import Result, answers, collect, never_learnt, same_split, status
 from experiments.sweep.grid import labels, short_names
 
 if TYPE_CHECKING:
@@ -33,39 +35,51 @@ class Row(NamedTuple):
 
     point: Point
     result: Result | None  # None until its run has finished
-    note: str  # diverged seeds, or the state of an unfinished run; may be empty
+    note: str  # what of its networks diverged or never learnt, or the state of an unfinished run; may be empty
     programs: tuple[Program, ...]  # those that train it, one for each order of the images
+    learnt: np.ndarray  # bool (N,): which of its networks neither diverged nor answer one class for every image
 
     @property
     def ranks(self) -> bool:
-        """Whether the point can be ranked: at least one of its seeds finished and did not diverge."""
-        return self.result is not None and len(self.result.diverged) < len(self.result.seeds)
+        """Whether the point can be ranked: at least one of its networks learnt."""
+        return bool(self.learnt.any())
 
     def spread(self, split: str) -> tuple[float, float, int]:
-        """Mean, sample standard deviation (NaN for a single seed) and number of the top-1 errors of the seeds that did not diverge."""
+        """Mean, sample standard deviation (NaN for a single network) and number of the top-1 errors of the networks that learnt."""
         if self.result is None:
             return np.nan, np.nan, 0
         errors = self.errors(split)
         return float(errors.mean()) if errors.size else np.nan, float(errors.std(ddof=1)) if errors.size > 1 else np.nan, errors.size
 
     def errors(self, split: str) -> np.ndarray:
-        """The top-1 errors, fractions, of the seeds that did not diverge; `split` is validation or test."""
+        """The top-1 errors, fractions, of the networks that learnt; `split` is validation or test."""
         assert self.result is not None
-        kept = [seed not in self.result.diverged for seed in self.result.seeds]
-        return (self.result.validation_error if split == "validation" else self.result.test_error)[kept]
+        return (self.result.validation_error if split == "validation" else self.result.test_error)[self.learnt]
 
 
-ORDER = "Points without a diverged network come first; within each group, points are sorted by validation error"
+ORDER = "Points whose networks have all learnt come first; within each group, points are sorted by validation error"
 
 
 def rows(programs: Sequence[Program]) -> list[Row]:
-    """A row for each point: first points without diverged seeds, then points with some, each group by validation error, then the rest."""
+    """A row for each point: first those whose networks all learnt, then those of which some did, by validation error, then the rest."""
     points = {point.name: point for program in programs for point in program.points}
     trained = {name: tuple(program for program in programs if name in (point.name for point in program.points)) for name in points}
-    found = [Row(result.point, result, _diverged(result), trained[result.point.name]) for result in collect(programs)]
+    found = [_row(result, trained[result.point.name]) for result in collect(programs)]
     found.sort(key=lambda row: (not row.ranks, bool(row.note), row.spread("validation")[0]))
     missing = [name for name in points if name not in {row.point.name for row in found}]
-    return found + [Row(points[name], None, _unfinished(trained[name]), trained[name]) for name in missing]
+    return found + [Row(points[name], None, _unfinished(trained[name]), trained[name], np.zeros(0, bool)) for name in missing]
+
+
+def _row(result: Result, trained: tuple[Program, ...]) -> Row:
+    """The row of a point that has finished."""
+    networks = len(result.seeds)
+    try:
+        stalled = never_learnt(result, answers(result))
+    except UserError:  # a run's predictions are lost, but its errors are in its log
+        stalled = np.zeros(networks, bool)
+    lost = {"diverged": len(result.diverged), "never learnt": int(stalled.sum())}
+    words = [words if count == networks else f"{count} of {networks} {words}" for words, count in lost.items() if count]
+    return Row(result.point, result, ", ".join(words), trained, ~stalled & ~np.isin(result.seeds, result.diverged))
 
 
 def text(table: Sequence[Row]) -> str:
@@ -76,7 +90,7 @@ def text(table: Sequence[Row]) -> str:
 
 def caption(programs: Sequence[Program]) -> str:
     """A text that explains how to read the table."""
-    spread = "Errors are means over the seeds that did not diverge; ± is the standard deviation over these seeds. "
+    spread = "Errors are means over the seeds whose networks learnt; ± is the standard deviation over these seeds. "
     orders = len({program.order for program in programs})
     if orders > 1:
         spread += f"The seeds are those of {orders} orders of the images, so the spread includes that of orders."
@@ -101,7 +115,7 @@ def headline(table: Sequence[Row]) -> str:
     rest = sum(row.result is None for row in table)
     so_far = f" among the {len(table) - rest} of {len(table)} points that have finished" if rest else ""
     better = any(row.result and row.spread("validation")[0] < best.spread("validation")[0] for row in table)
-    finite = ", not counting points with a diverged network" if better else ""
+    finite = ", not counting points with a network that diverged or never learnt" if better else ""
     return (
         f"Lowest validation error{so_far}{finite}: {best.point.name}, {_percent(best, 'validation')} over {over}; "
         f"its test error is {_percent(best, 'test')}."
@@ -174,10 +188,10 @@ def figure(table: Sequence[Row]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    from alexnet_jax.report.style import COLOURS, INK, WIDTH, WRONG, printable, shorten, style_axes
+    from alexnet_jax.report.style import COLOURS, INK, WIDTH, WRONG, shorten, style_axes
 
     shown = [row for row in table if row.ranks][:DRAWN]
-    drawn = Figure(figsize=(WIDTH, 1.5 + 0.36 * len(shown)), layout="constrained")
+    drawn = Figure(figsize=(WIDTH, 1.5 + 0.33 * len(shown)), layout="constrained")
     axes = drawn.subplots()
     for split, colour, marker, offset in (("validation", COLOURS[0], "o", -0.14), ("test", COLOURS[1], "D", 0.14)):
         y = np.arange(len(shown)) + offset
@@ -196,23 +210,37 @@ def figure(table: Sequence[Row]) -> "Figure":
     for at, row in enumerate(shown):
         if row.note:
             axes.annotate(row.note, (1, at), (-4, 0), ("axes fraction", "data"), "offset points", ha="right", va="center", color=WRONG)
-    axes.set_yticks(range(len(shown)), [printable(row.point.name) for row in shown], parse_math=False)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    names, heading = _names(shown)
+    axes.set_yticks(range(-len(heading), len(shown)), [*heading, *names], parse_math=False)
+    axes.set_ylim(len(shown) - 0.5, -0.5 - len(heading))
     ranked = sum(row.ranks for row in table)
     axes.set_title("Top-1 error (%) by point" + (f": the best {DRAWN} of {ranked}" if ranked > DRAWN else ""))
     lost = sum(row.result is not None and not row.ranks for row in table)
     notes = ["bars: one standard deviation over seeds"] if any(row.spread("validation")[2] > 1 for row in shown) else []
-    notes += [f"not drawn: {lost} diverged point{'' if lost == 1 else 's'}"] if lost else []
+    notes += [f"not drawn: {lost} point{'' if lost == 1 else 's'}, since no network learnt"] if lost else []
     axes.set_xlabel("\n".join(notes))
     style_axes(axes)
     axes.grid(axis="y", visible=False)
-    labels = axes.get_yticklabels()
-    for label in labels:
-        shorten(label, 0.45 * WIDTH)
+    texts = axes.get_yticklabels()
+    for text in texts:
+        if heading:
+            text.set(family="monospace", color=INK)
+        shorten(text, (0.6 if heading else 0.45) * WIDTH)
     # Set the shortened names again; otherwise matplotlib restores the full names when it draws.
-    axes.set_yticks(range(len(shown)), [label.get_text() for label in labels], parse_math=False)
+    axes.set_yticks(axes.get_yticks(), [text.get_text() for text in texts], parse_math=False)
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
     return drawn
+
+
+def _names(shown: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """The names of points for the figure, and a heading, if the names are columns of their settings rather than the points' own names."""
+    settings = [row.point.settings for row in shown]
+    names, keys = [printable(row.point.name) for row in shown], varying(settings)
+    if not keys or names != labels(settings):
+        return names, []
+    columns = [[*short_names(keys).values()], *([row.get(key, "-") for key in keys] for row in settings)]
+    heading, *lines = aligned(columns, ">" * len(keys)).splitlines()
+    return lines, [heading]
 
 
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -240,11 +268,6 @@ def _percent(row: Row, split: str) -> str:
     if np.isnan(mean):
         return ""
     return f"{100 * mean:.2f} %" if np.isnan(std) else f"{100 * mean:.2f} ± {100 * std:.2f} %"
-
-
-def _diverged(result: Result) -> str:
-    lost, seeds = len(result.diverged), len(result.seeds)
-    return "" if not lost else "diverged" if lost == seeds else f"{lost} of {seeds} diverged"
 
 
 def _unfinished(programs: Sequence[Program]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.runlog import writing
+from alexnet_jax.runlog import command, writing
 from experiments.launch.points import Point, Program
 from experiments.launch.train import size_in_words
 
@@ -65,9 +65,10 @@ def load(root: Path) -> SweepRecord:
 
 
 def save(root: Path, sweep: SweepRecord) -> None:
-    """Write a sweep's record into its directory."""
+    """Write a sweep's record, and the command of this process, into its directory."""
     first = sweep.programs[0]
     record = {
+        "command": command(),
         "config": first.config,
         "seeds": first.seeds,
         "base": sweep.base,

@@ -86,7 +86,7 @@ PIECES = {
     "ensemble": Piece(  # with the settings that `recipe` found best on the validation images
         f"experiments.reproduce ensemble --dataset fashion_mnist --scale full --orders 3 --seeds 7 {TRAINED_OUT} --config.model.width=0.5 "
         "--config.optimizer.learning_rate=.03",
-        {"ensemble": "fashion_mnist-full/ensemble"},
+        {"ensemble": "fashion_mnist-full/ensemble", "ensemble_networks": "fashion_mnist-full/ensemble/networks"},
     ),
 }
 

@@ -233,7 +233,7 @@ def _published() -> str:
 
 
 def ablation_text(record: dict[str, Any], figures: str) -> str:
-    """An ablation's page without its title, its headings one level lower."""
+    """An ablation's page without its title and its explanation of the table, its headings one level lower."""
     from alexnet_jax.history import nan_for_null
     from experiments.ablate import comparison
     from experiments.ablate import files as ablation_files
@@ -243,7 +243,7 @@ def ablation_text(record: dict[str, Any], figures: str) -> str:
             raise UserError(
                 f"{figures.rpartition('/')[2]}.json: the difference of {level} isn't that of its networks' errors; make it again"
             )
-    body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1]
+    body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1].partition("## How to read this")[0]
     body = re.sub(r"^#", "##", body, flags=re.M)
     return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
 

@@ -29,15 +29,12 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
     "LRN: what normalising does, beyond dividing by the constant k^beta": (
         Comparison("evidence_lrn", "lrn", "LRN"),
         Comparison("evidence_few", "lrn", "LRN"),
-        Comparison("fashion_2000_lrn", "lrn", "unit scale"),
-        Comparison("digits_lrn", "lrn", "unit scale"),
     ),
     "LRN: what dividing by the constant k^beta does": (
         Comparison("evidence_lrn", "lrn", "off, scaled start"),
         Comparison("evidence_lrn", "lrn", "off"),
         Comparison("evidence_few", "lrn", "off, scaled start"),
         Comparison("evidence_few", "lrn", "off"),
-        Comparison("fashion_2000_lrn", "lrn", "off"),
     ),
     "LRN before the pool or after it": (
         Comparison("evidence_lrn", "order", "before pool"),
@@ -52,20 +49,13 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
         Comparison("evidence_augmentation_16000", "any_augment", "none"),
         Comparison("evidence_augmentation_55000", "augment", "none"),
         Comparison("evidence_colour", "any_augment", "none"),
-        Comparison("fashion_2000", "augment", "none"),
-        Comparison("fashion", "augment", "none"),
     ),
     "random shifts along the principal components of the colours": (Comparison("evidence_colour", "colour", "off"),),
     "dropout of 0.5 prevents overfitting": (
         Comparison("evidence_few", "dropout", "off"),
         Comparison("evidence_digits", "dropout", "off"),
-        Comparison("fashion_2000", "dropout", "off"),
-        Comparison("fashion", "dropout", "off"),
     ),
-    "ReLU or tanh: the error at the end": (
-        Comparison("evidence_few", "activation", "tanh"),
-        Comparison("fashion_2000_lrn", "activation", "tanh"),
-    ),
+    "ReLU or tanh: the error at the end": (Comparison("evidence_few", "activation", "tanh"),),
     "overlapping pools lower the error": (
         Comparison("evidence_few", "overlap", "2x2, stride 2"),
         Comparison("evidence_digits", "overlap", "2x2, stride 2"),
@@ -80,8 +70,8 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
         Comparison("digits_precision", "precision", "bfloat16"),
     ),
     "several networks together err less": (
+        Comparison("evidence_ensemble_networks", "ensemble"),
         Comparison("evidence_digits_ensemble", "ensemble"),
-        Comparison("fashion_2000", "ensemble"),
     ),
 }
 

@@ -15,7 +15,9 @@ from experiments import publish, verdicts
 from experiments.ablate import comparison
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
-from tests.stand_in import results_of
+from experiments.launch.points import Point, pack
+from experiments.sweep import ranking, record
+from tests.stand_in import evaluation, results_of
 
 START = {"members": 2, "member_names": ["seed=0", "seed=1"], "steps": 12, "steps_per_epoch": 10.0, "devices": "1 cpu", "images": 500}
 TEST = {
@@ -203,6 +205,32 @@ def test_what_cannot_be_published(run, tmp_path):
         publish.main(["nothing"])
 
 
+def test_a_sweep_is_shown_as_it_was_printed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["python3", "-m", "experiments.sweep", "--grid", "learning_rate=.1,.2"])
+    points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("0.1", "0.2")]
+    (program,) = pack("configs/digits.py", [], points, 1, tmp_path / "sweep")
+    record.save(tmp_path / "sweep", record.make("configs/digits.py", [], [program]))
+    root = run[1]
+    with pytest.raises(UserError, match="hasn't finished; only finished sweeps"):
+        publish.keep("two", tmp_path / "sweep", root)
+    program.directory.mkdir()
+    config = {"config": {"ensemble": {"seed": 0}}, "devices": ["1 x gpu Fast"], "versions": {"python": "3.11", "jax": "0.10"}}
+    (program.directory / "config.json").write_text(json.dumps(config))
+    with RunLog(program.directory, 12) as log:
+        log.event("start", 0, **START)
+        log.event("eval", 12, epoch=1.0, **evaluation([0.25, 0.125], [0.5, 0.5]))
+        log.event("end", 12, reason="epochs", seconds=1.0, test=TEST)
+    ranking.write(tmp_path / "sweep", [program])
+    publish.keep("two", tmp_path / "sweep", root)
+    publish.render(root)
+    page = (root / "docs" / "results.md").read_text()
+    assert "```text\npython -m experiments.sweep --grid learning_rate=.1,.2\n\nlearning_rate  validation error" in page
+    assert "\n0.2                     12.50 %      8.00 %      1\n0.1   " in page
+    assert "Lowest validation error: learning_rate=0.2, 12.50 % over one seed; its test error is 8.00 %.\nPoints whose" in page
+    assert "\n1 x gpu Fast, JAX 0.10.\n" in page
+    assert (root / "docs" / "figures" / "two-results.png").exists()
+
+
 def test_the_table_of_claims_is_that_of_the_kept_files(run):
     directory, root = run
     levels = {
@@ -212,24 +240,26 @@ def test_the_table_of_claims_is_that_of_the_kept_files(run):
     protocol = {"dataset": "digits, 10 classes", "training": "1,257 images (train), at most 5 epochs"}
     found = {"command": "x", "protocol": protocol, "margin": 0.5, "orders": 3, "skipped": [], "factors": [factor]}
     (directory / "ablation.json").write_text(json.dumps(plain(found)))
-    publish.keep("fashion", directory, root)
-    (root / "docs/results.md").write_text("<!-- claims -->\nold\n<!-- end of claims -->\n<!-- result fashion -->\n<!-- end of result -->\n")
+    publish.keep("evidence_colour", directory, root)
+    (root / "docs/results.md").write_text(
+        "<!-- claims -->\nold\n<!-- end of claims -->\n<!-- result evidence_colour -->\n<!-- end of result -->\n"
+    )
     for page in ("README.md", "docs/performance.md", "docs/understanding.md"):
         (root / page).write_text("")
-    with pytest.raises(UserError, match=r"fashion.json has no level 'none' of the factor augment"):
+    with pytest.raises(UserError, match=r"evidence_colour.json has no level 'none' of the factor any_augment"):
         publish.render(root)
-    known = {"dropout": (verdicts.Comparison("fashion", "dropout", "off"), verdicts.Comparison("later", "dropout", "off"))}
+    known = {"dropout": (verdicts.Comparison("evidence_colour", "dropout", "off"), verdicts.Comparison("later", "dropout", "off"))}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(verdicts, "CLAIMS", known)
         assert publish.render(root, write=False) == [publish.Path("docs/results.md")]
         assert publish.render(root) == [publish.Path("docs/results.md")]
         assert publish.render(root, write=False) == []
     page = (root / "docs/results.md").read_text()
-    what = "off against a: digits, 1,257 images; 3 networks in 3 orders ([fashion](#fashion))"
+    what = "off against a: digits, 1,257 images; 3 networks in 3 orders ([evidence_colour](#evidence_colour))"
     assert "| dropout | +10.00 (-2.42 to +22.42) | too few orders to tell" in page  # 5, 10, 15: t(2) is 4.3027
     assert f"points | {what} |" in page
     assert "old" not in page
-    assert '<a id="fashion"></a>' in page
+    assert '<a id="evidence_colour"></a>' in page
 
 
 def test_a_result_that_contradicts_itself_or_is_damaged_is_refused(run):

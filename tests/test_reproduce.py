@@ -247,6 +247,8 @@ def test_ensemble_has_the_published_and_the_measured_errors(runs):
     assert "the paper, table 2" in text
     assert "10 classes, 28 pixels high, grey, 1,257 training images" in text
     assert (runs / "digits-quick" / "ensemble" / "ensemble.png").exists()
+    (gain,) = json.loads((runs / "digits-quick" / "ensemble" / "networks" / "ablation.json").read_text())["factors"]
+    assert f"\nmeasured, centre crop: all 2 networks together against one: {gain['verdict']['words']}\n" in text
 
 
 def test_another_target_reuses_the_run(runs, digits_dir, capsys):

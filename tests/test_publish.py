@@ -241,9 +241,8 @@ def test_the_table_of_claims_is_that_of_the_kept_files(run):
     found = {"command": "x", "protocol": protocol, "margin": 0.5, "orders": 3, "skipped": [], "factors": [factor]}
     (directory / "ablation.json").write_text(json.dumps(plain(found)))
     publish.keep("evidence_colour", directory, root)
-    (root / "docs/results.md").write_text(
-        "<!-- claims -->\nold\n<!-- end of claims -->\n<!-- result evidence_colour -->\n<!-- end of result -->\n"
-    )
+    shown = "<!-- result evidence_colour -->\n<!-- end of result -->\n"
+    (root / "docs/results.md").write_text(f"<!-- claims -->\nold\n<!-- end of claims -->\n{shown}")
     for page in ("README.md", "docs/performance.md", "docs/understanding.md"):
         (root / page).write_text("")
     with pytest.raises(UserError, match=r"evidence_colour.json has no level 'none' of the factor any_augment"):

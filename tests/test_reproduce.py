@@ -1,6 +1,7 @@
 """Published numbers beside measured ones: the settings of datasets and scales, figure 1's epochs, the command."""
 
 import argparse
+import json
 import re
 import shutil
 

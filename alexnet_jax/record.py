@@ -33,6 +33,13 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     return record
 
 
+def machine(record: dict[str, Any]) -> str:
+    """The devices and versions of a run, in words."""
+    versions = record.get("versions", {})
+    devices = ", ".join(record.get("devices", ["unknown devices"]))
+    return f"{devices}; jax {versions.get('jax', 'unknown')}, python {versions.get('python', 'unknown')}"
+
+
 def read_record(workdir: str | Path) -> dict[str, Any]:
     """What a directory's config.json holds, any part of which may be missing; empty if there is no such file.
 

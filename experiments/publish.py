@@ -107,17 +107,16 @@ def run_record(workdir: Path) -> dict[str, Any]:
 def sweep_record(directory: Path) -> dict[str, Any]:
     """The published part of a sweep: its command, its machine, and its table with the words that explain it."""
     from alexnet_jax import run
+    from alexnet_jax.record import machine
     from experiments.sweep import ranking, record
 
     programs = record.load(directory).programs
     rows = ranking.rows(programs)
     if not all(row.result for row in rows):
         raise UserError(f"{directory} hasn't finished; only finished sweeps can be published")
-    trained = run.read_config(programs[0].directory)
     return {
         "command": _read(directory / SWEEP)["command"],
-        "devices": trained["devices"],
-        "versions": {name: trained["versions"][name] for name in ("python", "jax")},
+        "machine": machine(run.read_config(programs[0].directory)),
         "text": f"{ranking.text(rows)}\n\n{ranking.headline(rows)}\n{ranking.caption(programs)}",
     }
 
@@ -259,7 +258,7 @@ def sweep_text(record: dict[str, Any], figures: str) -> str:
     """A sweep: the command, the machine, the table with its explanation, and the figure."""
     blocks = [
         f"```text\n{_wrapped(record['command'])}\n\n{record['text']}\n```",
-        f"{', '.join(record['devices'])}, JAX {record['versions']['jax']}.",
+        f"Machine: {record['machine']}.",
         f"![Errors of the points]({figures}-results.png)",
     ]
     return "\n" + "\n\n".join(blocks) + "\n\n"

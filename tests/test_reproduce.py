@@ -247,6 +247,7 @@ def test_ensemble_has_the_published_and_the_measured_errors(runs):
     assert "half of the ten are mirror images, which this network has never seen" in text
     assert "the paper, table 2" in text
     assert "10 classes, 28 pixels high, grey, 1,257 training images" in text
+    assert re.search(r"\nmachine: \d+ x cpu .*; jax \d+\.\d+.*, python 3\.\d+\.\d+\n$", text)
     assert (runs / "digits-quick" / "ensemble" / "ensemble.png").exists()
     (gain,) = json.loads((runs / "digits-quick" / "ensemble" / "networks" / "ablation.json").read_text())["factors"]
     assert f"\nmeasured, centre crop: all 2 networks together against one: {gain['verdict']['words']}\n" in text

@@ -69,6 +69,7 @@ def _plan_notes(study: "Study") -> list[str]:
 def protocol(study: "Study") -> dict[str, str]:
     """How the study was measured, as pairs of label and text, from the records of its first run."""
     from alexnet_jax import history, run
+    from alexnet_jax.record import machine
     from experiments.launch import results
 
     first = study.programs[0]
@@ -90,7 +91,7 @@ def protocol(study: "Study") -> dict[str, str]:
         else f"{study.orders} orders of the images (data.seed from {config['data']['seed']}), each with seeds of its own: {study.seeds}",
         **_rates(study),
         "networks": f"{sum(program.members for program in study.programs)} in {len(study.programs)} programs, {seconds:,.0f} s of training",
-        "machine": f"{', '.join(record['devices'])}; jax {record['versions']['jax']}, python {record['versions']['python']}",
+        "machine": machine(record),
     }
 
 

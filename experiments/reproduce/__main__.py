@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     lines = getattr(where, args.target)(asked)
     if lines is None:
         return  # a dry run
-    text, path = "\n".join([command(), "", *lines]), asked.root / args.target / "result.txt"
+    text = "\n".join([command(), "", *lines, f"machine: {setting.machines(asked, args.target)}"])
+    path = asked.root / args.target / "result.txt"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, did_you_mean
+from alexnet_jax.record import CONFIG, machine, read_config
 from experiments.ablate import study
 from experiments.ablate.factors import CHARACTERS
 from experiments.launch import points
@@ -103,6 +104,12 @@ def _config_of(dataset: str, overrides: Iterable[str]) -> tuple[str, tuple[str, 
     split = "test" if "test" in found.split_sizes else "validation"
     own = [f"data.name={dataset}", f"data.test_split={split}", *(["augment.flip=0"] if dataset in CHARACTERS else [])]
     return f"configs/{'imagenet' if large else 'fashion_mnist'}.py", tuple(own)
+
+
+def machines(setting: Setting, target: str) -> str:
+    """The machines that trained the runs of a target, in words."""
+    runs = [path.parent for place in ("runs", target) for path in sorted((setting.root / place).rglob(CONFIG))]
+    return " and ".join(dict.fromkeys(machine(read_config(directory)) for directory in runs))
 
 
 def differences(setting: Setting, *notes: str, networks: str = "") -> list[str]:

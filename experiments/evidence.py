@@ -33,6 +33,7 @@ NINE = "--orders 9 --seeds 1"  # of nine networks the narrowest interval, see ab
 LINEAR = "--config.plateau.mode=manual --config.optimizer.schedule=poly --config.optimizer.poly_power=1.0"
 FASHION = "--config configs/fashion_mnist.py --config.model.width=0.125"
 FEW = f"{FASHION} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
+FEW_LINEAR = f"experiments.ablate {FEW} {LINEAR} --config.eval.every_epochs=20"
 ALL = f"{FASHION} --config.train.epochs=5 --config.eval.every_epochs=2.5"
 TRAINED_OUT = f"--config.train.epochs=30 --config.train.batch_size=128 --config.eval.every_epochs=10 {LINEAR}"
 FIGURE1 = f"experiments.reproduce figure1 {NINE}"
@@ -64,11 +65,8 @@ PIECES = {
         f"experiments.ablate {FEW} --config.eval.every_epochs=2 --factors drops --rates auto {NINE}",
         {"drops": "."},
     ),
-    "few": Piece(
-        f"experiments.ablate {FEW} {LINEAR} --config.eval.every_epochs=20 --factors lrn,order,activation,dropout,overlap "
-        f"--rates auto {NINE}",
-        {"few": "."},
-    ),
+    "few": Piece(f"{FEW_LINEAR} --factors activation,dropout,overlap --rates auto {NINE}", {"few": "."}),
+    "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),
     "augmentation": Piece(
         "experiments.reproduce augmentation --dataset fashion_mnist --scale full --config.model.width=0.125 --config.train.epochs=5 "

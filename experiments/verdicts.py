@@ -28,17 +28,17 @@ class Comparison(NamedTuple):
 CLAIMS: dict[str, tuple[Comparison, ...]] = {
     "LRN: what normalising does, beyond dividing by the constant k^beta": (
         Comparison("evidence_lrn", "lrn", "LRN"),
-        Comparison("evidence_few", "lrn", "LRN"),
+        Comparison("evidence_few_lrn", "lrn", "LRN"),
     ),
     "LRN: what dividing by the constant k^beta does": (
         Comparison("evidence_lrn", "lrn", "off, scaled start"),
         Comparison("evidence_lrn", "lrn", "off"),
-        Comparison("evidence_few", "lrn", "off, scaled start"),
-        Comparison("evidence_few", "lrn", "off"),
+        Comparison("evidence_few_lrn", "lrn", "off, scaled start"),
+        Comparison("evidence_few_lrn", "lrn", "off"),
     ),
     "LRN before the pool or after it": (
         Comparison("evidence_lrn", "order", "before pool"),
-        Comparison("evidence_few", "order", "before pool"),
+        Comparison("evidence_few_lrn", "order", "before pool"),
         Comparison("evidence_digits", "order", "before pool"),
     ),
     "augmentation makes more data from few samples": (

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.errors import UserError
 
-HEADING = ("claim", "difference in test error, points", "verdict", "compared, and on what")
+HEADING = ("claim", "says", "difference in test error, points", "verdict", "compared, and on what")
+WORSE, BETTER, NO_EFFECT = "worse", "better", "none"  # kinds of verdicts, see ablate/statistics.py
 
 
 class Comparison(NamedTuple):
@@ -21,57 +22,45 @@ class Comparison(NamedTuple):
 
     result: str  # docs/results/RESULT.json
     factor: str
-    level: str = ""
+    level: str
+    supports: str  # the kind of verdict that speaks for the claim
 
+    def says(self, kind: str) -> str:
+        """What a verdict on the level says of the claim, in one or two words."""
+        return {"open": "open", NO_EFFECT: "no effect", self.supports: "for"}.get(kind, "against")
+
+
+def _in(level: str, supports: str, *places: tuple[str, str]) -> tuple[Comparison, ...]:
+    """The same comparison in several (result, factor)."""
+    return tuple(Comparison(result, factor, level, supports) for result, factor in places)
+
+
+LRN = (("evidence_lrn", "lrn"), ("evidence_few_lrn", "lrn"))
+SIZES = (("250", "augment"), ("1000", "any_augment"), ("4000", "any_augment"), ("16000", "any_augment"), ("55000", "augment"))
 
 # A claim, and the comparisons that test it.
 CLAIMS: dict[str, tuple[Comparison, ...]] = {
-    "LRN: what normalising does, beyond dividing by the constant k^beta": (
-        Comparison("evidence_lrn", "lrn", "LRN"),
-        Comparison("evidence_few_lrn", "lrn", "LRN"),
+    "LRN lowers the error by more than dividing by its constant k^beta does": _in("LRN", BETTER, *LRN),
+    "Without LRN, smaller first weights do what dividing by the constant does": _in("off, scaled start", NO_EFFECT, *LRN),
+    "Without LRN and without smaller weights the error is higher": _in("off", WORSE, *LRN),
+    "It makes no difference whether LRN comes before the pool or after it": _in(
+        "before pool", NO_EFFECT, ("evidence_lrn", "order"), ("evidence_few_lrn", "order"), ("evidence_digits", "order")
     ),
-    "LRN: what dividing by the constant k^beta does": (
-        Comparison("evidence_lrn", "lrn", "off, scaled start"),
-        Comparison("evidence_lrn", "lrn", "off"),
-        Comparison("evidence_few_lrn", "lrn", "off, scaled start"),
-        Comparison("evidence_few_lrn", "lrn", "off"),
+    "Augmentation makes more data from few samples": _in(
+        "none", WORSE, *((f"evidence_augmentation_{size}", factor) for size, factor in SIZES), ("evidence_digits", "augment")
     ),
-    "LRN before the pool or after it": (
-        Comparison("evidence_lrn", "order", "before pool"),
-        Comparison("evidence_few_lrn", "order", "before pool"),
-        Comparison("evidence_digits", "order", "before pool"),
+    "Random shifts along the principal components of the colours lower the error": _in("off", WORSE, ("evidence_colour", "colour")),
+    "Dropout of 0.5 prevents overfitting": _in("off", WORSE, ("evidence_few", "dropout"), ("evidence_digits", "dropout")),
+    "ReLU lowers the error at the end, compared with tanh": _in("tanh", WORSE, ("evidence_few", "activation")),
+    "Overlapping pools lower the error": _in("2x2, stride 2", WORSE, ("evidence_few", "overlap"), ("evidence_digits", "overlap")),
+    "Dropping the learning rate at plateaus lowers the error, compared with other ways": tuple(
+        Comparison("evidence_drops", "drops", level, WORSE) for level in ("constant", "three drops", "linear")
     ),
-    "augmentation makes more data from few samples": (
-        Comparison("evidence_digits", "augment", "none"),
-        Comparison("evidence_augmentation_250", "augment", "none"),
-        Comparison("evidence_augmentation_1000", "any_augment", "none"),
-        Comparison("evidence_augmentation_4000", "any_augment", "none"),
-        Comparison("evidence_augmentation_16000", "any_augment", "none"),
-        Comparison("evidence_augmentation_55000", "augment", "none"),
-        Comparison("evidence_colour", "any_augment", "none"),
+    "bfloat16 gives the errors of float32": _in(
+        "bfloat16", NO_EFFECT, ("fashion_2000_precision", "precision"), ("digits_precision", "precision")
     ),
-    "random shifts along the principal components of the colours": (Comparison("evidence_colour", "colour", "off"),),
-    "dropout of 0.5 prevents overfitting": (
-        Comparison("evidence_few", "dropout", "off"),
-        Comparison("evidence_digits", "dropout", "off"),
-    ),
-    "ReLU or tanh: the error at the end": (Comparison("evidence_few", "activation", "tanh"),),
-    "overlapping pools lower the error": (
-        Comparison("evidence_few", "overlap", "2x2, stride 2"),
-        Comparison("evidence_digits", "overlap", "2x2, stride 2"),
-    ),
-    "the learning rate is dropped three times, by hand or at plateaus": (
-        Comparison("evidence_drops", "drops", "constant"),
-        Comparison("evidence_drops", "drops", "three drops"),
-        Comparison("evidence_drops", "drops", "linear"),
-    ),
-    "bfloat16 is as good as float32": (
-        Comparison("fashion_2000_precision", "precision", "bfloat16"),
-        Comparison("digits_precision", "precision", "bfloat16"),
-    ),
-    "several networks together err less": (
-        Comparison("evidence_ensemble_networks", "ensemble"),
-        Comparison("evidence_digits_ensemble", "ensemble"),
+    "Several networks together err less": _in(
+        "", BETTER, ("evidence_ensemble_networks", "ensemble"), ("evidence_digits_ensemble", "ensemble")
     ),
 }
 
@@ -86,7 +75,7 @@ def table(kept: Path) -> str:
 
 
 def _cells(each: Comparison, record: dict[str, Any]) -> tuple[str, ...]:
-    """The difference with its interval, the verdict, what is compared.
+    """What it says of the claim, the difference with its interval, the verdict, what is compared.
 
     Raises:
       UserError: the result has no such comparison.
@@ -106,4 +95,5 @@ def _cells(each: Comparison, record: dict[str, Any]) -> tuple[str, ...]:
     low, high = (difference[name] if difference[name] is not None else math.nan for name in ("low", "high"))
     interval = f" ({low:+.2f} to {high:+.2f})" if math.isfinite(low) else ""
     mean = f"{difference['mean']:+.2f}" if difference["mean"] is not None else "none"
-    return f"{mean}{interval}", row["verdict"]["words"], f"{what}: {where} ([{each.result}](#{each.result}))"
+    verdict = row["verdict"]
+    return each.says(verdict["kind"]), f"{mean}{interval}", verdict["words"], f"{what}: {where} ([{each.result}](#{each.result}))"

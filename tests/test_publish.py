@@ -245,9 +245,9 @@ def test_the_table_of_claims_is_that_of_the_kept_files(run):
     (root / "docs/results.md").write_text(f"<!-- claims -->\nold\n<!-- end of claims -->\n{shown}")
     for page in ("README.md", "docs/performance.md", "docs/understanding.md"):
         (root / page).write_text("")
-    with pytest.raises(UserError, match=r"evidence_colour.json has no level 'none' of the factor any_augment"):
+    with pytest.raises(UserError, match=r"evidence_colour.json has no level 'off' of the factor colour"):
         publish.render(root)
-    known = {"dropout": (verdicts.Comparison("evidence_colour", "dropout", "off"), verdicts.Comparison("later", "dropout", "off"))}
+    known = {"dropout": tuple(verdicts.Comparison(name, "dropout", "off", verdicts.WORSE) for name in ("evidence_colour", "later"))}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(verdicts, "CLAIMS", known)
         assert publish.render(root, write=False) == [publish.Path("docs/results.md")]
@@ -255,7 +255,7 @@ def test_the_table_of_claims_is_that_of_the_kept_files(run):
         assert publish.render(root, write=False) == []
     page = (root / "docs/results.md").read_text()
     what = "off against a: digits, 1,257 images; 3 networks in 3 orders ([evidence_colour](#evidence_colour))"
-    assert "| dropout | +10.00 (-2.42 to +22.42) | too few orders to tell" in page  # 5, 10, 15: t(2) is 4.3027
+    assert "| dropout | open | +10.00 (-2.42 to +22.42) | too few orders to tell" in page  # 5, 10, 15: t(2) is 4.3027
     assert f"points | {what} |" in page
     assert "old" not in page
     assert '<a id="evidence_colour"></a>' in page
@@ -314,3 +314,10 @@ def test_the_pages_say_what_the_files_do(tmp_path):
         source = publish.Path(__file__).parent.parent / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
     assert publish.render(tmp_path) == []
+
+
+def test_a_verdict_says_whether_it_speaks_for_the_claim():
+    better = verdicts.Comparison("x", "dropout", "off", verdicts.BETTER)
+    assert [better.says(kind) for kind in ("better", "worse", "none", "open")] == ["for", "against", "no effect", "open"]
+    same = better._replace(supports=verdicts.NO_EFFECT)
+    assert [same.says(kind) for kind in ("better", "worse", "none", "open")] == ["against", "against", "for", "open"]

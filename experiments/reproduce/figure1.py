@@ -70,8 +70,7 @@ def figure1(setting: Setting) -> list[str] | None:
     threshold, factor, source = published.FIGURE1
     return [
         f"published: {threshold:.0%} training error in {factor:g} times fewer epochs with ReLU ({source})",
-        f"measured: {_in_words(tanh[0], relu[0])}",
-        f"  {ratio_in_words(compared[best['tanh']], compared[best['relu']], orders)}",
+        f"measured: {in_words(compared[best['tanh']], compared[best['relu']], orders)}",
         f"  * the best learning rate of the activation{choosing}",
         *(f"  {line}" for line in aligned(rows, gap=3).splitlines()),
         *(
@@ -150,26 +149,42 @@ def epochs_to(threshold: float, curve: Curve) -> float:
     return float(np.interp(threshold, mean[[i, i - 1]], epochs[[i, i - 1]]) if i else epochs[0])
 
 
-def ratio_in_words(tanh: Curve, relu: Curve, orders: Sequence[int]) -> str:
-    """The ratio of the epochs that tanh and ReLU need, with its interval: of its logarithm, over the orders of the images, or over seeds.
+def in_words(tanh: Curve, relu: Curve, orders: Sequence[int]) -> str:
+    """The epochs that tanh and ReLU need, compared in words: the geometric mean of their ratio over the orders of the images, or over
+    seeds, with its interval. Where there is no interval, the ratio of the mean curves.
 
     Args:
       orders: for each network its order.
     """
-    groups = list(orders) if len(set(orders)) > 1 else list(range(len(orders)))
+    over = "orders" if len(set(orders)) > 1 else "seeds"
+    groups = np.array(orders if over == "orders" else range(len(orders)))
     reached = np.array(
-        [
-            [epochs_to(THRESHOLDS[0], (epochs, errors[:, [group == each for each in groups]])) for epochs, errors in (tanh, relu)]
-            for group in dict.fromkeys(groups)
-        ]
+        [[epochs_to(THRESHOLDS[0], (epochs, each[:, groups == i])) for epochs, each in (tanh, relu)] for i in np.unique(groups)]
     )
-    if not np.isfinite(reached).all():
-        return "no interval: some networks did not reach it"
-    found = statistics.mean_interval(np.log(reached[:, 0] / reached[:, 1]), "orders" if len(set(orders)) > 1 else "seeds")
-    if not np.isfinite(found.low):
-        return "no interval: it needs several orders or seeds"
-    ratio, low, high = np.exp([found.mean, found.low, found.high])
-    return f"tanh needs {ratio:.2f} times the epochs of ReLU, 95 % interval {low:.2f} to {high:.2f} over {found.pairs} {found.over}"
+    if np.isfinite(reached).all():
+        log_ratio = statistics.mean_interval(np.log(reached[:, 0] / reached[:, 1]), over)
+        if np.isfinite(log_ratio.low):
+            return _ratio_in_words(*np.exp(log_ratio[:3]), f"mean over {log_ratio.pairs} {over}")
+        why = "no interval: it needs several orders or seeds that differ"
+    else:
+        why = "no interval: some networks did not reach it"
+    needed = [epochs_to(THRESHOLDS[0], curve) for curve in (tanh, relu)]
+    if not np.isfinite(needed).any():
+        return "neither ReLU nor tanh reached this error; try more epochs with --config.train.epochs=N"
+    if not np.isfinite(needed).all():
+        return f"only {'ReLU' if np.isfinite(needed[1]) else 'tanh'} reached this error"
+    return _ratio_in_words(needed[0] / needed[1], np.nan, np.nan, why)
+
+
+def _ratio_in_words(ratio: float, low: float, high: float, note: str) -> str:
+    """The ratio of the epochs that tanh needs to those that ReLU needs, with its interval."""
+    if ratio > 1:
+        words = f"in {ratio:.1f} times fewer epochs with ReLU"
+    else:
+        ratio, low, high = 1 / ratio, 1 / high, 1 / low
+        words = f"NOT REPRODUCED: ReLU needs {ratio:.1f} times the epochs of tanh"
+    interval = f", 95 % interval {low:.1f} to {high:.1f}" if np.isfinite(low) else ""
+    return f"{words} ({note}{interval})"
 
 
 def _reached(curve: Curve) -> list[float]:
@@ -189,14 +204,3 @@ def _epochs(value: float) -> str:
 
 def _ratio(tanh: float, relu: float) -> str:
     return f"{tanh / relu:.1f}" if np.isfinite(tanh) and np.isfinite(relu) else "-"
-
-
-def _in_words(tanh: float, relu: float) -> str:
-    """The comparison of the epochs at the two best rates, in words."""
-    if not np.isfinite(tanh) and not np.isfinite(relu):
-        return "neither ReLU nor tanh reached this error; try more epochs with --config.train.epochs=N"
-    if not np.isfinite(tanh) or not np.isfinite(relu):
-        return f"only {'ReLU' if np.isfinite(relu) else 'tanh'} reached this error"
-    if relu < tanh:
-        return f"in {tanh / relu:.1f} times fewer epochs with ReLU"
-    return f"NOT REPRODUCED: in {relu / tanh:.1f} times more epochs with ReLU"

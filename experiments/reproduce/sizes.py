@@ -73,21 +73,25 @@ def _with_images(setting: Setting, size: int) -> Setting:
 def crossing(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> str:
     """Where augmentation begins or ceases to help, in words: between two sizes the difference is taken to be linear in their logarithm.
 
+    Only sizes count at which the interval of the difference does not contain zero.
+
     Args:
       curves: number of training images -> the levels "as configured" and "none", as of `comparison.compare`; increasing.
     """
-    errors = {size: [levels[name]["mean_test_error"] for name in ("as configured", "none")] for size, levels in curves.items()}
-    gains = {size: 100 * (without - augmented) for size, (augmented, without) in errors.items()}
-    differing = [(np.log(size), gain) for size, gain in gains.items() if gain]
+    found = {size: levels["none"]["difference"] for size, levels in curves.items()}
+    decided = {size: each["mean"] for size, each in found.items() if each["low"] > 0 or each["high"] < 0}
     ranges = []
-    for (size, gain), (next_size, next_gain) in itertools.pairwise(differing):
+    for (size, gain), (next_size, next_gain) in itertools.pairwise(decided.items()):
         if gain * next_gain < 0:
-            at = float(np.exp(size + (next_size - size) * gain / (gain - next_gain)))
-            ranges.append(f"{_compared(gain)} up to about {at:,.0f} images")
-    if not ranges:
-        low, high = min(gains.values()), max(gains.values())
-        return f"the curves do not cross: without augmentation the mean error differs by {low:+.2f} to {high:+.2f} points"
-    return f"with augmentation the mean error is {', '.join(ranges)}, {_compared(differing[-1][1])} with more"
+            share = gain / (gain - next_gain)
+            at = float(np.exp(np.log(size) * (1 - share) + np.log(next_size) * share))
+            ranges.append(f"{_compared(gain)} up to about {float(f'{at:.2g}'):,.0f} images")
+    open_sizes = [f"{size:,}" for size in curves if size not in decided]
+    undecided = f"; not decided with {', '.join(open_sizes)} images" if open_sizes else ""
+    if not decided:
+        return f"with augmentation the error is neither lower nor higher for sure{undecided}"
+    last = _compared(list(decided.values())[-1])
+    return f"with augmentation the error is {', '.join([*ranges, f'{last} with more' if ranges else last])}{undecided}"
 
 
 def _compared(gain: float) -> str:

@@ -1,4 +1,4 @@
-"""All measurements behind docs/results.md in one command, the cheap ones first, each with the commands that users have.
+"""The measurements behind docs/results.md in one command, the cheap ones first, each with the commands that users have.
 
     python -m experiments.evidence --dry-run                     what it would train, and for how long
     python -m experiments.evidence --hours 8                     train for so long, then stop; repeat it to continue
@@ -35,7 +35,7 @@ FASHION = "--config configs/fashion_mnist.py --config.model.width=0.125"
 FEW = f"{FASHION} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
 FEW_LINEAR = f"experiments.ablate {FEW} {LINEAR} --config.eval.every_epochs=20"
 ALL = f"{FASHION} --config.train.epochs=5 --config.eval.every_epochs=2.5"
-TRAINED_OUT = f"--config.train.epochs=30 --config.train.batch_size=128 --config.eval.every_epochs=10 {LINEAR}"
+BETTER = f"--config.train.epochs=30 --config.train.batch_size=128 --config.eval.every_epochs=10 {LINEAR}"
 FIGURE1 = f"experiments.reproduce figure1 {NINE}"
 
 
@@ -77,12 +77,12 @@ PIECES = {
         },
     ),
     "recipe": Piece(
-        f"experiments.sweep --config configs/fashion_mnist.py {TRAINED_OUT} "
+        f"experiments.sweep --config configs/fashion_mnist.py {BETTER} "
         '--grid "model.width=.25,.5; learning_rate=.03,.06; dropout=.5,.25; augment.shift=0,.05"',
         {"recipe": "."},
     ),
     "ensemble": Piece(  # with the settings that `recipe` found best on the validation images
-        f"experiments.reproduce ensemble --dataset fashion_mnist --scale full --orders 3 --seeds 7 {TRAINED_OUT} --config.model.width=0.5 "
+        f"experiments.reproduce ensemble --dataset fashion_mnist --scale full --orders 3 --seeds 7 {BETTER} --config.model.width=0.5 "
         "--config.optimizer.learning_rate=.03",
         {"ensemble": "fashion_mnist-full/ensemble", "ensemble_networks": "fashion_mnist-full/ensemble/networks"},
     ),

@@ -23,7 +23,7 @@ from experiments import published
 from experiments.ablate import comparison, figures, statistics
 from experiments.ablate.rates import BUDGET
 from experiments.ablate.report import MARGIN, report, train_study
-from experiments.ablate.study import make_study
+from experiments.ablate.study import Study, make_study
 from experiments.launch.train import train
 from experiments.reproduce.setting import Setting, differences
 
@@ -117,12 +117,18 @@ def lrn(setting: Setting) -> list[str] | None:
 
 
 def ablate(setting: Setting, where: str, factor: str, budget: int = 0) -> dict[str, Any] | None:
-    where_runs, args = setting.root / "runs", setting.args
+    """The ablation of one factor, written below the setting's root; None after a dry run."""
+    study = trained(setting, factor, budget)
+    return report(study, MARGIN, setting.root / where) if study else None
+
+
+def trained(setting: Setting, factor: str, budget: int = 0) -> Study | None:
+    """The study of one factor whose programs have all been trained; None after a dry run."""
+    where, args = setting.root / "runs", setting.args
     study = make_study(
-        setting.config, setting.overrides, [factor], setting.seeds, where_runs, args.max_members, budget=budget, orders=args.orders
+        setting.config, setting.overrides, [factor], setting.seeds, where, args.max_members, budget=budget, orders=args.orders
     )
-    trained = train_study(study, setting.root, args)
-    return report(trained, MARGIN, setting.root / where) if trained else None
+    return train_study(study, setting.root, args)
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:

@@ -164,7 +164,8 @@ def in_words(tanh: Curve, relu: Curve, orders: Sequence[int]) -> str:
     if np.isfinite(reached).all():
         log_ratio = statistics.mean_interval(np.log(reached[:, 0] / reached[:, 1]), over)
         if np.isfinite(log_ratio.low):
-            return _ratio_in_words(*np.exp(log_ratio[:3]), f"mean over {log_ratio.pairs} {over}")
+            ratio, low, high = np.exp(log_ratio[:3])
+            return _ratio_in_words(ratio, low, high, f"mean over {log_ratio.pairs} {over}")
         why = "no interval: it needs several orders or seeds that differ"
     else:
         why = "no interval: some networks did not reach it"

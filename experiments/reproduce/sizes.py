@@ -15,10 +15,14 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from experiments import published
 from experiments.ablate import figures
-from experiments.reproduce.claims import ablate, verdicts
+from experiments.ablate.report import MARGIN, report
+from experiments.ablate.study import Study
+from experiments.reproduce.claims import trained, verdicts
+from experiments.reproduce.figure1 import training_errors
 from experiments.reproduce.setting import Setting, changed, differences
 
 SIZES = (250, 1000, 4000, 16000)  # so many training images are tried, as far as there are more, and with all
+LAST = 10  # log lines whose mean is the training error at the end
 # Config fields in epochs. With fewer images they are multiplied, so that the number of steps stays the same.
 IN_EPOCHS = (
     "train.epochs",
@@ -38,18 +42,31 @@ def augmentation(setting: Setting) -> list[str] | None:
         print(f"\n{size:,} training images:", flush=True)
         part = setting if size == images else _with_images(setting, size)
         where = f"augmentation/{images}-images" if size == images else "."
-        found = ablate(part, where, "augment" if size in (sizes[0], images) else "any_augment")
-        if found:
-            lines += [f"with {size:,} training images", *verdicts(found)]
+        factor = "augment" if size in (sizes[0], images) else "any_augment"
+        study = trained(part, factor)
+        if study:
+            found = report(study, MARGIN, part.root / where)
+            lines += [f"with {size:,} training images", *verdicts(found), _training_errors_in_words(study, factor)]
             curves[size] = {level["level"]: level for level in found["factors"][0]["levels"] if level["level"] in ("as configured", "none")}
     if setting.args.dry_run:
         return None
     figures.save(figures.sizes_figure(curves), setting.root / "augmentation" / "sizes")
+    config = setting.loaded
+    strengths = ", ".join(f"{name} {config.augment[name]:g}" for name in ("flip", "rotation", "shift", "colour") if config.augment[name])
     notes = (
+        f"augmentation: as configured is {strengths}, together; all networks train at the learning rate {config.optimizer.learning_rate:g}",
         "images: the subsets are stratified, and each is part of the next",
         f"training: the number of steps is the same with {sizes[0]:,} images as with {images:,}",
     )
     return [*lines, crossing(curves), *differences(setting, *notes)]
+
+
+def _training_errors_in_words(study: Study, factor: str) -> str:
+    """How well the networks know their training images at the end: whether they overfit."""
+    curves, levels = training_errors(study.compared), study.factors[factor].levels
+    augmented, without = (100 * curves[levels[name].name][1][-LAST:].mean() for name in ("as configured", "none"))
+    dropout = f"with dropout {study.loaded.model.dropout:g}"
+    return f"training error at the end, {dropout}: {augmented:.2f} % of augmented images, {without:.2f} % without augmentation"
 
 
 def _with_images(setting: Setting, size: int) -> Setting:

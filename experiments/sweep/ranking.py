@@ -78,8 +78,8 @@ def _row(result: Result, trained: tuple[Program, ...]) -> Row:
     except UserError:  # a run's predictions are lost, but its errors are in its log
         stalled = np.zeros(networks, bool)
     lost = {"diverged": len(result.diverged), "never learnt": int(stalled.sum())}
-    words = [words if count == networks else f"{count} of {networks} {words}" for words, count in lost.items() if count]
-    return Row(result.point, result, ", ".join(words), trained, ~stalled & ~np.isin(result.seeds, result.diverged))
+    notes = [why if count == networks else f"{count} of {networks} {why}" for why, count in lost.items() if count]
+    return Row(result.point, result, ", ".join(notes), trained, ~stalled & ~np.isin(result.seeds, result.diverged))
 
 
 def text(table: Sequence[Row]) -> str:

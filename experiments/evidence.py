@@ -61,11 +61,10 @@ PIECES = {
     "colour": Piece(
         f"experiments.ablate --config configs/photographs.py --factors any_augment,colour --rates auto {NINE}", {"colour": "."}
     ),
-    "drops": Piece(
-        f"experiments.ablate {FEW} --config.eval.every_epochs=2 --factors drops --rates auto {NINE}",
-        {"drops": "."},
-    ),
+    "precision": Piece(f"experiments.ablate --config configs/digits.py {LINEAR} --factors precision {NINE}", {"precision": "."}),
+    "drops": Piece(f"experiments.ablate {FEW} --config.eval.every_epochs=2 --factors drops --rates auto {NINE}", {"drops": "."}),
     "few": Piece(f"{FEW_LINEAR} --factors activation,dropout,overlap --rates auto {NINE}", {"few": "."}),
+    "few_precision": Piece(f"{FEW_LINEAR} --factors precision {NINE}", {"few_precision": "."}),
     "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),
     "augmentation": Piece(

@@ -98,7 +98,7 @@ def _dropout(config: "ConfigDict", shape: Shape) -> Levels:
 
 
 def _activation(config: "ConfigDict", shape: Shape) -> Levels:
-    note = "the best learning rate differs between the two: use --rates to give each its own, as `reproduce figure1` does"
+    note = "the best learning rate differs between the two, so each needs its own (--rates), as in `reproduce figure1`"
     return Levels({name: {"model.activation": name} for name in ("relu", "tanh")}, (note,))
 
 

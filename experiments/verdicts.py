@@ -57,7 +57,7 @@ CLAIMS: dict[str, tuple[Comparison, ...]] = {
         Comparison("evidence_drops", "drops", level, WORSE) for level in ("constant", "three drops", "linear")
     ),
     "bfloat16 gives the errors of float32": _in(
-        "bfloat16", NO_EFFECT, ("fashion_2000_precision", "precision"), ("digits_precision", "precision")
+        "bfloat16", NO_EFFECT, ("evidence_precision", "precision"), ("evidence_few_precision", "precision")
     ),
     "Several networks together err less": _in(
         "", BETTER, ("evidence_ensemble_networks", "ensemble"), ("evidence_digits_ensemble", "ensemble")

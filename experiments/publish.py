@@ -242,7 +242,7 @@ def ablation_text(record: dict[str, Any], figures: str) -> str:
             raise UserError(
                 f"{figures.rpartition('/')[2]}.json: the difference of {level} isn't that of its networks' errors; make it again"
             )
-    body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1].partition("## How to read this")[0]
+    body = ablation_files.markdown(nan_for_null(record)).split("\n", 1)[1].partition(ablation_files.HOW_TO_READ)[0]
     body = re.sub(r"^#", "##", body, flags=re.M)
     return re.sub(r"\]\((\w+)\.svg\)", rf"]({figures}-\1.png)", body)
 

@@ -13,6 +13,7 @@ from alexnet_jax.history import plain
 from alexnet_jax.runlog import RunLog
 from experiments import publish, verdicts
 from experiments.ablate import comparison
+from experiments.ablate.files import HOW_TO_READ
 from experiments.benchmark.settings import Settings
 from experiments.benchmark.table import Table
 from experiments.launch.points import Point, pack
@@ -123,10 +124,12 @@ def test_an_ablation_is_shown_one_heading_deeper(run, monkeypatch):
     directory, root = run
     (directory / "ablation.json").write_text('{"factors": []}')
     (directory / "ablation.png").write_bytes(b"effects")
-    monkeypatch.setattr("experiments.ablate.files.markdown", lambda found: "# Ablation\n\n![x](ablation.svg)\n## Question\n")
+    printed = f"# Ablation\n\n![x](ablation.svg)\n## Question\n{HOW_TO_READ}\nthe page has it once\n"
+    monkeypatch.setattr("experiments.ablate.files.markdown", lambda found: printed)
     publish.keep("two", directory, root)
     publish.render(root)
     assert "![x](figures/two-ablation.png)\n### Question\n" in (root / "docs/results.md").read_text()
+    assert "the page has it once" not in (root / "docs/results.md").read_text()
     assert "![x](docs/figures/two-ablation.png)" in (root / "README.md").read_text()
     assert (root / "docs/figures/two-ablation.png").read_bytes() == b"effects"
 

@@ -24,6 +24,7 @@ from experiments.ablate import figures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HOW_TO_READ = "## How to read this"  # the last heading
 READING = (
     "Test error: the mean over networks ± the standard deviation over them, in percent of the test images. Difference: the level's error "
     "minus the reference's, in percentage points; negative is better. In brackets is its 95 % confidence interval, from {test}. p (Holm): "
@@ -70,7 +71,7 @@ def markdown(found: dict[str, Any]) -> str:
         lines += [*_table(_ensemble_rows(factor) if "curve" in factor else _level_rows(factor)), ""]
         lines += [f"{line}\n" for line in _ensemble_words(factor)]
         lines += [f"- {note}" for note in factor["notes"]] + [""]
-    return "\n".join([*lines, "## How to read this", "", *_reading(found)]) + "\n"
+    return "\n".join([*lines, HOW_TO_READ, "", *_reading(found)]) + "\n"
 
 
 def csv_text(found: dict[str, Any]) -> str:

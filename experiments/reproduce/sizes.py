@@ -15,6 +15,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from experiments import published
 from experiments.ablate import figures
+from experiments.ablate.factors import STRENGTHS
 from experiments.ablate.report import MARGIN, report
 from experiments.ablate.study import Study
 from experiments.reproduce.claims import trained, verdicts
@@ -51,20 +52,26 @@ def augmentation(setting: Setting) -> list[str] | None:
     if setting.args.dry_run:
         return None
     figures.save(figures.sizes_figure(curves), setting.root / "augmentation" / "sizes")
-    config = setting.loaded
-    strengths = ", ".join(f"{name} {config.augment[name]:g}" for name in ("flip", "rotation", "shift", "colour") if config.augment[name])
+    rate = setting.loaded.optimizer.learning_rate
     notes = (
-        f"augmentation: as configured is {strengths}, together; all networks train at the learning rate {config.optimizer.learning_rate:g}",
+        f"augmentation: as configured is {_strengths(setting)}, together; all networks train at the learning rate {rate:g}",
         "images: the subsets are stratified, and each is part of the next",
         f"training: the number of steps is the same with {sizes[0]:,} images as with {images:,}",
     )
     return [*lines, crossing(curves), *differences(setting, *notes)]
 
 
+def _strengths(setting: Setting) -> str:
+    """The kinds of augmentation that the config uses, with their strengths; a crop only where the stored images are larger."""
+    augment, shape = setting.loaded.augment, setting.dataset.image_shape
+    larger = min(shape[:2]) > setting.loaded.model.input_size
+    return ", ".join(f"{name} {augment[name]:g}" for name in STRENGTHS if augment[name] and (name != "crop" or larger))
+
+
 def _training_errors_in_words(study: Study, factor: str) -> str:
-    """How well the networks know their training images at the end: whether they overfit."""
+    """How well the networks that didn't diverge know their training images at the end: whether they overfit."""
     curves, levels = training_errors(study.compared), study.factors[factor].levels
-    augmented, without = (100 * curves[levels[name].name][1][-LAST:].mean() for name in ("as configured", "none"))
+    augmented, without = (100 * np.nanmean(curves[levels[name].name][1][-LAST:]) for name in ("as configured", "none"))
     dropout = f"with dropout {study.loaded.model.dropout:g}"
     return f"training error at the end, {dropout}: {augmented:.2f} % of augmented images, {without:.2f} % without augmentation"
 

@@ -31,8 +31,10 @@ UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}  # as progress.duration write
 
 NINE = "--orders 9 --seeds 1"  # of nine networks the narrowest interval, see ablate/coverage.py
 LINEAR = "--config.plateau.mode=manual --config.optimizer.schedule=poly --config.optimizer.poly_power=1.0"
-FASHION = "--config configs/fashion_mnist.py --config.model.width=0.125"
-FEW = f"{FASHION} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
+NARROW = "--config.model.width=0.125"
+FASHION = f"--config configs/fashion_mnist.py {NARROW}"
+FEW_IMAGES = f"{NARROW} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
+FEW = f"--config configs/fashion_mnist.py {FEW_IMAGES}"
 FEW_LINEAR = f"experiments.ablate {FEW} {LINEAR} --config.eval.every_epochs=20"
 ALL = f"{FASHION} --config.train.epochs=5 --config.eval.every_epochs=2.5"
 BETTER = f"--config.train.epochs=30 --config.train.batch_size=128 --config.eval.every_epochs=10 {LINEAR}"
@@ -56,7 +58,6 @@ PIECES = {
     "digits_ensemble": Piece(
         f"experiments.ablate --config configs/digits.py {LINEAR} --factors ensemble --orders 5 --seeds 7", {"digits_ensemble": "."}
     ),
-    "parts": Piece(f"experiments.reproduce parts --dataset digits {LINEAR}", {"parts": "digits-quick/parts"}),
     "views": Piece(f"experiments.reproduce table1 --dataset photographs --scale full {NINE}", {"views": "photographs-full/table1"}),
     "colour": Piece(
         f"experiments.ablate --config configs/photographs.py --factors any_augment,colour --rates auto {NINE}", {"colour": "."}
@@ -66,9 +67,13 @@ PIECES = {
     "few": Piece(f"{FEW_LINEAR} --factors activation,dropout,overlap --rates auto {NINE}", {"few": "."}),
     "few_precision": Piece(f"{FEW_LINEAR} --factors precision {NINE}", {"few_precision": "."}),
     "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
+    "parts": Piece(
+        f"experiments.reproduce parts --dataset fashion_mnist --scale full {FEW_IMAGES} {LINEAR} --config.eval.every_epochs=20 --orders 5",
+        {"parts": "fashion_mnist-full/parts"},
+    ),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),
     "augmentation": Piece(
-        "experiments.reproduce augmentation --dataset fashion_mnist --scale full --config.model.width=0.125 --config.train.epochs=5 "
+        "experiments.reproduce augmentation --dataset fashion_mnist --scale full {NARROW} --config.train.epochs=5 "
         f"--config.eval.every_epochs=2.5 --config.augment.rotation=10.0 {LINEAR} {NINE}",
         {
             "augmentation": "fashion_mnist-full/augmentation",

@@ -1,6 +1,7 @@
 """Published numbers beside measured ones: the settings of datasets and scales, figure 1's epochs, the command."""
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -197,28 +198,64 @@ def test_figures_of_networks_are_those_of_one_order(digits_dir, tmp_path):
         claims.figure3(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], several))
 
 
-def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monkeypatch):
-    trained, evaluated = [], []
-    errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "ensemble_top1_error", "relative_cut", "disagreement"), 0.125)
+def parts_of(digits_dir, out, monkeypatch, *options, together=(0.125,)):
+    """What `parts` trains and tests with 3 networks in an ensemble, and its lines; `together` are the errors of the ensembles, in turn."""
+    trained, evaluated, next_error = [], [], itertools.cycle(together)
+
+    def evaluate(directories, path, *_):
+        evaluated.append((path.stem, directories))
+        errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "relative_cut", "disagreement"), 0.25)
+        return errors | {"ensemble_top1_error": next(next_error)}
+
     monkeypatch.setattr(parts, "train", lambda programs, *_: trained.extend(programs) or True)
-    monkeypatch.setattr(parts, "evaluate", lambda directories, *_: evaluated.append(directories) or errors)
-    lines = parts.parts(setting.make("digits", "quick", 3, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    monkeypatch.setattr(parts, "evaluate", evaluate)
+    args = config_lib.parse_command_line(reproduce.parser(), ["parts", *options])
+    lines = parts.parts(setting.make("digits", "quick", 3, out, [f"data.dir={digits_dir}"], args))
+    return trained, evaluated, "\n".join(lines)
+
+
+def chance(programs, evaluated):
+    """For each ensemble tested the order, seed and draws of its networks."""
     seeds = {}
-    for program in trained:
+    for program in programs:
         config = config_lib.load(program.config, program.overrides)
         members = hyper.from_config(config)[0]
         seeds[program.directory] = [(config.data.seed, *map(int, pair)) for pair in zip(members.seed, members.draws, strict=True)]
-    assert [[seed for directory in directories for seed in seeds[directory]] for directories in evaluated] == [
-        [(0, 0, 0), (0, 1, 0), (0, 2, 0)],
-        [(0, 0, 0), (0, 0, 1), (0, 0, 2)],
-        [(0, 0, 0), (0, 1, 1), (0, 2, 2)],
-        [(0, 0, 0), (1, 0, 0), (2, 0, 0)],
-        [(0, 0, 0), (1, 1, 1), (2, 2, 2)],
-    ]
+    return {name: [seed for directory in directories for seed in seeds[directory]] for name, directories in evaluated}
+
+
+def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monkeypatch):
+    trained, evaluated, text = parts_of(digits_dir, tmp_path, monkeypatch)
+    assert chance(trained, evaluated) == {
+        "their-first-weights-1": [(0, 0, 0), (0, 1, 0), (0, 2, 0)],
+        "what-dropout-and-augmentation-draw-1": [(0, 0, 0), (0, 0, 1), (0, 0, 2)],
+        "their-seeds-so-both-1": [(0, 0, 0), (0, 1, 1), (0, 2, 2)],
+        "the-order-of-the-images-1": [(0, 0, 0), (1, 0, 0), (2, 0, 0)],
+        "all-of-these-1": [(0, 0, 0), (1, 1, 1), (2, 2, 2)],
+    }
     assert len(trained) == 1 + 1 + 1 + 3 + 2
-    assert re.search(r"the order of the images +12\.50 ± 12\.50 % +12\.50 % +12\.5 % +12\.5 %", "\n".join(lines))
-    with pytest.raises(UserError, match="2 or more, and sets their orders itself"):
-        parts.parts(setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS))
+    assert re.search(r"the order of the images +25\.00 ± 25\.00 % +12\.50 % +12\.50 +25\.0 % +25\.0 %", text)
+    assert "so the cuts have no interval" in text
+    assert (tmp_path / "digits-quick" / "parts" / "parts.png").exists()
+    one = setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS)
+    with pytest.raises(UserError, match="--seeds 1: parts compares ensembles; give them 2 networks or more"):
+        parts.parts(one)
+
+
+def test_parts_in_several_ensembles_of_each_kind(digits_dir, tmp_path, monkeypatch):
+    # Gains of two ensembles of each kind, in points: 9 and 11, but for the last kind, all of these, 12 and 14.
+    trained, evaluated, text = parts_of(
+        digits_dir, tmp_path, monkeypatch, "--orders", "2", together=(0.16, 0.14, 0.16, 0.14, 0.16, 0.14, 0.1601, 0.1399, 0.13, 0.11)
+    )
+    found = chance(trained, evaluated)
+    assert found["the-order-of-the-images-2"] == [(3, 3, 3), (4, 3, 3), (5, 3, 3)]
+    assert found["all-of-these-2"] == [(3, 3, 3), (4, 4, 4), (5, 5, 5)]
+    assert len({program.directory for program in trained}) == len(trained) == 2 * (1 + 1 + 1 + 3 + 2)
+    # t of 0.975 with one degree of freedom is 12.706, the standard error of the mean 1 point
+    assert re.search(r"their first weights +25\.00 ± 25\.00 % +15\.00 % +10\.00 \(-2\.71 to 22\.71\)", text)
+    assert "differ in their first weights, instead of in all: +3.00 points with each of 2 ensembles" in text
+    assert "differ in the order of the images, instead of in all: worse by 3.00 points (2.87 to 3.13)" in text
+    assert "2 ensembles of 3 of each kind" in text
 
 
 # The command

@@ -14,7 +14,7 @@ differences between the two protocols, and writes them to a file beside the runs
     figure4        test images with their most probable classes and their nearest neighbours
     lrn            local response normalisation, its constant divisor alone, and neither
     augmentation   the error with and without augmentation against the number of training images (sizes.py)
-    parts          how much an ensemble gains by other seeds, by other orders of the images, and by both (parts.py)
+    parts          how much an ensemble gains by other seeds, by other orders of the images, and by all (parts.py)
 """
 
 import argparse

@@ -69,8 +69,8 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
     axes.set_ylim(len(levels) - 0.5, -0.5)
     axes.set_title(factor["question"])
     style_axes(axes)
-    reference_words = f"reference: {reference['level']}, {100 * reference['mean_test_error']:.2f} %"
-    axes.annotate(reference_words, (1.03, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=KINDS["open"], fontsize=11)
+    words = f"reference: {reference['level']}, {100 * reference['mean_test_error']:.2f} %"
+    axes.annotate(words, (1.03, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=KINDS["open"], fontsize=11)
     axes.grid(visible=False, axis="y")
     names = ["\n".join(textwrap.wrap(level["level"], 20)) for level in levels]
     axes.set_yticks(range(len(levels)), names, fontsize=12, parse_math=False)

@@ -107,9 +107,7 @@ def _table(count: int, found: dict[str, list[dict[str, Any]]], levels: list[dict
         mean, std, together, cut, disagree = (100 * np.mean([result[name] for result in results]) for name in names)
         gain, low, high = (-level["difference"][name] for name in ("mean", "high", "low"))
         interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
-        rows.append(
-            [kind, f"{mean:.2f} ± {std:.2f} %", f"{together:.2f} %", f"{gain:.2f}{interval}", f"{cut:.1f} %", f"{disagree:.1f} %"]
-        )
+        rows.append([kind, f"{mean:.2f} ± {std:.2f} %", f"{together:.2f} %", f"{gain:.2f}{interval}", f"{cut:.1f} %", f"{disagree:.1f} %"])
     return aligned(rows, "<>", gap=3).splitlines()
 
 

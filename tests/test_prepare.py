@@ -22,7 +22,7 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.examples import Records
 from alexnet_jax.images import Resize, load_resized
 from alexnet_jax.prepare import __main__ as prepare
-from alexnet_jax.prepare import records
+from alexnet_jax.prepare import copies, records
 
 ROOT = Path(__file__).parent.parent
 
@@ -376,6 +376,36 @@ def test_a_link_brings_no_picture_into_two_places(link, target, said, folder, tm
     (folder / link).symlink_to(target)
     with pytest.raises(UserError, match=rf"are one file, by a link, and {said}; remove one of the two"):
         prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
+
+
+def test_copies_in_two_splits_or_classes_are_told(folder, tmp_path, capsys):
+    shutil.copy(folder / "train/cat/3.JPEG", folder / "val/cat/copy.JPEG")
+    shutil.copy(folder / "train/cat/3.JPEG", folder / "train/cat/again.JPEG")  # in one class of one split it does no harm
+    shutil.copy(folder / "train/cat/5.JPEG", folder / "train/dog/5 too.JPEG")
+    prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
+    cat, dog = f"{folder}/train/cat", f"{folder}/train/dog"
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warnings == [
+        f"warning: in two splits lie copies of 1 picture, byte for byte, such as {cat}/3.JPEG (train) and {folder}/val/cat/copy.JPEG "
+        "(validation); a copy tests nothing: remove one of each",
+        f"warning: in two classes lie copies of 1 picture, byte for byte, such as {cat}/5.JPEG (train) and {dog}/5 too.JPEG (train); "
+        "remove the one with the wrong label",
+    ]
+
+
+def test_a_copy_that_would_be_held_out_is_told(folder, tmp_path, capsys):
+    shutil.rmtree(folder / "val")
+    for i in range(40):
+        shutil.copy(folder / "train/cat/3.JPEG", folder / f"train/cat/copy {i}.JPEG")
+    prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
+    assert "warning: in two splits lie copies of 1 picture" in capsys.readouterr().err
+
+
+def test_same_size_and_end_is_no_copy(tmp_path, capsys):
+    for name, first in (("train", b"a"), ("test", b"b")):
+        (tmp_path / name).write_bytes(first + bytes(copies.END))
+    copies.tell_copies({name: [(str(tmp_path / name), 0)] for name in ("train", "test")})
+    assert not capsys.readouterr().err
 
 
 def test_folder_mistakes(folder, tmp_path):

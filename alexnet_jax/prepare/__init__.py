@@ -2,6 +2,7 @@
 
 datasets.py       the five kinds of dataset that can be made
 folders.py        where raw images come from: folders of pictures
+copies.py         pictures that lie in two splits or two classes
 idx.py            the IDX files of the MNIST family
 imagenet.py       ILSVRC-2012 as it is downloaded, Kaggle's packing, Tiny ImageNet
 devkit.py         what tells ImageNet's classes, their words and the validation labels

@@ -12,6 +12,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.images import Resize, is_image, load_resized, shown
+from alexnet_jax.prepare.copies import refuse_links, tell_copies
 from alexnet_jax.prepare.holdout import hold_out
 from alexnet_jax.prepare.records import RawDataset, default_encoding
 from alexnet_jax.prepare.shards import LeftOut
@@ -76,7 +77,8 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
             described += ", test/CLASS/*"
         else:
             left_out.append(LeftOut("test folder without labels", shown(source / "test")))
-    _refuse_shared(splits)
+    refuse_links(splits)
+    tell_copies(splits)
     others = sorted({entry.name for entry in _entries(source)} - {"train", "test", *held})
     left_out += [LeftOut("beside train, val and test", shown(source / name)) for name in others]
     return RawDataset(
@@ -155,19 +157,6 @@ def _labelled(folder: Path, classes: dict[str, str], left_out: list[LeftOut]) ->
         left_out += pictures.left_out
     left_out += [LeftOut("beside the class folders", shown(entry.path)) for entry in _entries(folder) if not entry.is_dir()]
     return images
-
-
-def _refuse_shared(splits: dict[str, list[tuple[str, int]]]) -> None:
-    """Refuse a file that links bring into two splits or two classes: what is tested would be trained on, or have two labels."""
-    seen: dict[str, tuple[str, str, int]] = {}
-    for split, images in splits.items():
-        for path, label in images:
-            first, *place = seen.setdefault(os.path.realpath(path), (path, split, label))
-            if place != [split, label]:
-                raise UserError(
-                    f"{shown(first)} and {shown(path)} are one file, by a link, and would be in {place[0]} and in {split}, "
-                    f"{'with one label' if place[1] == label else 'with two labels'}; remove one of the two"
-                )
 
 
 def _has_classes(folder: Path, classes: dict[str, str]) -> bool:

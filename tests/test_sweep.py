@@ -50,6 +50,9 @@ def log(program, validation, test, lost=(), seconds=8.0, split="test"):
         run_log.event("start", 0, members=members, member_names=names, steps=100, steps_per_epoch=10.0, devices="1 cpu", images=640)
         for kind, step, fields in events:
             run_log.event(kind, step, **fields)
+    label = np.arange(100) % 10
+    answer = [np.where(np.arange(100) < round(100 * error), (label + 1) % 10, label) for error in test]
+    np.savez(directory / run.PREDICTIONS, step=100, answer=np.stack(answer), label=label)
 
 
 @pytest.fixture
@@ -207,6 +210,14 @@ def test_a_network_that_answers_one_class_for_all_images_never_learnt(tmp_path):
     best, never = ranking.rows([program])
     assert (best.point.name, best.note, best.spread("test")[::2]) == ("learning_rate=0.01", "1 of 2 never learnt", (0.2, 1))
     assert (never.note, never.ranks) == ("never learnt", False)
+
+
+def test_a_point_whose_predictions_are_lost_keeps_its_rank_and_says_so(programs):
+    (programs[0].directory / run.PREDICTIONS).write_bytes(b"cut off")
+    rows = ranking.rows(programs)
+    assert [row.point.name for row in rows[:3]] == ["learning_rate=0.01", "learning_rate=0.001", "learning_rate=0.1"]
+    unknown = "predictions lost, so it isn't known which networks learnt"
+    assert [row.note for row in rows[:4]] == [unknown, unknown, f"1 of 2 diverged, {unknown}", f"diverged, {unknown}"]
 
 
 def test_a_long_name_is_shortened_in_the_drawing(tmp_path):

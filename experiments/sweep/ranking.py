@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     point: Point
     result: Result | None  # None until its run has finished
-    note: str  # what of its networks diverged or never learnt, or the state of an unfinished run; may be empty
+    note: str  # what of its networks diverged, never learnt or isn't known, or the state of an unfinished run; may be empty
     programs: tuple[Program, ...]  # those that train it, one for each order of the images
     learnt: np.ndarray  # bool (N,): which of its networks neither diverged nor answer one class for every image
 
@@ -65,7 +65,7 @@ def rows(programs: Sequence[Program]) -> list[Row]:
     points = {point.name: point for program in programs for point in program.points}
     trained = {name: tuple(program for program in programs if name in (point.name for point in program.points)) for name in points}
     found = [_row(result, trained[result.point.name]) for result in collect(programs)]
-    found.sort(key=lambda row: (not row.ranks, bool(row.note), row.spread("validation")[0]))
+    found.sort(key=lambda row: (not row.ranks, not row.learnt.all(), row.spread("validation")[0]))
     missing = [name for name in points if name not in {row.point.name for row in found}]
     return found + [Row(points[name], None, _unfinished(trained[name]), trained[name], np.zeros(0, bool)) for name in missing]
 
@@ -73,12 +73,14 @@ def rows(programs: Sequence[Program]) -> list[Row]:
 def _row(result: Result, trained: tuple[Program, ...]) -> Row:
     """The row of a point that has finished."""
     networks = len(result.seeds)
+    notes = []
     try:
         stalled = never_learnt(result, answers(result))
-    except UserError:  # a run's predictions are lost, but its errors are in its log
+    except UserError:  # its errors are in its log, but not whether a network answers one class for every image
         stalled = np.zeros(networks, bool)
+        notes = ["predictions lost, so it isn't known which networks learnt"]
     lost = {"diverged": len(result.diverged), "never learnt": int(stalled.sum())}
-    notes = [why if count == networks else f"{count} of {networks} {why}" for why, count in lost.items() if count]
+    notes = [*(why if count == networks else f"{count} of {networks} {why}" for why, count in lost.items() if count), *notes]
     return Row(result.point, result, ", ".join(notes), trained, ~stalled & ~np.isin(result.seeds, result.diverged))
 
 

@@ -75,6 +75,18 @@ def test_both_derivatives_of_lrn_are_one_function(dtype, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere the sums of the forward pass are kept")
+def test_on_cpus_the_derivative_of_lrn_keeps_no_sums(monkeypatch):
+    def total(x, kernel):
+        return jnp.sum(jnp.tanh(lrn_lib.lrn(x) @ kernel))  # its gradient comes long after the sums
+
+    x, kernel = normal(8, 12, 12, 16), normal(16, 16)
+    again = jax.jit(jax.grad(total, argnums=(0, 1))).lower(x, kernel).compile().memory_analysis().temp_size_in_bytes
+    monkeypatch.setattr(lrn_lib, "delayed", lambda x, gradient: x)
+    kept = jax.jit(jax.grad(lambda *arrays: total(*arrays), argnums=(0, 1))).lower(x, kernel).compile().memory_analysis().temp_size_in_bytes
+    assert again <= kept - x.nbytes
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (3, 4, 7, 5), (2, 1, 1, 3)])
 def test_both_sums_of_a_bias_gradient_are_one_function(shape):
     gradient = normal(*shape)

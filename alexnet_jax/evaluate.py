@@ -124,6 +124,8 @@ def table(result: dict[str, Any]) -> str:
     cells = [(name, f"{top1:.2%}", f"{top5:.2%}", f"{nll:.4f}", f"{ece:.4f}") for name, top1, top5, nll, ece in rows]
     lines = [aligned([("", "top-1", "top-5", "NLL", "ECE"), *cells], "<>")]
     if len(result["members"]) > 1:
+        if result["diverged"]:
+            lines.append(f"diverged, and left out of what follows: {', '.join(result['diverged'])}")
         lines += [
             f"mean +- std of the members' top-1 errors: {result['mean_top1_error']:.2%} +- {100 * result['std_top1_error']:.2f}",
             f"relative cut of the error by the ensemble: {result['relative_cut']:.1%}; members disagree on {result['disagreement']:.1%}",

@@ -100,34 +100,31 @@ def predict_split(log_probs: Callable, batches: Iterable[dict], examples: int, m
 def summarise(predictions: Predictions) -> dict[str, Any]:
     """The errors, likelihood and calibration of all members and of their ensemble. Errors are fractions.
 
-    A member that has diverged (NaN) errs on every example, and counts in the mean error. The ensemble leaves it out, and `relative_cut`
-    compares the ensemble with the other members alone.
+    A member that has diverged (NaN) errs on every example. The ensemble leaves it out, and so do all figures about several members, unless
+    all have diverged.
 
     Returns:
-      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error`, and
-      the standard deviation over members `std_top1_error`; `ensemble_...` of each; `relative_cut`, the fraction of its members' mean error
-      that the ensemble removes; `disagreement`, the fraction of examples on which two members differ, the mean over pairs; `curve`, a row
-      for each ensemble size; `geometric_top1_error`, the error of the ensemble that averages log-probabilities instead of probabilities.
+      `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and
+      `std_top1_error`, the mean and the standard deviation over members; `ensemble_...` of each; `relative_cut`, the fraction of the mean
+      error that the ensemble removes; `disagreement`, the fraction of examples on which two members differ, the mean over pairs; `curve`, a
+      row for each ensemble size; `geometric_top1_error`, the error of the ensemble that averages log-probabilities instead of probabilities.
     """
     labels, log_probs, names = predictions
-    members = len(log_probs)
     diverged = np.isnan(log_probs).any(axis=(1, 2))
     voters = voting(log_probs)
     each = [figures(labels, member) for member in log_probs]
     ensemble = figures(labels, average(voters))
-    top1 = np.array([row["top1_error"] for row in each])
-    answers = log_probs.argmax(-1)
-    alone = np.mean([top_k_error(labels, voter, 1) for voter in voters])
-    pairs = [np.mean(answers[i] != answers[j]) for i, j in itertools.combinations(range(members), 2)]
+    top1 = np.array([top_k_error(labels, voter, 1) for voter in voters])
+    pairs = [np.mean(one != other) for one, other in itertools.combinations(voters.argmax(-1), 2)]
     return {
         "count": len(labels),
         "members": names,
         "diverged": [name for name, lost in zip(names, diverged, strict=True) if lost],
         **{name: [row[name] for row in each] for name in ensemble},
         "mean_top1_error": float(top1.mean()),
-        "std_top1_error": float(top1.std(ddof=1)) if members > 1 else 0.0,
+        "std_top1_error": float(top1.std(ddof=1)) if len(top1) > 1 else 0.0,
         **{f"ensemble_{name}": value for name, value in ensemble.items()},
-        "relative_cut": float(1 - ensemble["top1_error"] / alone) if alone else 0.0,
+        "relative_cut": float(1 - ensemble["top1_error"] / top1.mean()) if top1.any() else 0.0,
         "geometric_top1_error": top_k_error(labels, voters.mean(0), 1),
         "disagreement": float(np.mean(pairs)) if pairs else 0.0,
         "curve": ensemble_curve(labels, voters),

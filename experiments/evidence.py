@@ -73,7 +73,7 @@ PIECES = {
     ),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),
     "augmentation": Piece(
-        "experiments.reproduce augmentation --dataset fashion_mnist --scale full {NARROW} --config.train.epochs=5 "
+        f"experiments.reproduce augmentation --dataset fashion_mnist --scale full {NARROW} --config.train.epochs=5 "
         f"--config.eval.every_epochs=2.5 --config.augment.rotation=10.0 {LINEAR} {NINE}",
         {
             "augmentation": "fashion_mnist-full/augmentation",

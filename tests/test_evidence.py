@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from experiments import evidence, verdicts
 from experiments.launch import cost
@@ -23,6 +24,14 @@ def test_a_piece_is_a_command_that_can_be_planned(name, digits_dir, tmp_path, ca
     more = "figure1" in name or "--rates auto" in evidence.PIECES[name].command
     assert (evidence.expected(shown) > 7200) == ("depend on their results" in shown) == more
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", evidence.PIECES)
+def test_the_words_of_a_piece_are_those_of_its_command(name, tmp_path):
+    module, *words = evidence.words_of(name, tmp_path, ["train.epochs=3"])[1:]
+    args = config_lib.parse_command_line(importlib.import_module(f"{module}.__main__").parser(), words)
+    config = getattr(args, "config", None) or f"configs/{args.dataset}.py"
+    assert config_lib.load(config, args.overrides).train.epochs == 3
 
 
 def test_every_result_of_evidence_in_the_table_of_claims_is_one_of_a_piece():

@@ -89,6 +89,7 @@ def result_columns(runs: Sequence[Past]) -> list[tuple[str, ...]]:
         row("dataset", lambda run, _: run.record.get("dataset", {}).get("name", "")),
         row("members", lambda run, _: str(run.history.start["members"])),
         row("tested on", lambda _, test: f"{test['split']}, {test['count']:,}" if test else ""),
+        row("diverged", lambda _, test: str(len(test["diverged"])) if test and test["diverged"] else ""),
         row("mean top-1 error", error("mean_top1_error")),
         row("± std", lambda _, test: f"{100 * test['std_top1_error']:.2f} %" if test and len(test["top1_error"]) > 1 else ""),
         row("ensemble top-1 error", error("ensemble_top1_error")),

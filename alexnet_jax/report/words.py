@@ -93,6 +93,8 @@ def result_rows(past: History) -> list[tuple[str, str, str]]:
     for name, top1, top5 in zip(past.start["member_names"], test["top1_error"], test["top5_error"], strict=True):
         rows.append((name, f"{100 * top1:.2f} %", f"{100 * top5:.2f} %"))
     if len(rows) > 2:
+        if test["diverged"]:
+            rows.append((f"without {', '.join(test['diverged'])}, diverged:", "", ""))
         rows.append(("mean ± std", f"{100 * test['mean_top1_error']:.2f} ± {100 * test['std_top1_error']:.2f} %", ""))
         rows.append(("ensemble", f"{100 * test['ensemble_top1_error']:.2f} %", f"{100 * test['ensemble_top5_error']:.2f} %"))
         rows.append(("relative cut", f"{100 * test['relative_cut']:.1f} %", ""))

@@ -106,8 +106,8 @@ def summarise(predictions: Predictions) -> dict[str, Any]:
     Returns:
       `count`, `members`, `diverged` (names); per member `top1_error`, `top5_error`, `nll` (nats), `ece`; `mean_top1_error` and
       `std_top1_error`, the mean and the standard deviation over members; `ensemble_...` of each; `relative_cut`, the fraction of the mean
-      error that the ensemble removes; `disagreement`, the fraction of examples on which two members differ, the mean over pairs; `curve`, a
-      row for each ensemble size; `geometric_top1_error`, the error of the ensemble that averages log-probabilities instead of probabilities.
+      error that the ensemble removes; `disagreement`, the fraction of examples on which two members differ, the mean over pairs; `curve`,
+      a row for each ensemble size; `geometric_top1_error`, the error of the ensemble that averages log-probabilities.
     """
     labels, log_probs, names = predictions
     diverged = np.isnan(log_probs).any(axis=(1, 2))

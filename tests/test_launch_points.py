@@ -7,6 +7,7 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.hyper import FIELDS, base_member, parse_members
+from alexnet_jax.runlog import RunLog
 from experiments.launch.points import CHOOSING_ORDER, Point, check_distinct, number, pack, pack_to_choose, setting_name
 from experiments.sweep import grid
 
@@ -22,6 +23,21 @@ POINTS = [
 def members_of(program):
     config = config_lib.load(program.config, program.overrides)
     return config, parse_members(config.ensemble.members, base_member(config))[0]
+
+
+def test_networks_that_are_compared_start_from_the_same_weights(tmp_path):
+    def starting_from(members):
+        source = tmp_path / f"{members} members"
+        with RunLog(source, 0) as log:
+            log.event("start", 0, members=members, member_names=["m"] * members, steps=1, steps_per_epoch=1.0, devices="cpu", images=1)
+        return [f"train.init_from={source}"]
+
+    slow = POINTS[:1]
+    assert pack(CONFIG, starting_from(1), POINTS, 2, ROOT, orders=2)
+    assert pack(CONFIG, starting_from(2), slow, 2, ROOT)  # one run, as if it were trained by itself
+    for points, orders in ((POINTS, 1), (slow, 2)):
+        with pytest.raises(UserError, match=r"2 members has 2 members: .* choose a run with one member"):
+            pack(CONFIG, starting_from(2), points, 2, ROOT, orders=orders)
 
 
 def test_points_that_differ_in_hyper_alone_share_a_program():

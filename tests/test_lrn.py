@@ -74,10 +74,16 @@ def test_the_page(untrained_run, tmp_path, capsys, monkeypatch):
     main(["--run", str(untrained_run), "--split", "test[:64]", "--retrain", "0.1", "--note", "untrained networks", "--out", str(tmp_path)])
     out = " ".join(capsys.readouterr().out.split())
     assert "n = 5, k = 2, alpha = 0.0001, beta = 0.75" in out
-    assert "after retraining" in out
+    assert "after retraining, on test" in out
     assert "In norm1, LRN changes" in out
     assert {path.name for path in (tmp_path / "retrained").iterdir()} == {"as_trained", "constant", "off"}
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 3
+    for other, said in (
+        (["0.2"], r"was trained on for 0\.1 epochs, now it is 0\.2; use another --out"),
+        (["0.1", "--rate", "1"], "now it is"),
+    ):
+        with pytest.raises(UserError, match=said):
+            main(["--run", str(untrained_run), "--split", "test[:64]", "--out", str(tmp_path), "--retrain", *other])
     assert (tmp_path / "lrn.html").read_text().count(">untrained networks") == 1 + 3  # the headline, and every figure
 
 

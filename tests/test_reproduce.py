@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import re
 import shutil
 
@@ -204,7 +205,8 @@ def parts_of(digits_dir, out, monkeypatch, *options, together=(0.125,)):
 
     def evaluate(directories, path, *_):
         evaluated.append((path.stem, directories))
-        errors = dict.fromkeys(("mean_top1_error", "std_top1_error", "relative_cut", "disagreement"), 0.25)
+        errors: dict = dict.fromkeys(("mean_top1_error", "std_top1_error", "relative_cut", "disagreement"), 0.25)
+        errors |= {"members": [*"abc"], "diverged": ["c"] * (len(evaluated) == 1)}
         return errors | {"ensemble_top1_error": next(next_error)}
 
     monkeypatch.setattr(parts, "train", lambda programs, *_: trained.extend(programs) or True)
@@ -236,6 +238,7 @@ def test_parts_are_networks_that_differ_in_one_thing(digits_dir, tmp_path, monke
     assert len(trained) == 1 + 1 + 1 + 3 + 2
     assert re.search(r"the order of the images +25\.00 ± 25\.00 % +12\.50 % +12\.50 +25\.0 % +25\.0 %", text)
     assert "so the cuts have no interval" in text
+    assert "\nleft out: 1 of 15 networks, which diverged\n" in text
     assert (tmp_path / "digits-quick" / "parts" / "parts.png").exists()
     one = setting.make("digits", "quick", 1, tmp_path, [f"data.dir={digits_dir}"], ARGS)
     with pytest.raises(UserError, match="--seeds 1: parts compares ensembles; give them 2 networks or more"):
@@ -302,12 +305,57 @@ def test_another_target_reuses_the_run(runs, digits_dir, capsys):
 
 def test_ten_views_are_compared_network_by_network_within_an_order():
     def results(*errors):
-        return [{"members": [0, 1], "top1_error": both} for both in errors]
+        return [{"members": [0, 1], "diverged": [], "top1_error": both} for both in errors]
 
     centre, ten = results([0.30, 0.34], [0.31, 0.31], [0.29, 0.33]), results([0.29, 0.32], [0.30, 0.28], [0.29, 0.30])
     # The means of the orders are 1.5, 2 and 1.5 points: t = 4.30 with 2 degrees of freedom, standard error 0.167.
     assert claims._views_in_words(centre, ten) == "ten views against the centre crop: better by 1.67 points (0.95 to 2.38)"
     assert "better by 1.50 points" not in claims._views_in_words(centre[:1], ten[:1])  # two networks: the interval contains zero
+    lost = [each | {"members": [0, 1, 2], "diverged": [1], "top1_error": [0.3, 1, 0.3]} for each in results([0.3, 0.3])]
+    gained = [each | {"top1_error": [0.29, 1, 0.28]} for each in lost]
+    assert claims._views_in_words(lost, gained).startswith(
+        "ten views against the centre crop: too few seeds to tell: between -7.85 and +4.85"
+    )
+
+
+def test_a_kept_evaluation_is_read_only_if_it_is_of_these_runs_as_they_are(tmp_path, monkeypatch):
+    made, kept = [], tmp_path / "kept.json"
+
+    def evaluate_anew(module, *words):
+        runs = list(words[words.index("--run") + 1 : words.index("--split")])
+        made.append(runs)
+        kept.write_text(json.dumps({"runs": runs, "members": ["a", "b"], "diverged": []}))
+
+    monkeypatch.setattr(claims, "_python", evaluate_anew)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for directory in (one, other):
+        directory.mkdir()
+        (directory / "events.jsonl").touch()
+    for directories in ([one, other], [one, other], [other, one]):
+        assert claims.evaluate(directories, kept, "centre crop", "test")["runs"] == list(map(str, directories))
+    assert len(made) == 2
+    os.utime(other / "events.jsonl", (kept.stat().st_mtime + 1,) * 2)  # deleted and trained anew
+    claims.evaluate([other, one], kept, "centre crop", "test")
+    assert len(made) == 3
+
+
+def test_networks_that_have_all_diverged_are_no_result(tmp_path):
+    (tmp_path / "events.jsonl").touch()
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps({"runs": [str(tmp_path)], "members": ["a", "b"], "diverged": ["a", "b"]}))
+    with pytest.raises(UserError, match=r"all networks of .* have diverged; lower optimizer\.learning_rate"):
+        claims.evaluate([tmp_path], kept, "centre crop", "test")
+
+
+def test_the_cut_has_an_interval_only_where_orders_differ():
+    def results(*ends):
+        return [{"curve": [{"top1_error": one}, {"top1_error": all_of_them}]} for one, all_of_them in ends]
+
+    words = claims._cut_in_words(results((0.1, 0.09), (0.1, 0.07)))
+    assert words.endswith("20.0 % (-107.1 to 147.1), mean and 95 % interval over 2 orders")  # t = 12.706, standard error 10
+    same = claims._cut_in_words(results((0.1, 0.05), (0, 0), (0.2, 0.1)))
+    assert same.endswith("50.0 % in each of 2 orders, so it has no interval; the networks of 1 orders make no error")
+    assert claims._cut_in_words(results((0, 0), (0, 0))).endswith("none; the networks of 2 orders make no error")
 
 
 @pytest.mark.parametrize("target", ["figure1", "figure4"])

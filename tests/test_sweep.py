@@ -212,6 +212,14 @@ def test_a_network_that_answers_one_class_for_all_images_never_learnt(tmp_path):
     assert (never.note, never.ranks) == ("never learnt", False)
 
 
+def test_a_sweep_in_which_nothing_learnt_says_so(tmp_path):
+    points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("8", "9")]
+    made = pack(CONFIG, [], points, 1, tmp_path / "sweep")
+    assert ranking.headline(ranking.rows(made)) == "No point has finished yet."
+    log(made[0], [1.0, 1.0], [1.0, 1.0], lost=(0, 1))
+    assert ranking.headline(ranking.rows(made)).startswith("No network of the points that have finished has learnt")
+
+
 def test_a_point_whose_predictions_are_lost_keeps_its_rank_and_says_so(programs):
     (programs[0].directory / run.PREDICTIONS).write_bytes(b"cut off")
     rows = ranking.rows(programs)
@@ -289,6 +297,23 @@ def test_a_run_with_a_mean_of_its_own_goes_on(digits_dir, tmp_path):
     config = config_lib.load(CONFIG, program.overrides)
     run.write_config(program.directory, config, data.load(config.data, config.model.pixel_mean))
     check([program])
+
+
+def test_a_run_that_is_further_than_the_sweep_shall_go_is_refused_before_it_fails(digits_dir, tmp_path):
+    fields = [f"data.dir={digits_dir}", *TINY]
+    (program,) = pack(CONFIG, fields, [Point("any", {"learning_rate": ".1"})], 1, tmp_path)
+    config = config_lib.load(CONFIG, program.overrides)
+    run.write_config(program.directory, config, data.load(config.data))
+    with RunLog(program.directory, 0) as run_log:
+        run_log.event("start", 0, members=1, member_names=["m"], steps=32, steps_per_epoch=32.0, devices="cpu", images=1)
+        run_log.event("checkpoint", 16, seconds=1.0)
+    check([program])  # 16 of 16 steps
+    with RunLog(program.directory, 17) as run_log:
+        run_log.event("checkpoint", 17, seconds=1.0)
+    with pytest.raises(
+        UserError, match=r"holds a run at step 17, train\.epochs=0\.5 ends at step 16; use another directory, or more epochs"
+    ):
+        check([program])
 
 
 def test_lrn_constants_of_a_network_without_lrn_are_refused(digits_dir, tmp_path):

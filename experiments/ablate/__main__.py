@@ -77,8 +77,18 @@ def parse_factors(text: str) -> list[str]:
 
 
 def parse_rates(text: str) -> list[str]:
-    """`.005,.01` -> the learning rates as text, without repetitions."""
-    return list(dict.fromkeys(filter(None, (rate.strip() for rate in text.split(",")))))
+    """`.005,.01` -> the learning rates as text, without repetitions, also of one in another spelling."""
+    rates: dict[float | str, str] = {}
+    for rate in filter(None, (part.strip() for part in text.split(","))):
+        rates.setdefault(_as_number(rate), rate)
+    return list(rates.values())
+
+
+def _as_number(rate: str) -> float | str:
+    try:
+        return float(rate)
+    except ValueError:
+        return rate  # the config refuses it
 
 
 def main(argv: list[str] | None = None) -> None:

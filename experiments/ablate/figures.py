@@ -90,16 +90,19 @@ def sizes_figure(curves: Mapping[int, Mapping[str, dict[str, Any]]]) -> "Figure"
 
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
+    means: list[float] = []
     for colour, marker, name in zip((COLOURS[0], COLOURS[2]), "oD", ("as configured", "none"), strict=True):
         mean, low, high = np.array([_mean_error(levels[name]) for levels in curves.values()]).T
+        means += mean[np.isfinite(mean)].tolist()  # there is none where all networks diverged
         axes.fill_between(list(curves), low, high, color=colour, alpha=0.2, linewidth=0)
         label = {"as configured": "with augmentation", "none": "without"}[name]
         axes.plot(list(curves), mean, color=colour, marker=marker, linewidth=2.4, markersize=7, label=label)
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xticks(list(curves), [f"{size:,}" for size in curves])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if means and min(means) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_title("Test error (%)")
     axes.set_xlabel("training images, each number with the same number of steps; band: 95 % interval of the mean", color=INK)

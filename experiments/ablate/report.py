@@ -75,6 +75,7 @@ def protocol(study: "Study") -> dict[str, str]:
     first = study.programs[0]
     record, past = run.read_config(first.directory), history.load(first.directory)
     config, dataset, start, test = record["config"], record["dataset"], past.start, past.test
+    weights = f"; all networks start from those of {config['train']['init_from']}" if config["train"]["init_from"] else ""
     seconds = sum(history.load(program.directory).seconds for program in study.programs)
     split = results.same_split(study.programs)
     return {
@@ -85,7 +86,7 @@ def protocol(study: "Study") -> dict[str, str]:
         "test": f"{test['count']:,} images ({test['split']}), centre crop, the networks of the last step"
         + (f"; the plateau rule used {split} too, to lower the learning rate" if split else ""),
         "seeds": f"{study.seeds * study.orders}, the first is {config['ensemble']['seed']}; a seed sets initial weights, dropout and "
-        "augmentation",
+        f"augmentation{weights}",
         "orders": "one order of the images, which is the same for all networks"
         if study.orders == 1
         else f"{study.orders} orders of the images (data.seed from {config['data']['seed']}), each with seeds of its own: {study.seeds}",

@@ -55,6 +55,10 @@ def check(programs: Sequence[Program]) -> list[Cost]:
         if (program.directory / run.CONFIG).exists():
             run.check_same(program.directory, config, dataset)
         arch, steps = setup.network.model.arch, setup.timeline.total
+        done = status(program.directory)
+        if done.state in ("interrupted", "failed") and done.step > steps:  # before a process fails there, and marks the run as failed
+            epochs = f"train.epochs={config.train.epochs:g} ends at step {steps:,}"
+            raise UserError(f"{program.directory} holds a run at step {done.step:,}, {epochs}; use another directory, or more epochs")
         if not arch.lrn:
             _without_lrn(program)
         per_image = step_flops(arch, len(dataset.classes), dataset.image_shape[2])

@@ -92,6 +92,7 @@ def pack(
         if override.partition("=")[0] == "ensemble.members":
             raise UserError(f"--config.{override}: the experiment sets the members itself, from its points and seeds; leave this out")
     loaded = config_lib.load(config, overrides)
+    _check_start(loaded.train.init_from, len(points), orders + first_order)
     fields = config_lib.flat(loaded)
     groups: dict[tuple[str, ...], list[tuple[Point, dict[str, str]]]] = {}
     for point in points:
@@ -113,6 +114,23 @@ def pack(
             directory = root / _directory_name(readable, [*own, *shape, spec])
             programs.append(Program(directory, config, (*overrides, *own, *shape, f"ensemble.members={spec}"), chosen, seeds, order))
     return programs
+
+
+def _check_start(source: str, points: int, orders: int) -> None:
+    """Refuse to start several points or orders from a run of several members: member m of each program would take its member m, so the
+    points would start from different networks, and the orders from the same ones.
+
+    Raises:
+      UserError: it names the run.
+    """
+    from alexnet_jax import history
+
+    members = history.load(source, missing_ok=True).start.get("members", 1) if source else 1
+    if members > 1 and points * orders > 1:
+        raise UserError(
+            f"train.init_from={source} has {members} members: points that are compared would start from different ones, and orders from "
+            "the same; choose a run with one member"
+        )
 
 
 def pack_to_choose(

@@ -85,8 +85,8 @@ def answers(result: Result) -> np.ndarray:
 
 
 def never_learnt(result: Result, answers: np.ndarray) -> np.ndarray:
-    """Which of the point's N networks answer the same class for every image, though they didn't diverge; bool (N,)."""
-    return (answers == answers[:, :1]).all(1) & ~np.isin(result.seeds, result.diverged)
+    """Which of the point's N networks answer the same class for every image, wrongly for some, though they didn't diverge; bool (N,)."""
+    return (answers == answers[:, :1]).all(1) & (result.test_error > 0) & ~np.isin(result.seeds, result.diverged)
 
 
 def status(directory: Path) -> Status:

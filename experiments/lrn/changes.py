@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import data, history, metrics, parallel, turns
+from alexnet_jax import data, history, metrics, parallel, run, turns
 from alexnet_jax.errors import UserError
 from alexnet_jax.examples import Examples
 from alexnet_jax.hyper import Hyper
@@ -70,7 +70,8 @@ def retrained(subject: Subject, change: Change, epochs: float, rate: float, data
     The run is in OUT/NAME; a finished one is only read.
 
     Raises:
-      UserError: the subject isn't the whole run, another version of the project made it, the training was stopped, or as `train`.
+      UserError: the subject isn't the whole run, another version of the project made it, the training was stopped, the finished run is of
+        other settings, or as `train`.
     """
     from alexnet_jax.train.loop import train
     from configs import imagenet
@@ -93,6 +94,8 @@ def retrained(subject: Subject, change: Change, epochs: float, rate: float, data
     config.data.dir = str(data_dir or config.data.dir)
     if not history.has_checkpoint(workdir) or not history.load(workdir).test:
         train(config.lock(), workdir)
+    elif different := run.check_config(workdir, config).get("train.epochs"):
+        raise UserError(f"{workdir} was trained on for {different[0]:g} epochs, now it is {epochs:g}; use another --out")
     if not (test := history.load(workdir).test):
         raise UserError(f"{workdir} was stopped; the same command goes on")
     return np.array(test["top1_error"])

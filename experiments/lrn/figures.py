@@ -61,14 +61,18 @@ def inhibition_figure(layers: list[Layer]) -> "Figure":
     return figure
 
 
-def errors_figure(names: list[str], at_once: list[np.ndarray], after: list[np.ndarray] | None) -> "Figure":
-    """The error with each change: a dot for each network, a bar for the mean; at once, and if there is one after brief retraining."""
+def errors_figure(names: list[str], at_once: list[np.ndarray], after: list[np.ndarray] | None, after_words: str = "") -> "Figure":
+    """The error with each change: a dot for each network, a bar for the mean; at once, and if there is one after brief retraining.
+
+    Args:
+      after_words: what the legend says of the errors after retraining.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(names)), layout="constrained")
     axes = figure.subplots()
     kinds = [("at once", at_once, COLOURS[0], -0.15 if after else 0.0)]
-    kinds += [("after retraining", after, COLOURS[1], 0.15)] if after else []
+    kinds += [(after_words, after, COLOURS[1], 0.15)] if after else []
     for label, each, colour, offset in kinds:
         for place, errors in enumerate(each):
             y = np.full(len(errors), place + offset)

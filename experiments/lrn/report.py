@@ -45,6 +45,12 @@ class Found(NamedTuple):
         shown = {"k": hyper.lrn_k, "alpha": hyper.lrn_alpha, "beta": hyper.lrn_beta}
         return ", ".join([f"n = {self.subject.model.arch.lrn_size}", *(f"{name} = {_range(values)}" for name, values in shown.items())])
 
+    @property
+    def after_words(self) -> str:
+        """`after retraining`, and the split on which the retrained networks are measured, where it is another one."""
+        tested = self.subject.run.config.data.test_split
+        return "after retraining" + (f", on {tested}" if self.split != tested else "")
+
     def in_words(self) -> str:
         """What LRN does, with its reason."""
         parts = []
@@ -60,7 +66,7 @@ class Found(NamedTuple):
         words += f"not {trained:.2f} %"
         if self.after:
             trained, constant = (100 * errors.mean() for errors in self.after[:2])
-            words += f"; after retraining {constant:.2f} %, not {trained:.2f} %"
+            words += f"; {self.after_words} {constant:.2f} %, not {trained:.2f} %"
         return f"{words}."
 
     def in_text(self) -> str:
@@ -80,7 +86,7 @@ class Found(NamedTuple):
 
     def errors(self) -> list[tuple[str, ...]]:
         """A row for each change: its errors, mean and standard deviation over the networks."""
-        heading = ("", "at once", "after retraining") if self.after else ("", "error")
+        heading = ("", "at once", self.after_words) if self.after else ("", "error")
         columns = [self.at_once, *([self.after] if self.after else [])]
         return [heading, *((name, *(_spread(column[i]) for column in columns)) for i, name in enumerate(self.changes))]
 
@@ -106,8 +112,8 @@ def write(found: Found, out: Path) -> Path:
     text = f"The error on {found.split} when the constants are changed in the trained networks: each dot is a network, each bar the mean."
     if found.epochs:
         text += (
-            f" After retraining: each was then trained on for {found.epochs:g} epochs at {found.rate:g} times its first learning rate, the "
-            "unchanged ones too."
+            f" {found.after_words.capitalize()}: each was then trained on for {found.epochs:g} epochs at {found.rate:g} times its first "
+            "learning rate, the unchanged ones too."
         )
     sections = [
         page.Section(
@@ -131,7 +137,7 @@ def write(found: Found, out: Path) -> Path:
             "Other constants",
             [
                 page.Text(text),
-                page.Drawing("errors", figures.errors_figure(found.changes, found.at_once, found.after), alt),
+                page.Drawing("errors", figures.errors_figure(found.changes, found.at_once, found.after, found.after_words), alt),
                 page.Table(heading, errors),
             ],
         ),

@@ -39,7 +39,10 @@ def table1(setting: Setting) -> list[str] | None:
     rows += [[f"published, {name}", *_published(errors)] for name, errors in (("centre crop", centre), ("ten views", ten))]
     rows.append(["published, gain of ten views", *(f"{a - b:.1f}" for a, b in zip(centre[:2], ten[:2], strict=True))])
     results = {view: _evaluate(setting, view) for view in _views(setting)}
-    measured = {view: [100 * np.mean([each[name] for each in found]) for name in ERRORS] for view, found in results.items()}
+    measured = {
+        view: [100 * np.mean([np.mean(np.array(each[name])[_kept(each)]) for each in found]) for name in ERRORS]
+        for view, found in results.items()
+    }
     rows += [[f"measured, {view}", *(f"{error:.2f} %" for error in errors)] for view, errors in measured.items()]
     if len(measured) == 2:
         gains = [a - b for a, b in zip(*measured.values(), strict=True)]
@@ -53,6 +56,7 @@ def table1(setting: Setting) -> list[str] | None:
         *aligned(rows, gap=3).splitlines(),
         f"published: {ten.source}; {centre.source}",
         *([_views_in_words(*results.values())] if len(results) == 2 else []),
+        *lost_in_words(next(iter(results.values()))),
         *differences(setting, comparable, *_about_views(setting)),
     ]
 
@@ -80,6 +84,7 @@ def ensemble(setting: Setting) -> list[str] | None:
         f"published: {published.ENSEMBLES[7].source}; (cut): the error's reduction relative to one network",
         f"measured: {view}, the networks' probabilities are averaged; for fewer than {len(curve)} networks the mean over subsets",
         _cut_in_words(results),
+        *lost_in_words(results),
         f"measured, centre crop: all {len(curve)} networks together against one: {found['factors'][0]['verdict']['words']}",
         *differences(
             setting,
@@ -156,8 +161,8 @@ def _views(setting: Setting) -> list[str]:
 
 def _views_in_words(centre: list[dict[str, Any]], ten: list[dict[str, Any]]) -> str:
     """What ten views change in the top-1 error of the same networks, with the interval over orders or, with one order, over seeds."""
-    orders = [order for order, result in enumerate(centre) for _ in result["members"]]
-    ten_errors, errors = (np.concatenate([result["top1_error"] for result in results]) for results in (ten, centre))
+    orders = [order for order, result in enumerate(centre) for kept in _kept(result) if kept]
+    ten_errors, errors = (np.concatenate([np.array(each["top1_error"])[_kept(each)] for each in results]) for results in (ten, centre))
     return (
         f"ten views against the centre crop: {statistics.verdict(statistics.paired_difference(ten_errors, errors, orders), MARGIN).words}"
     )
@@ -179,8 +184,13 @@ def _cut_in_words(results: list[dict[str, Any]]) -> str:
         return "one order of the images: the cut may be another with another order"
     curves = [result["curve"] for result in results if result["curve"][0]["top1_error"] > 0]
     cuts = np.array([100 * (1 - curve[-1]["top1_error"] / curve[0]["top1_error"]) for curve in curves])
+    perfect = f"; the networks of {len(results) - len(cuts)} orders make no error" if len(cuts) < len(results) else ""
     mean, low, high, *_ = statistics.mean_interval(cuts, "orders")
-    return f"cut of the top-1 error by all networks: {mean:.1f} % ({low:.1f} to {high:.1f}), mean and 95 % interval over {len(cuts)} orders"
+    if np.isnan(low):
+        known = f"{mean:.1f} % in each of {len(cuts)} orders, so it has no interval" if len(cuts) else "none"
+        return f"cut of the top-1 error by all networks: {known}{perfect}"
+    interval = f"({low:.1f} to {high:.1f}), mean and 95 % interval over {len(cuts)} orders"
+    return f"cut of the top-1 error by all networks: {mean:.1f} % {interval}{perfect}"
 
 
 def _evaluate(setting: Setting, view: str) -> list[dict[str, Any]]:
@@ -191,16 +201,42 @@ def _evaluate(setting: Setting, view: str) -> list[dict[str, Any]]:
 
 
 def evaluate(directories: list[Path], path: Path, view: str, split: str) -> dict[str, Any]:
-    """The result of `alexnet_jax.evaluate` for the networks of some runs, stored in `path`. It runs in a process with the devices."""
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("steps") == [history.saved_step(directory) for directory in directories]:
-        return kept
-    # The runs were not evaluated yet, or have been trained further since.
+    """The result of `alexnet_jax.evaluate` for the networks of some runs, stored in `path`. It runs in a process with the devices.
+
+    Raises:
+      UserError: all networks have diverged.
+    """
+    if not _is_of(path, directories):
+        _evaluate_again(directories, path, view, split)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if len(found["diverged"]) == len(found["members"]):
+        raise UserError(f"all networks of {', '.join(map(str, directories))} have diverged; lower optimizer.learning_rate")
+    return found
+
+
+def _is_of(path: Path, directories: list[Path]) -> bool:
+    """Whether a kept result is that of these runs, as they are now: neither trained further since, nor deleted and trained anew."""
+    if not path.exists() or any(path.stat().st_mtime < (directory / history.EVENTS).stat().st_mtime for directory in directories):
+        return False
+    return json.loads(path.read_text(encoding="utf-8")).get("runs") == [str(directory) for directory in directories]
+
+
+def _evaluate_again(directories: list[Path], path: Path, view: str, split: str) -> None:
     options = ["--ten-crop"] if view == "ten views" else []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     _python("alexnet_jax.evaluate", "--run", *map(str, directories), "--split", split, "--json", str(path), *options)
-    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lost_in_words(results: list[dict[str, Any]]) -> list[str]:
+    """A line that says how many networks have diverged and are left out; none where none has."""
+    lost, networks = (sum(len(result[name]) for result in results) for name in ("diverged", "members"))
+    return [f"left out: {lost} of {networks} networks, which diverged"] if lost else []
+
+
+def _kept(result: dict[str, Any]) -> np.ndarray:
+    """Which networks of a result have not diverged, bool (N,)."""
+    return ~np.isin(result["members"], result["diverged"])
 
 
 def _report_figures(setting: Setting, target: str, names: dict[str, str]) -> list[str] | None:

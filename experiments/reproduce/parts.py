@@ -19,7 +19,7 @@ from experiments.ablate.study import BASE
 from experiments.launch import points
 from experiments.launch.points import Point, Program
 from experiments.launch.train import train
-from experiments.reproduce.claims import evaluate
+from experiments.reproduce.claims import evaluate, lost_in_words
 from experiments.reproduce.setting import Setting, changed, differences
 
 ALL = "all of these"
@@ -51,6 +51,7 @@ def parts(setting: Setting) -> list[str] | None:
         f"published: {published.CLAIMS['ensemble']}; it does not say in what its networks differ",
         *_table(count, found, levels),
         *_against_all(levels),
+        *lost_in_words([result for results in found.values() for result in results]),
         *differences(setting, networks=networks if repeats > 1 else f"one ensemble of {count} of each kind, so the cuts have no interval"),
     ]
 
@@ -65,7 +66,7 @@ def _programs(setting: Setting, repeat: int) -> dict[str, list[Program]]:
     overrides, root = setting.overrides, setting.root / "runs"
     if repeat:
         overrides = changed(overrides, [f"data.seed={order}", f"ensemble.seed={seed}"])
-        root = setting.root / "parts" / f"runs-{repeat + 1}"
+        root = setting.root / "parts" / f"runs-{repeat + 1}-of-{count}"  # a directory's own name leaves overrides out
 
     def pack(*chosen: Point, seeds: int = 1, orders: int = 1) -> list[Program]:
         return points.pack(setting.config, overrides, chosen, seeds, root, setting.args.max_members, orders)

@@ -71,9 +71,11 @@ def _strengths(setting: Setting) -> str:
 def _training_errors_in_words(study: Study, factor: str) -> str:
     """How well the networks that didn't diverge know their training images at the end: whether they overfit."""
     curves, levels = training_errors(study.compared), study.factors[factor].levels
-    augmented, without = (100 * np.nanmean(curves[levels[name].name][1][-LAST:]) for name in ("as configured", "none"))
-    dropout = f"with dropout {study.loaded.model.dropout:g}"
-    return f"training error at the end, {dropout}: {augmented:.2f} % of augmented images, {without:.2f} % without augmentation"
+    dropout, words = f"with dropout {study.loaded.model.dropout:g}", []
+    for name, images in (("as configured", "of augmented images"), ("none", "without augmentation")):
+        errors = curves[levels[name].name][1][-LAST:]
+        words.append(f"{100 * np.nanmean(errors):.2f} % {images}" if np.isfinite(errors).any() else f"none {images}, as all diverged")
+    return f"training error at the end, {dropout}: {', '.join(words)}"
 
 
 def _with_images(setting: Setting, size: int) -> Setting:

@@ -109,9 +109,11 @@ def caption(programs: Sequence[Program]) -> str:
 
 def headline(table: Sequence[Row]) -> str:
     """A sentence about the point with the lowest validation error."""
-    if not table or not table[0].ranks:
+    if not any(row.result for row in table):
         return "No point has finished yet."
     best = table[0]
+    if not best.ranks:
+        return "No network of the points that have finished has learnt; lower learning rates may be better."
     seeds = best.spread("validation")[2]
     over = "one seed" if seeds == 1 else f"{seeds} seeds"
     rest = sum(row.result is None for row in table)

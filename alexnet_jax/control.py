@@ -7,7 +7,7 @@
 
 Each command is one line of RUN/control.jsonl. The run executes it at its next step, and logs who sent it, when, and at which step it took
 effect. A checkpoint holds what the commands changed and how many were read, so each command takes effect once, also after a restart. A run
-that isn't running executes its commands when it resumes.
+that isn't running executes its commands when it resumes; there is nothing to stop.
 """
 
 import argparse
@@ -102,6 +102,8 @@ def check(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
         fields["factor"] = args.factor
     if args.command == "set":
         fields |= _assignment(args.assignment)
+    if args.command == "stop" and not is_running(workdir):
+        raise UserError(f"{workdir} isn't running, so there is nothing to stop")
     if past.test and not is_running(workdir):
         raise UserError(f"{workdir} has finished: there is no step left at which it could execute a command")
     return fields

@@ -46,13 +46,13 @@ def keep(name: str, directory: Path, root: Path = Path()) -> None:
     Raises:
       UserError: the directory holds none of these, the run hasn't finished, or the run of an ensemble has no ensemble figure yet.
     """
-    from alexnet_jax.history import plain
+    from alexnet_jax.history import EVENTS, plain
     from alexnet_jax.runlog import writing
 
     if not re.fullmatch(r"\w+", name):
         raise UserError(f"{name!r} can't be the name of a result; use letters, digits and _ only")
     ablation, claim, shown = directory / "ablation.json", directory / "result.txt", ["ablation", "ensemble"]
-    if claim.exists():
+    if claim.exists() and not (directory / EVENTS).exists():  # a run may hold the page of a command that was told to write there
         figures = directory / "figures" if (directory / "figures").is_dir() else directory
         shown = sorted(path.stem for path in figures.glob("*.png"))
         record = {"kind": "claim", "text": claim.read_text(encoding="utf-8"), "figures": shown}

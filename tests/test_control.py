@@ -158,6 +158,7 @@ def finished(digits_dir, tmp_path_factory):
         (["set", "learning_rate=fast"], "is not a number"),
         (["set", "lerning_rate=1"], r"did you mean learning_rate\?"),
         (["set", "seed=1"], "can't set 'seed'"),
+        (["stop"], "isn't running, so there is nothing to stop"),
     ],
 )
 def test_refusals_change_nothing(arguments, message, finished):

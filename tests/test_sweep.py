@@ -306,10 +306,10 @@ def test_a_run_that_is_further_than_the_sweep_shall_go_is_refused_before_it_fail
     run.write_config(program.directory, config, data.load(config.data))
     with RunLog(program.directory, 0) as run_log:
         run_log.event("start", 0, members=1, member_names=["m"], steps=32, steps_per_epoch=32.0, devices="cpu", images=1)
-        run_log.event("checkpoint", 16, seconds=1.0)
+        run_log.event("checkpoint", 16, seconds=1.0, path="")
     check([program])  # 16 of 16 steps
     with RunLog(program.directory, 17) as run_log:
-        run_log.event("checkpoint", 17, seconds=1.0)
+        run_log.event("checkpoint", 17, seconds=1.0, path="")
     with pytest.raises(
         UserError, match=r"holds a run at step 17, train\.epochs=0\.5 ends at step 16; use another directory, or more epochs"
     ):

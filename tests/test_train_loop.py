@@ -19,6 +19,7 @@ from alexnet_jax.runlog import RunLog
 from alexnet_jax.train import loop
 from alexnet_jax.train.loop import train
 from alexnet_jax.train.schedule import make_timeline
+from alexnet_jax.train.setup import validate
 from experiments.prove_resume.compare import arrays
 
 # 31.425 steps an epoch: 50 steps, evaluated every 8, saved every 6, logged every 5; a drop at every evaluation but the first.
@@ -363,6 +364,20 @@ def test_a_run_in_another_order_of_the_images_does_not_go_on(tiny_config, tmp_pa
 def test_members_that_differ_in_lrn_need_a_network_that_has_it(tiny_config, tmp_path):
     with pytest.raises(UserError, match="differ in LRN, but this network has no LRN"):
         train(tiny_config("model.lrn=False", "ensemble.members=lrn=[on,off]"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["ensemble.members=crop=[0,1]"],  # the digits are stored in the size of the input
+        ["ensemble.members=draws=[0,1]", "model.dropout=0", *(f"augment.{name}=0" for name in ("flip", "rotation", "shift", "colour"))],
+    ],
+)
+def test_members_that_differ_in_nothing_that_has_an_effect_are_refused(fields, tiny_config):
+    dataset = data.load(tiny_config().data)
+    with pytest.raises(UserError, match=r"the members \S+=0 and \S+=1 would be the same network: .* leave one out"):
+        validate(tiny_config(*fields), dataset)
+    validate(tiny_config("ensemble.members=draws=[0,1]", "model.dropout=0", "augment.shift=0.1"), dataset)
 
 
 def test_a_rate_that_falls_to_zero_does_so_once(tiny_config, tmp_path):

@@ -10,6 +10,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
@@ -59,11 +60,32 @@ def validate(config: ConfigDict, dataset: Dataset, tight: bool = False) -> Setup
     sources = {role: dataset.source(config.data[f"{role}_split"]) for role in ROLES}
     timeline = schedule.make_timeline(config, len(sources["train"]))
     built = network.build(config, dataset.image_shape, len(dataset.classes))
+    _check_different(built, dataset.image_shape)
     members = built.hyper.members
     chosen, why = turns.choose(members, config.parallel.split, tight)
     in_turn = turns.plan(members, config.train.members_per_program, chosen)
     resampling = resample.choose(config.augment.resampling, jax.default_backend(), built.hyper.rotation)
     return Setup(config, dataset, sources, timeline, built, in_turn, rates.make_policy(config.plateau, members), why, resampling)
+
+
+def _check_different(built: Network, image_shape: tuple[int, ...]) -> None:
+    """Refuse members that differ only in what has no effect here: the crop where there is no margin, `draws` where nothing is drawn.
+
+    Raises:
+      UserError: it names the two.
+    """
+    fields = {name: np.array(values) for name, values in vars(built.hyper).items()}
+    if max(image_shape[:2]) == built.model.arch.input_size:
+        fields["crop"][:] = 0
+    drawn = sum(fields[name] for name in ("dropout", "crop", "flip", "rotation", "shift", "colour"))
+    fields["draws"][drawn == 0] = 0
+    seen: dict[tuple, str] = {}
+    for name, row in zip(built.member_names, zip(*(values.tolist() for values in fields.values()), strict=True), strict=True):
+        if (first := seen.setdefault(row, name)) != name:
+            raise UserError(
+                f"the members {first} and {name} would be the same network: a crop needs images larger than model.input_size, and `draws` "
+                "needs dropout or a random augmentation; leave one out"
+            )
 
 
 def prepare(config: ConfigDict) -> tuple[Setup, int]:

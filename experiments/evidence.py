@@ -68,7 +68,7 @@ PIECES = {
     "few_precision": Piece(f"{FEW_LINEAR} --factors precision {NINE}", {"few_precision": "."}),
     "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
     "parts": Piece(
-        f"experiments.reproduce parts --dataset fashion_mnist --scale full {FEW_IMAGES} {LINEAR} --config.eval.every_epochs=20 --orders 5",
+        f"experiments.reproduce parts --dataset fashion_mnist --scale full {FEW_IMAGES} {LINEAR} --config.eval.every_epochs=20 --orders 3",
         {"parts": "fashion_mnist-full/parts"},
     ),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),

@@ -33,8 +33,7 @@ NINE = "--orders 9 --seeds 1"  # of nine networks the narrowest interval, see ab
 LINEAR = "--config.plateau.mode=manual --config.optimizer.schedule=poly --config.optimizer.poly_power=1.0"
 NARROW = "--config.model.width=0.125"
 FASHION = f"--config configs/fashion_mnist.py {NARROW}"
-FEW_IMAGES = f"{NARROW} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
-FEW = f"--config configs/fashion_mnist.py {FEW_IMAGES}"
+FEW = f"{FASHION} --config.data.train_split=train[stratified:2000] --config.train.epochs=40 --config.train.checkpoint_every_epochs=20"
 FEW_LINEAR = f"experiments.ablate {FEW} {LINEAR} --config.eval.every_epochs=20"
 ALL = f"{FASHION} --config.train.epochs=5 --config.eval.every_epochs=2.5"
 BETTER = f"--config.train.epochs=30 --config.train.batch_size=128 --config.eval.every_epochs=10 {LINEAR}"
@@ -68,7 +67,8 @@ PIECES = {
     "few_precision": Piece(f"{FEW_LINEAR} --factors precision {NINE}", {"few_precision": "."}),
     "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
     "parts": Piece(
-        f"experiments.reproduce parts --dataset fashion_mnist --scale full {FEW_IMAGES} {LINEAR} --config.eval.every_epochs=20 --orders 3",
+        f"experiments.reproduce parts --dataset fashion_mnist --scale full {NARROW} --config.data.train_split=train[stratified:2000] "
+        f"--config.train.epochs=20 --config.train.checkpoint_every_epochs=20 --config.eval.every_epochs=20 {LINEAR} --orders 3",
         {"parts": "fashion_mnist-full/parts"},
     ),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),

@@ -202,14 +202,23 @@ def test_settings_are_columns_in_the_drawing_unless_points_have_names(tmp_path):
 def test_a_network_that_answers_one_class_for_all_images_never_learnt(tmp_path):
     points = [Point(f"learning_rate={rate}", {"learning_rate": rate}) for rate in ("0.1", "0.01")]
     (program,) = pack(CONFIG, [], points, 2, tmp_path / "sweep")
-    log(program, [0.9, 0.9, 0.2, 0.9], [0.9, 0.9, 0.2, 0.9])
+    log(program, [0.9, 0.91, 0.2, 0.9], [0.9, 0.91, 0.2, 0.9])
     label = np.arange(100) % 10
     right = np.where(np.arange(100) < 20, (label + 1) % 10, label)
-    answer = np.stack([np.zeros(100, int), np.ones(100, int), right, np.full(100, 3)])
+    nearly = np.where(np.arange(100) == 6, 3, 6)  # another class for one image, and wrongly
+    answer = np.stack([np.zeros(100, int), nearly, right, np.full(100, 3)])
     np.savez(program.directory / "predictions-test.npz", step=100, answer=answer, label=label)
     best, never = ranking.rows([program])
     assert (best.point.name, best.note, best.spread("test")[::2]) == ("learning_rate=0.01", "1 of 2 never learnt", (0.2, 1))
     assert (never.note, never.ranks) == ("never learnt", False)
+
+
+def test_where_all_images_are_of_one_class_one_answer_is_no_sign(tmp_path):
+    (program,) = pack(CONFIG, [], [Point("any", {"learning_rate": "0.1"})], 1, tmp_path / "sweep")
+    log(program, [0.2], [0.0])
+    np.savez(program.directory / run.PREDICTIONS, step=100, answer=np.full((1, 100), 3), label=np.full(100, 3))
+    (row,) = ranking.rows([program])
+    assert (row.note, row.ranks) == ("", True)
 
 
 def test_a_sweep_in_which_nothing_learnt_says_so(tmp_path):

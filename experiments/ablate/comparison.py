@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     test_error: np.ndarray  # float64 (S,), fractions
     wrong: np.ndarray  # bool (S, N): the network classifies the image wrongly
     diverged: np.ndarray  # bool (S,)
-    stalled: np.ndarray  # bool (S,): the network predicts the same class for every image, so it never learnt
+    stalled: np.ndarray  # bool (S,): the network predicts the same class for nearly every image, so it never learnt
 
 
 def compare(levels: Mapping[str, Outcome], margin: float) -> list[dict[str, Any]]:

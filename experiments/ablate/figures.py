@@ -57,12 +57,14 @@ def _draw_effects(axes: "Axes", factor: dict[str, Any], margin: float) -> None:
     for place, level in enumerate(levels):
         difference, verdict = level["difference"], level["verdict"]
         colour = KINDS[verdict["kind"]]
-        seeds = len(level["differences"])
-        spread = np.linspace(-0.16, 0.16, seeds) if seeds > 1 else np.zeros(seeds)
-        axes.plot(level["differences"], place + spread, "o", color=colour, alpha=0.35, markersize=5)
-        if math.isfinite(difference["low"]):
-            axes.plot([difference["low"], difference["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot(difference["mean"], place, "D", color=colour, markersize=9, markeredgecolor="white")
+        stalled = {*level.get("stalled", ()), *reference.get("stalled", ())}
+        pairs = [each for seed, each in zip(level["paired_seeds"], level["differences"], strict=True) if seed not in stalled]
+        spread = np.linspace(-0.16, 0.16, len(pairs)) if len(pairs) > 1 else np.zeros(len(pairs))
+        axes.plot(pairs, place + spread, "o", color=colour, alpha=0.35, markersize=5)
+        if not stalled:  # otherwise there is no comparison, and a network that never learnt would stretch the axis
+            if math.isfinite(difference["low"]):
+                axes.plot([difference["low"], difference["high"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+            axes.plot(difference["mean"], place, "D", color=colour, markersize=9, markeredgecolor="white")
         words = verdict["words"].replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
         words = "\n".join(textwrap.wrap(words, 38))
         axes.annotate(words, (1.03, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=11)

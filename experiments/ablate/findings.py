@@ -111,12 +111,11 @@ def _tried(study: Study) -> dict[str, list[Tried]]:
 def _outcome(result: "Result") -> "Outcome":
     import numpy as np
 
-    from alexnet_jax import run
     from experiments.ablate.comparison import Outcome
     from experiments.launch import results
 
     answers = results.answers(result)
-    wrong = answers != run.load_predictions(result.runs[0][0])["label"]
+    wrong = answers.classes != answers.labels
     diverged = np.isin(result.seeds, result.diverged)
     return Outcome(result.seeds, result.orders, result.test_error, wrong, diverged, results.never_learnt(result, answers))
 

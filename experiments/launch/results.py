@@ -20,6 +20,7 @@ from alexnet_jax.train.inbox import is_running
 from experiments.launch.points import Point, Program
 
 FAILURE = "failure.txt"  # in the directory of a failed run: its error in one line
+NEARLY_ALL = 0.99  # of the images: networks that never learnt may answer another class for a few
 LOG = "train.log"  # in a run's directory: what its process printed
 
 
@@ -73,20 +74,33 @@ def _joined(results: list[Result]) -> Result:
     )
 
 
-def answers(result: Result) -> np.ndarray:
-    """The classes that the point's N networks answer for the K test images, int (N, K).
+class Answers(NamedTuple):
+    """What a point's N networks answer for the K test images."""
+
+    classes: np.ndarray  # int (N, K)
+    labels: np.ndarray  # int (K,)
+
+
+def answers(result: Result) -> Answers:
+    """The classes that the point's networks answer for the test images.
 
     Raises:
       UserError: a run's predictions are missing or damaged.
     """
     from alexnet_jax import run
 
-    return np.concatenate([run.load_predictions(directory)["answer"][members] for directory, members in result.runs])
+    found = [run.load_predictions(directory) for directory, _ in result.runs]
+    classes = [each["answer"][members] for each, (_, members) in zip(found, result.runs, strict=True)]
+    return Answers(np.concatenate(classes), found[0]["label"])
 
 
-def never_learnt(result: Result, answers: np.ndarray) -> np.ndarray:
-    """Which of the point's N networks answer the same class for every image, wrongly for some, though they didn't diverge; bool (N,)."""
-    return (answers == answers[:, :1]).all(1) & (result.test_error > 0) & ~np.isin(result.seeds, result.diverged)
+def never_learnt(result: Result, answers: Answers) -> np.ndarray:
+    """Which of the point's N networks answer the same class for all images or nearly all, though they didn't diverge; bool (N,).
+
+    Where nearly all images are of one class, that is no sign.
+    """
+    most = np.array([np.bincount(row).max() for row in [*answers.classes, answers.labels]]) / len(answers.labels)
+    return (most[:-1] >= NEARLY_ALL) & (most[-1] < NEARLY_ALL) & ~np.isin(result.seeds, result.diverged)
 
 
 def status(directory: Path) -> Status:

@@ -95,6 +95,7 @@ def _level(kind: str, results: list[dict[str, Any]]) -> dict[str, Any]:
     difference = statistics.mean_interval(changes, "ensembles")
     return {
         "level": kind,
+        "paired_seeds": list(range(len(changes))),
         "differences": changes.tolist(),
         "difference": difference._asdict(),
         "verdict": statistics.verdict(difference, MARGIN)._asdict(),

@@ -21,7 +21,7 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.history import plain
-from alexnet_jax.images import load_resized
+from alexnet_jax.images import is_image, load_resized
 from alexnet_jax.pictures import find_images
 from alexnet_jax.prepare.folders import EXTENSIONS
 from alexnet_jax.progress import ImageBar
@@ -155,14 +155,23 @@ def figure(predictions: Sequence[Prediction]) -> "Figure":
 
 
 def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
-    """Refuse early an output that can't be written, and `--json photo.jpg`, which was meant as a picture to classify."""
-    if json_file and json_file.suffix.lower() in EXTENSIONS:
+    """Refuse early an output that can't be written, or that would replace a picture: `--json photo.jpg` was meant as one to classify."""
+    if json_file and (json_file.suffix.lower() in EXTENSIONS or (json_file.is_file() and is_image(json_file))):
         raise UserError(f"--json {json_file} would overwrite a picture; put --json after the pictures, or write --json=FILE")
     if figure_file and figure_file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--figure {figure_file}: the name must end in .png, .svg or .pdf")
+    if figure_file and figure_file.is_file() and (content := figure_file.read_bytes()) and b"Matplotlib" not in content:  # it signs its own
+        raise UserError(f"--figure {figure_file} would overwrite a picture that isn't a figure of this command; choose another name")
     for file in filter(None, (json_file, figure_file)):
         if os.path.isdir(file) or not os.path.isdir(file.parent):
             raise UserError(f"cannot write {file}: it is a folder, or its folder doesn't exist")
+
+
+def _check_inputs(files: Sequence[Path], outputs: Iterable[Path | None]) -> None:
+    """Refuse an output that is one of the files to classify, by whatever name."""
+    for output in filter(None, outputs):
+        if os.path.isfile(output) and any(os.path.exists(file) and os.path.samefile(file, output) for file in files):
+            raise UserError(f"{output} is among the pictures to classify and would be overwritten; write to another file")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     json_file = None if args.json == STDOUT else args.json
     _check_outputs(json_file, args.figure)
     files = find_images(args.images)
+    _check_inputs(files, (json_file, args.figure))
 
     from alexnet_jax import parallel
 

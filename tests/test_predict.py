@@ -257,6 +257,35 @@ def test_outputs_are_checked_before_the_work(workdir, pictures, tmp_path):
     assert picture.read_bytes() == (pictures / "00.png").read_bytes()
 
 
+def test_no_picture_is_overwritten(workdir, pictures, tmp_path):
+    digit = load_image(pictures / "00.png")
+    Image.fromarray(digit).save(tmp_path / "a.png")
+    Image.fromarray(digit).save(tmp_path / "noext", "png")
+    (tmp_path / "drawing.svg").write_text("<svg/>")
+    (tmp_path / "link.png").symlink_to("a.png")
+    for options, message in {
+        ("--json", "noext"): "noext would overwrite a picture; put --json after",
+        ("--figure", "a.png"): "a.png would overwrite a picture that isn't a figure of this command",
+        ("--figure", "drawing.svg"): "drawing.svg would overwrite a picture",
+        ("--figure", "link.png"): "link.png would overwrite a picture",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            main(["--run", "anywhere", str(pictures), options[0], str(tmp_path / options[1])])
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), digit)
+    asked = ["--run", str(workdir), str(pictures / "00.png"), "--top=1"]
+    for name in ("figure.png", "figure.svg", "figure.pdf"):
+        (tmp_path / name).touch()  # as mktemp does
+        for _ in range(2):  # its own figure is replaced
+            assert main([*asked, "--figure", str(tmp_path / name)]) == 0
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figure.png").hardlink_to(tmp_path / "figure.png")
+    for named in ("figure.png", "figures"):
+        with pytest.raises(
+            UserError, match=r"figure\.png is among the pictures to classify and would be overwritten; write to another file"
+        ):
+            main(["--run", "anywhere", str(tmp_path / named), "--figure", str(tmp_path / "figure.png")])
+
+
 def test_a_diverged_member_has_no_say(workdir, answers, pictures, log_probs, monkeypatch, capsys):
     loaded = run.load(workdir)
 

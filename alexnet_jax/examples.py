@@ -40,25 +40,26 @@ class Records:
         self._parse = tf_example_pb2.Example.FromString
         count = stratified_count(split)
         self._order = _mixed_order(builder.info, split.partition("[")[0] if count else split)
-        self._splits, self._stored = builder.info.splits, split.partition("[")[0] if count or self._order is not None else split
-        self._source = builder.as_data_source(self._stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._splits, self._split, self._chosen = builder.info.splits, split, None
+        stored = split.partition("[")[0] if count or self._order is not None else split
+        self._source = builder.as_data_source(stored, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         if count:
             order = np.arange(len(self._source)) if self._order is None else self._order
-            self._order = order[_stratified(np.array([self._label(self._features(int(index))) for index in order]), count)]
+            self._chosen = _stratified(np.array([self._label(self._features(int(index))) for index in order]), count)
+            self._order = order[self._chosen]
 
     def __len__(self) -> int:
         return len(self._source if self._order is None else self._order)
 
     def shared_with(self, other: "Records") -> int:
         """How many examples both hold, as parts of one split."""
-        if self._stored.partition("[")[0] != other._stored.partition("[")[0]:
+        if self._split.partition("[")[0] != other._split.partition("[")[0]:
             return 0
-        return len(np.intersect1d(self._places(), other._places()))
+        return len(np.intersect1d(self.places(), other.places()))
 
-    def _places(self) -> np.ndarray:
-        """The numbers of the examples in the whole split: int (N,)."""
-        stored = places_of(self._splits, self._stored)
-        return stored if self._order is None else stored[self._order]
+    def places(self) -> np.ndarray:
+        """The indices that the examples have in the whole split: int (N,)."""
+        return places_of(self._splits, self._split) if self._chosen is None else self._chosen
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         image = np.empty(self._shape, np.uint8)
@@ -148,6 +149,10 @@ class Examples:
     def shared_with(self, other: "Examples") -> int:
         """How many examples both hold, as parts of one split."""
         return self._records.shared_with(other._records)
+
+    def places(self) -> np.ndarray:
+        """The indices that the examples have in the whole split: int (N,)."""
+        return self._records.places()
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.gather(np.array([index])).items()}

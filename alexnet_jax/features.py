@@ -7,9 +7,9 @@ The file holds:
 
     conv1 ... fc8    (members, examples, height, width, filters) or (members, examples, units): the layers' outputs, after their ReLUs;
                      fc8 are the logits
-    label, index     int32 (examples,): the class, and the place in the split
-    members, classes, outputs, about    the networks' names, the names of the labels and of fc8's outputs, and what this is: arrays in an
-                     npz, metadata in a safetensors file
+    label, index     int32 (examples,): the class, and the place in the whole split, also where a part is asked for
+    members, classes, outputs, about, digest    the networks' names, the names of the labels and of fc8's outputs, what this is, and the
+                     SHA-256 of the parameters and of the dataset's description: arrays in an npz, metadata in a safetensors file
 
 The networks are those of evaluation: the centre crop, no dropout. Memory holds a batch. A command that was stopped goes on where it was,
 with the file OUT.part. experiments.probe and experiments.similarity call `batches`:
@@ -19,6 +19,7 @@ with the file OUT.part. experiments.probe and experiments.similarity call `batch
 """
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from alexnet_jax.errors import UserError, run_cli
 from alexnet_jax.progress import ImageBar
 
 if TYPE_CHECKING:
+    from alexnet_jax.data import Dataset
     from alexnet_jax.examples import Examples
     from alexnet_jax.subject import Subject
 
@@ -43,7 +45,8 @@ _CODES = {"float32": "F32", "float16": "F16", "int32": "I32"}  # of safetensors
 def batches(
     subject: "Subject", source: "Examples", layers: list[str], batch_size: int | None = None, largest: int | None = None, position: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the outputs of some layers, float32 (M, B, ...), batch by batch, with `label`, `index` and `image` (B, ...).
+    """Yield the outputs of some layers, float32 (M, B, ...), batch by batch, with `label`, `index` (the place in the whole split) and
+    `image` (B, ...).
 
     With `largest`, maps of more than so many places in height and width are averaged down to so many.
 
@@ -70,11 +73,12 @@ def batches(
     in_turn = turns.plan(len(subject.members), subject.run.config.train.members_per_program)
     networks = [turns.place(tree, in_turn) for tree in (subject.params, subject.hyper)]
     program = turns.predictor(jax.vmap(of_member, in_axes=(0, 0, None)), in_turn, *networks)
-    threads = subject.run.config.data.threads
+    threads, places = subject.run.config.data.threads, source.places()
     for batch in data.eval_batches(source, batch_size=batch_size, threads=threads, position=position):
         count = int(batch["mask"].sum())  # padding is at the end
         outputs = {layer: x[:, :count] for layer, x in program(batch["image"]).items()}
-        yield outputs | {name: batch[name][:count] for name in ("image", "label", "index")}
+        index = places[batch["index"][:count]]
+        yield outputs | {"image": batch["image"][:count], "label": batch["label"][:count], "index": index}
 
 
 def _averaged(x: Any, largest: int | None) -> Any:
@@ -131,20 +135,15 @@ class Store:
         }
         if new:
             self.arrays["index"][:] = -1
-
-    @property
-    def done(self) -> int:
-        """How many examples are written: those that have an index."""
-        return int((self.arrays["index"] >= 0).sum())
+        self.done = int((self.arrays["index"] >= 0).sum())  # examples that are written: those that have an index
 
     def write(self, batch: dict[str, np.ndarray]) -> None:
-        """Write the examples of a batch.
+        """Write the examples of a batch behind those that are written.
 
         Raises:
           UserError: a value doesn't fit into the type.
         """
-        start = int(batch["index"][0])
-        rows = slice(start, start + len(batch["index"]))
+        rows = slice(self.done, self.done + len(batch["index"]))
         for name, array in self.arrays.items():
             if name in ("label", "index"):
                 continue
@@ -154,6 +153,7 @@ class Store:
                 raise UserError(f"{name} has values up to {np.abs(batch[name]).max():.3g}, float16 ends at 65504; use --dtype float32")
         self.arrays["label"][rows] = batch["label"]
         self.arrays["index"][rows] = batch["index"]  # last: only now the examples count as written
+        self.done = rows.stop
 
     def finish(self) -> None:
         """Give the file its name, and its form if that is npz."""
@@ -164,10 +164,20 @@ class Store:
                 array.flush()
             if self.path.suffix == ".npz":
                 lists = {name: np.array(json.loads(self.about[name])) for name in ("members", "classes", "outputs")}
-                np.savez(self.path, about=self.about["about"], **lists, **self.arrays)  # type: ignore[arg-type]
+                np.savez(self.path, about=self.about["about"], digest=self.about["digest"], **lists, **self.arrays)  # type: ignore[arg-type]
                 self.part.unlink()
             else:
                 os.replace(self.part, self.path)
+
+
+def _digest(subject: "Subject", dataset: "Dataset") -> str:
+    """Tells networks and datasets apart that have the same names: a run trained anew in its place, a dataset prepared anew."""
+    import jax
+
+    digest = hashlib.sha256(json.dumps(dataset.describe(), sort_keys=True).encode())
+    for leaf in jax.tree.leaves((subject.params, subject.hyper, subject.run.stats)):
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -211,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         "outputs": json.dumps(subject.run.classes),
         "about": f"Outputs of {', '.join(layers)} after their activations (fc8: logits), of {networks}, for {dataset.name}, {args.split}: "
         f"centre crop of {subject.model.arch.input_size} pixels, no dropout. Axes: member, example, then height, width, filter or unit.",
+        "digest": _digest(subject, dataset),
     }
     store = Store(args.out, {**shapes, "label": (len(source),), "index": (len(source),)}, args.dtype, about)
     done = store.done

@@ -71,6 +71,13 @@ def test_a_stratified_part_has_every_class_and_lies_in_a_larger_one(digits):
     assert {whole["image"][i].tobytes() for i in first} <= set(images[0])  # of each class its first ones
 
 
+@pytest.mark.parametrize("split", ["train", "train[100:105]", "train[99%:]", "train[stratified:50]"])
+def test_a_part_knows_its_places_in_the_whole_split(digits, split):
+    part, whole = digits.source(split), digits.source("train")
+    for field, values in part.gather(np.arange(len(part))).items():
+        np.testing.assert_array_equal(whole.gather(part.places())[field], values)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("train", "train[:100]"), ("train[stratified:500]", "train[90%:]"), ("train[:90%]", "train[90%:]"), ("train", "validation")],

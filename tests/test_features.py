@@ -1,5 +1,8 @@
 """Features are what the layers put out, each example once, in both file formats; a command that was stopped goes on. Probes on them."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -68,6 +71,41 @@ def test_a_stopped_command_goes_on(untrained_run, whole, tmp_path, monkeypatch, 
     arrays, _ = read(path)
     for name, values in whole[0].items():
         np.testing.assert_array_equal(arrays[name], values)
+
+
+@pytest.mark.parametrize("split", ["test[10:20]", "test[stratified:20]"])
+def test_the_index_of_a_part_is_the_place_in_the_whole_split(untrained_run, whole, tmp_path, split):
+    run(untrained_run, tmp_path / "part.safetensors", "--split", split, "--batch-size", "8")
+    arrays, _ = read(tmp_path / "part.safetensors")
+    places = arrays["index"]
+    assert len(set(places)) == len(places)
+    assert not np.array_equal(places, np.arange(len(places)))
+    for name in ("label", "fc8"):
+        np.testing.assert_allclose(arrays[name], np.take(whole[0][name], places, axis=int(name == "fc8")), atol=1e-5)
+
+
+def test_a_part_of_other_networks_or_another_dataset_is_not_gone_on_with(untrained_run, tmp_path, monkeypatch):
+    subject = open_networks(untrained_run, None, "last")
+    dataset = open_dataset(subject, None)
+    trained = jax.tree.map(lambda leaf: leaf * np.float32(1.001), subject.params)
+    stats = dataset.stats._replace(std=dataset.stats.std * 2)
+    found = [
+        features._digest(*asked)
+        for asked in [
+            (subject, dataset),
+            (open_networks(untrained_run, None, "last"), dataset),
+            (subject._replace(params=trained), dataset),
+            (subject, dataclasses.replace(dataset, stats=stats)),
+        ]
+    ]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    monkeypatch.setattr(features, "batches", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(untrained_run, tmp_path / "x.npz")
+    monkeypatch.setattr(features, "_digest", lambda *_: "another")
+    with pytest.raises(UserError, match="holds other features, or of another run; delete it"):
+        run(untrained_run, tmp_path / "x.npz")
 
 
 def test_float16_that_overflows_is_refused(tmp_path):

@@ -109,6 +109,9 @@ def test_tars_are_read_in_order_and_mixed_when_they_are_used(tars, tmp_path):
     both = [int(part[i]["label"]) for part in (first, rest) for i in range(len(part))]
     assert both == labels
     assert len(set(both[:9])) == 3
+    for split in ("train[3:9]", "train[stratified:5]"):
+        part = opened(tmp_path).source(split)
+        np.testing.assert_array_equal(train.gather(part.places())["image"], part.gather(np.arange(len(part)))["image"])
 
 
 def test_the_same_bytes_from_any_number_of_workers(tars, tmp_path, monkeypatch):

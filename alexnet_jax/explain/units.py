@@ -7,7 +7,8 @@ folder `out`:
 
     units.html               a table of receptive fields, and a figure for each layer
     figures/LAYER.png, .svg
-    units.npz                of each layer its `filters`, and their (filters, top) `value`, `image`, `row` and `column`
+    units.npz                of each layer its `filters`, and their (filters, top) `value`, `image` (its index in the whole split), `row`
+                             and `column`
 """
 
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ def write_page(subject: Subject, dataset: data.Dataset, asked: Asked, out: Path)
         )
     arrays: dict[str, Any] = {f"{layer}_filters": filters for layer, filters in of.items()}
     for layer, strongest in found.items():
-        arrays |= {f"{layer}_{field}": values for field, values in strongest._asdict().items()}
+        in_whole = strongest._replace(image=source.places()[strongest.image])
+        arrays |= {f"{layer}_{field}": values for field, values in in_whole._asdict().items()}
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(out / "units.npz", **arrays)

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import mini_imagenet
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from mini_imagenet import CLASSES, make, tar_of

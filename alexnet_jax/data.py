@@ -12,6 +12,8 @@ processes, also after a stop. So one number is a run's position in its data: how
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +94,13 @@ class Dataset:
             **({"resize": self.resize} if self.resize != Dataset.resize else {}),
             **({"interpolation": self.interpolation} if self.interpolation != Dataset.interpolation else {}),
         }
+
+    @property
+    def digest(self) -> str:
+        """Tells datasets of one name apart: SHA-256 of all that describes them but the mean, in whose place a run may have its own."""
+        said = self.describe()
+        said["stats"] = {field: value for field, value in said["stats"].items() if field != "mean"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:

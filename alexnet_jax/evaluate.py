@@ -21,10 +21,10 @@ import numpy as np
 
 from alexnet_jax import classes, cluster
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, run_cli, say
 from alexnet_jax.history import plain
 from alexnet_jax.metrics import Predictions, predict_split, summarise
-from alexnet_jax.runlog import replacing
+from alexnet_jax.runlog import check_place, replacing
 from alexnet_jax.tables import aligned
 
 
@@ -43,8 +43,9 @@ def predict_run(
     Classes are matched by name, and the predictions are for the dataset's classes, in its order. If the run has no class names,
     `classes_file` gives them, or `same_order` says that they are the dataset's one for one.
 
-    The protocol says how the predictions were made: `dataset`, `split`, `step` of the checkpoint, `views` (1 or 10) of `input_size` pixels
-    from images of `stored_size` pixels, `averaging`: what is averaged over members and views, and how `classes` were matched.
+    The protocol says how the predictions were made: `dataset` and its `digest`, `split`, `step` of the checkpoint, `views` (1 or 10) of
+    `input_size` pixels from images of `stored_size` pixels, `averaging`: what is averaged over members and views, and how `classes` were
+    matched.
 
     Raises:
       UserError: the run can't be loaded, its classes are not those of the dataset, its dataset has changed, or the devices can't share
@@ -78,6 +79,7 @@ def predict_run(
     )
     return predictions, {
         "dataset": dataset.name,
+        "digest": dataset.digest,
         "split": split,
         "step": int(loaded.state.step),
         "views": views,
@@ -94,6 +96,31 @@ def views_in_words(protocol: dict[str, Any]) -> str:
     """The views of a protocol in words: `centre crop of 227 from 256 pixels`."""
     crop = "centre crop" if protocol["views"] == 1 else "ten crops (corners, centre, mirrored)"
     return f"{crop} of {protocol['input_size']} from {protocol['stored_size']} pixels"
+
+
+def heading(runs: list[Path], protocols: list[dict[str, Any]], count: int) -> str:
+    """What was evaluated, and by which views: those of each run, where they differ."""
+    what = f"{protocols[0]['dataset']} {protocols[0]['split']}, {count:,} examples"
+    views = list(map(views_in_words, protocols))
+    if len(set(views)) == 1:
+        return f"{what}, {views[0]}"
+    return "\n".join([what, *(f"{workdir}: {each}" for workdir, each in zip(runs, views, strict=True))])
+
+
+def check_one_dataset(runs: list[Path], protocols: list[dict[str, Any]]) -> None:
+    """Refuse runs on different datasets: where their labels happen to be the same numbers, they would pass for one ensemble.
+
+    Raises:
+      UserError: it names the datasets.
+    """
+    for workdir, each in zip(runs, protocols, strict=True):
+        if each["dataset"] != protocols[0]["dataset"]:
+            what = f"one is of the dataset {each['dataset']}, the other of {protocols[0]['dataset']}"
+        elif each["digest"] != protocols[0]["digest"]:
+            what = f"the dataset {each['dataset']} of one has other classes or images; name one of them for both with --data-dir"
+        else:
+            continue
+        raise UserError(f"{workdir} and {runs[0]} can't form one ensemble: {what}")
 
 
 def combine(parts: list[tuple[Path, Predictions]]) -> Predictions:
@@ -168,6 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     from alexnet_jax import exchange, parallel
 
     with parallel.started(place):
+        if args.json:
+            exchange.first_says(lambda: check_place(args.json))
         asked = (args.split, args.ten_crop, args.batch_size, args.classes, args.same_order, args.step, args.data_dir)
         parts = [(workdir, *predict_run(workdir, *asked)) for workdir in args.run]
         path = args.json or args.run[0] / f"evaluation-{args.split}{'-ten-crop' if args.ten_crop else ''}.json"
@@ -175,19 +204,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _conclude(runs: list[Path], parts: list[tuple[Path, Predictions, dict]], path: Path) -> None:
-    """Print the result of all runs together, and write it to a file.
+    """Write the result of all runs together to a file, and print it.
 
     Raises:
       UserError: the runs can't form an ensemble, or the file can't be written.
     """
+    protocols = [protocol for _, _, protocol in parts]
+    check_one_dataset(runs, protocols)
     result = summarise(combine([(workdir, predictions) for workdir, predictions, _ in parts]))
-    protocol = parts[0][2]
-    print(f"{protocol['dataset']} {protocol['split']}, {result['count']:,} examples, {views_in_words(protocol)}")
-    print(table(result))
-    made_of = {"runs": list(map(str, runs)), "steps": [each["step"] for _, _, each in parts], "protocol": protocol}
+    shared = {name: value for name, value in protocols[0].items() if all(each[name] == value for each in protocols)}
+    made_of = {"runs": list(map(str, runs)), "steps": [each["step"] for each in protocols], "protocol": shared}
+    if shared != protocols[0]:
+        made_of["protocols"] = [{name: value for name, value in each.items() if name not in shared} for each in protocols]
     with replacing(path) as file:
         file.write_text(json.dumps(plain({**made_of, **result}), indent=2) + "\n")
-    print(f"written to {path}")
+    say(f"{heading(runs, protocols, result['count'])}\n{table(result)}\nwritten to {path}")
 
 
 if __name__ == "__main__":

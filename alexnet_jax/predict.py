@@ -27,7 +27,7 @@ from alexnet_jax.prepare.folders import EXTENSIONS
 from alexnet_jax.progress import ImageBar
 from alexnet_jax.report.bars import BARS, Bars, bars_figure
 from alexnet_jax.report.style import any_script, printable
-from alexnet_jax.runlog import replacing, writing
+from alexnet_jax.runlog import check_place, replacing, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,8 +163,7 @@ def _check_outputs(json_file: Path | None, figure_file: Path | None) -> None:
     if figure_file and figure_file.is_file() and (content := figure_file.read_bytes()) and b"Matplotlib" not in content:  # it signs its own
         raise UserError(f"--figure {figure_file} would overwrite a picture that isn't a figure of this command; choose another name")
     for file in filter(None, (json_file, figure_file)):
-        if os.path.isdir(file) or not os.path.isdir(file.parent):
-            raise UserError(f"cannot write {file}: it is a folder, or its folder doesn't exist")
+        check_place(file)
 
 
 def _check_inputs(files: Sequence[Path], outputs: Iterable[Path | None]) -> None:

@@ -308,6 +308,12 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from None
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file that can't be written there, before the work whose result it is to hold."""
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        raise UserError(f"cannot write {path}: it is a folder, or its folder doesn't exist")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` when it is whole: a full disk or a kill loses nothing that was there before.

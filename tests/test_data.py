@@ -71,6 +71,15 @@ def test_a_stratified_part_has_every_class_and_lies_in_a_larger_one(digits):
     assert {whole["image"][i].tobytes() for i in first} <= set(images[0])  # of each class its first ones
 
 
+def test_a_digest_tells_datasets_of_one_name_apart_but_not_the_means_of_runs(digits):
+    def with_stats(**changed):
+        return dataclasses.replace(digits, stats=digits.stats._replace(**changed))
+
+    assert with_stats(mean=digits.stats.mean + 1).digest == digits.digest
+    others = [with_stats(std=digits.stats.std + 1), dataclasses.replace(digits, classes=digits.classes[::-1])]
+    assert len({digits.digest, *(other.digest for other in others)}) == 3
+
+
 @pytest.mark.parametrize("split", ["train", "train[100:105]", "train[99%:]", "train[stratified:50]"])
 def test_a_part_knows_its_places_in_the_whole_split(digits, split):
     part, whole = digits.source(split), digits.source("train")

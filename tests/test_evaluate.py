@@ -1,6 +1,9 @@
 import itertools
 import json
 import math
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +125,68 @@ def test_combine_runs(tmp_path):
     other = PREDICTIONS._replace(labels=LABELS[::-1])
     with pytest.raises(UserError, match="can't form one ensemble"):
         evaluate.combine([(tmp_path / "five", PREDICTIONS), (tmp_path / "other", other)])
+
+
+PROTOCOL = {
+    "dataset": "pets",
+    "digest": "a",
+    "split": "test",
+    "step": 7,
+    "views": 1,
+    "input_size": 28,
+    "stored_size": 32,
+    "resize": "warp",
+    "averaging": "softmax",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataset": "flowers"}, "two and one can't form one ensemble: one is of the dataset flowers, the other of pets"),
+        ({"digest": "b"}, "two and one can't form one ensemble: the dataset pets of one has other classes or images; name one of them"),
+    ],
+)
+def test_runs_on_different_datasets_are_no_ensemble_though_their_labels_are_equal(tmp_path, changed, message):
+    two = PREDICTIONS._replace(log_probs=LOG_PROBS[:, ::-1])
+    parts = [(Path("one"), PREDICTIONS, PROTOCOL), (Path("two"), two, PROTOCOL | changed)]
+    with pytest.raises(UserError, match=message):
+        evaluate._conclude([Path("one"), Path("two")], parts, tmp_path / "result.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_run_keeps_its_protocol_where_they_differ(tmp_path, capsys):
+    two = PREDICTIONS._replace(log_probs=LOG_PROBS[:, ::-1])
+    parts = [(Path("one"), PREDICTIONS, PROTOCOL), (Path("two"), two, PROTOCOL | {"input_size": 24})]
+    evaluate._conclude([Path("one"), Path("two")], parts, tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["protocol"] == {name: value for name, value in PROTOCOL.items() if name != "input_size"}
+    assert result["protocols"] == [{"input_size": 28}, {"input_size": 24}]
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "pets test, 203 examples",
+        "one: centre crop of 28 from 32 pixels",
+        "two: centre crop of 24 from 32 pixels",
+    ]
+    evaluate._conclude([Path("one"), Path("two")], [parts[0], (Path("two"), two, PROTOCOL)], tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["protocol"] == PROTOCOL
+    assert "protocols" not in result
+    assert capsys.readouterr().out.startswith("pets test, 203 examples, centre crop of 28 from 32 pixels\n")
+
+
+def test_a_lost_console_loses_no_result(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as lost:
+        monkeypatch.setattr(sys, "stdout", lost)
+        evaluate._conclude([Path("one")], [(Path("one"), PREDICTIONS, PROTOCOL)], tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text())["count"] == 203
+
+
+@pytest.mark.parametrize("file", ["no/such/x.json", "."])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, file):
+    with pytest.raises(UserError, match=r"cannot write .*: it is a folder, or its folder doesn't exist"):
+        evaluate.main(["--run", "nowhere", "--json", str(tmp_path / file)])
 
 
 def test_the_same_network_in_two_runs_is_refused(tmp_path):

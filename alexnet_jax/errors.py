@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -119,10 +119,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line; a console that went away (a closed terminal, a pipe without a reader, a full disk) is no error of what was done."""
+    """Print a line, to a console that may have gone away."""
     stream = stream or sys.stdout
-    try:
+    with may_be_gone(stream):
         print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def may_be_gone(stream: TextIO) -> Iterator[None]:
+    """A console that went away (a closed terminal, a pipe without a reader, a full disk) is no error of what was done."""
+    try:
+        yield
     except OSError:
         _silence(stream)
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, run_cli, say
 from alexnet_jax.progress import ImageBar
 
 if TYPE_CHECKING:
@@ -226,15 +226,15 @@ def main(argv: list[str] | None = None) -> None:
     store = Store(args.out, {**shapes, "label": (len(source),), "index": (len(source),)}, args.dtype, about)
     done = store.done
     if done:
-        print(f"going on after {done:,} of {len(source):,} images")
+        say(f"going on after {done:,} of {len(source):,} images")
     if done < len(source):
         with ImageBar(len(source), args.split, every=30, done=done) as bar:
             for batch in batches(subject, source, layers, args.batch_size, position=done):
                 store.write(batch)
                 bar.add(len(batch["index"]))
     store.finish()
-    print(about["about"])
-    print(f"{args.out} ({args.out.stat().st_size / 1e6:,.1f} MB)")
+    say(about["about"])
+    say(f"{args.out} ({args.out.stat().st_size / 1e6:,.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, may_be_gone, run_cli
 from alexnet_jax.history import plain
 from alexnet_jax.images import is_image, load_resized
 from alexnet_jax.pictures import find_images
@@ -226,16 +227,15 @@ def main(argv: list[str] | None = None) -> int:
     with bar:
         for prediction in predictor.predict(files, args.top, skip):
             if args.json != STDOUT:
-                bar.say(text(prediction), sys.stdout)
+                with may_be_gone(sys.stdout) if json_file else nullcontext():  # the file will hold what a lost console doesn't
+                    bar.say(text(prediction), sys.stdout)
             answers.append({"file": str(prediction.file), "top": prediction.top, "protocol": predictor.protocol})
             drawn += [prediction] if args.figure and len(drawn) < PICTURES else []
             advance()
     if predictor.diverged:
         say(f"left out, because they diverged in training: {', '.join(sorted(predictor.diverged))}")
     content = json.dumps(plain(answers), indent=2)
-    if args.json == STDOUT:
-        print(content)
-    elif json_file:
+    if json_file:
         with replacing(json_file) as file:
             file.write_text(content + "\n")
     if drawn:
@@ -243,6 +243,8 @@ def main(argv: list[str] | None = None) -> int:
             figure(drawn).savefig(args.figure)
         if len(answers) > PICTURES:
             say(f"{args.figure} shows the first {PICTURES} of {len(answers)} pictures")
+    if args.json == STDOUT:
+        print(content)
     return int(len(answers) < len(files))
 
 

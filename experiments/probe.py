@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, run_cli, say
 from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
@@ -156,7 +156,6 @@ def main(argv: list[str] | None = None) -> None:
     about = f"{who}: {args.note}" if args.note else who
     where = f"{dataset.name}, fitted on {args.train}, errors on {args.test} ({len(test['label']):,} images), {about}"
     text = f"{where}\n{aligned(rows, '<>')}"
-    print(text)
     record = {"run": str(args.run), "step": int(subject.run.state.step), "train": args.train, "test": args.test, "members": subject.members}
     path = Path(args.out) / "probe.json"
     with writing(path), any_script():
@@ -164,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         path.write_text(json.dumps(plain({**record, "errors": errors, "own": own}), indent=1) + "\n")
         save(probe_figure(errors, own, args.note), args.out / "probe")
         write_result(args.out, text)
-    print(f"written to {args.out}")
+    say(f"{text}\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

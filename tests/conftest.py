@@ -8,6 +8,7 @@ The tests with the mark `accelerator` run on one accelerator too, in float32 wit
     JAX_PLATFORMS=cuda,cpu python -m pytest -m accelerator
 """
 
+import contextlib
 import os
 import signal
 from importlib.metadata import version
@@ -66,6 +67,23 @@ def tiny_config(digits_dir):
         return config_lib.load(f"configs/digits.py:members={members}", [*base, *overrides])
 
     return make
+
+
+@pytest.fixture
+def lost_stdout():
+    """`with lost_stdout(): ...`: in place of stdout, a pipe that nobody reads any more."""
+
+    @contextlib.contextmanager
+    def lost():
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = os.fdopen(writer, "w", buffering=1)  # a line at a time, as to a terminal
+        with contextlib.redirect_stdout(stream):
+            yield
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+
+    return lost
 
 
 @pytest.fixture(scope="session")

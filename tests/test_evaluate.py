@@ -1,8 +1,6 @@
 import itertools
 import json
 import math
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,11 +172,8 @@ def test_each_run_keeps_its_protocol_where_they_differ(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("pets test, 203 examples, centre crop of 28 from 32 pixels\n")
 
 
-def test_a_lost_console_loses_no_result(tmp_path, monkeypatch):
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as lost:
-        monkeypatch.setattr(sys, "stdout", lost)
+def test_a_lost_console_loses_no_result(lost_stdout, tmp_path):
+    with lost_stdout():
         evaluate._conclude([Path("one")], [(Path("one"), PREDICTIONS, PROTOCOL)], tmp_path / "result.json")
     assert json.loads((tmp_path / "result.json").read_text())["count"] == 203
 

@@ -40,6 +40,13 @@ def test_a_page_an_overlay_and_a_map_for_each_picture_and_method(untrained_run, 
     assert sorted(path.name for path in (tmp_path / "why" / "figures").iterdir()) == ["a_four.png", "a_four.svg"]
 
 
+def test_a_lost_console_loses_no_page(untrained_run, picture, tmp_path, lost_stdout):
+    with lost_stdout():
+        main(["--run", str(untrained_run), str(picture), "--out", str(tmp_path), "--method", "gradient"])
+    assert (tmp_path / "explain.html").exists()
+    assert "a four.png: answer " in (tmp_path / "result.txt").read_text()
+
+
 def test_units_are_the_strongest_of_the_whole_split(untrained_run, tmp_path):
     main(["--run", str(untrained_run), "--units", "conv3", "--filters", "1,4", "--top", "5", "--out", str(tmp_path)])
     with np.load(tmp_path / "units.npz") as arrays:

@@ -243,6 +243,14 @@ def test_json_on_stdout_is_nothing_but_json(workdir, pictures, capsys):
     }
 
 
+def test_a_lost_console_loses_no_file(workdir, answers, pictures, tmp_path, lost_stdout):
+    with lost_stdout():
+        assert len(answers(pictures)) == COUNT
+    with lost_stdout(), pytest.raises(BrokenPipeError):  # where the console is to have the answers
+        main(["--run", str(workdir), str(pictures), "--json", "--figure", str(tmp_path / "answers.png")])
+    assert load_image(tmp_path / "answers.png").std() > 10
+
+
 def test_outputs_are_checked_before_the_work(workdir, pictures, tmp_path):
     picture = tmp_path / "00.png"
     picture.write_bytes((pictures / "00.png").read_bytes())

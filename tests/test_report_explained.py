@@ -1,12 +1,15 @@
 """The report's sections that explain the networks, and that they are left out where they can't be made."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from alexnet_jax import data, metrics, run
 from alexnet_jax import evaluate as evaluate_lib
+from alexnet_jax.report import compare, network, write
 from alexnet_jax.report.page import drawings
+from experiments.report import __main__ as report
 from experiments.report import explained
 
 
@@ -30,6 +33,17 @@ def test_mistakes_are_the_ensembles_and_their_maps_are_shown(untrained_run):
     bold = [text.get_text() for axes in drawing.figure.axes for text in axes.texts if text.get_weight() == "bold"]
     assert len(bold) == explained.MISTAKES
     assert not any(name.startswith("why ") for name in bold)
+
+
+def test_a_lost_console_loses_no_report(monkeypatch, lost_stdout):
+    asked = []
+    for module in (network, explained):
+        monkeypatch.setattr(module, f"{module.__name__.rpartition('.')[2]}_sections", lambda _: [])
+    monkeypatch.setattr(write, "write_report", lambda workdir, _: asked.append(workdir) or Path(__file__))
+    monkeypatch.setattr(compare, "write_comparison", lambda workdirs, _: asked.append(workdirs) or Path(__file__))
+    with lost_stdout():
+        report.main(["one", "two"])
+    assert asked == [Path("one"), Path("two"), [Path("one"), Path("two")]]
 
 
 def test_without_a_checkpoint_there_are_none(untrained_run, tmp_path):

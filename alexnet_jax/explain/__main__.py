@@ -13,7 +13,7 @@ filter most, beside their projections to the pixels (units.py), the last a page 
 import argparse
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError, run_cli
+from alexnet_jax.errors import UserError, run_cli, say
 from alexnet_jax.pictures import find_images
 
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         shown = pictures.from_files(networks, files) if files else pictures.from_split(networks, args.split, args.data_dir)
         path = attribution.write_page(networks, shown, asked, args.out)
-    print(f"written to {path}")
+    say(f"written to {path}")
 
 
 if __name__ == "__main__":

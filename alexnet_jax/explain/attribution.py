@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, say
 from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.pictures import Picture
 from alexnet_jax.model.alexnet import LAST
@@ -108,7 +108,7 @@ def write_page(subject: Subject, pictures: Sequence[Picture], asked: Asked, out:
         sections.append(_section(subject, answer, asked, _write_maps(subject, answer, asked, out)))
         page.write_figures(out / "figures", sections[-1:])
         lines.append(f"{picture.title}: {_in_words(subject, answer)}")
-        print(lines[-1])
+        say(lines[-1])
     how = [(name, f"{methods.METHODS[name].text}. {READ[methods.METHODS[name].shown]}") for name in asked.methods]
     step = f"at step {int(subject.run.state.step):,}"
     headline = f"{asked.note}. {_WHAT}" if asked.note else _WHAT

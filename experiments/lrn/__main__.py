@@ -11,7 +11,7 @@ control between: LRN's scale without its normalisation.
 import argparse
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import run_cli
+from alexnet_jax.errors import run_cli, say
 
 
 def _rate(text: str) -> float:
@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     names = [change.text for change in changes]
     found = report.Found(subject, dataset.name, args.split, layers, names, at_once, after, args.retrain, args.rate, args.note)
     path = report.write(found, args.out)
-    print(found.in_text())
-    print(f"written to {path}")
+    say(found.in_text())
+    say(f"written to {path}")
 
 
 if __name__ == "__main__":

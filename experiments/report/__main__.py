@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import run_cli
+from alexnet_jax.errors import run_cli, say
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the reports and print their paths."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=config_lib.path, metavar="RUN", help="a run directory that alexnet_jax.train has made")
     help_text = "the page that compares several runs; its figure goes beside it (default: comparison.html in the folder of all runs)"
     parser.add_argument("--comparison", type=config_lib.path, metavar="FILE", help=help_text)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     from alexnet_jax import parallel  # imported here, so that --help doesn't wait for JAX
     from alexnet_jax.report.compare import comparison_path, write_comparison
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _say(page: Path) -> None:
-    print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+    say(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

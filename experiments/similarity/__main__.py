@@ -11,7 +11,7 @@ they answer: disagreement, Q statistic, KL divergence, and which pairs carry the
 import argparse
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import run_cli
+from alexnet_jax.errors import run_cli, say
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     parallel.start()
     found = compare([networks_of(run, args.members) for run in args.runs], args.split, layers, args.data_dir)._replace(note=args.note)
     path = report.write(found, args.out)
-    print(report.in_text(found))
-    print(f"written to {path}")
+    say(report.in_text(found))
+    say(f"written to {path}")
 
 
 if __name__ == "__main__":

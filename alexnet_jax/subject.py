@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 
 from alexnet_jax import data, run, turns
 from alexnet_jax.augment import evaluation_view
-from alexnet_jax.errors import UserError, did_you_mean
+from alexnet_jax.errors import UserError, did_you_mean, say
 from alexnet_jax.hyper import Hyper
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.forward import layer_outputs
@@ -107,7 +108,8 @@ class Subject(NamedTuple):
 
 
 def open_networks(workdir: Path, member: str | None, step: str) -> Subject:
-    """Load one member of a run, or with `ensemble` all; without either, the first. Those that diverged in training are left out.
+    """Load one member of a run, or with `ensemble` all; without either, the first. Those that diverged in training are left out, and named
+    on stderr.
 
     Raises:
       UserError: the run can't be loaded, it has no such member, or the member has diverged.
@@ -118,6 +120,9 @@ def open_networks(workdir: Path, member: str | None, step: str) -> Subject:
     chosen = healthy if member == ENSEMBLE else healthy[:1] if member is None else [loaded.member(member)]
     if not chosen or not set(chosen) <= set(healthy):
         raise UserError(f"{workdir}: {member or 'every member'} diverged in training; choose another --member, --step or --run")
+    passed = {None: chosen[0], ENSEMBLE: len(names)}.get(member, 0)
+    if lost := [names[m] for m in range(passed) if m not in healthy]:
+        say(f"left out of {workdir}, because they diverged in training: {', '.join(lost)}", sys.stderr)
     params, hyper = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], (loaded.state.params, loaded.state.hyper))
     return Subject(loaded, [names[m] for m in chosen], params, hyper, data.class_labels(record), record["image_shape"][2])
 

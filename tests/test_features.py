@@ -8,8 +8,9 @@ import pytest
 from safetensors import safe_open
 
 from alexnet_jax import data, evaluate, features
+from alexnet_jax import run as run_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.subject import open_dataset, open_networks
+from alexnet_jax.subject import ENSEMBLE, open_dataset, open_networks
 from experiments import probe
 
 
@@ -130,6 +131,21 @@ def test_a_batch_is_no_larger_than_the_split(untrained_run, monkeypatch):
     subject = open_networks(untrained_run, None, "last")
     list(features.batches(subject, open_dataset(subject, None).source("test[:7]"), ["fc7"], batch_size=4_000_000_000))
     assert asked == [8]  # four devices share it
+
+
+@pytest.mark.parametrize(
+    ("lost", "member", "taken"),
+    [(0, None, ["seed=1"]), (0, ENSEMBLE, ["seed=1"]), (1, ENSEMBLE, ["seed=0"]), (1, None, ["seed=0"]), (1, "0", ["seed=0"])],
+)
+def test_a_network_that_diverged_is_left_out_and_named(untrained_run, monkeypatch, capsys, lost, member, taken):
+    loaded = run_lib.load(untrained_run)
+    params = jax.tree.map(lambda leaf: np.where(np.arange(2).reshape(2, *[1] * (leaf.ndim - 1)) == lost, np.nan, leaf), loaded.state.params)
+    monkeypatch.setattr(run_lib, "load", lambda *_: loaded._replace(state=dataclasses.replace(loaded.state, params=params)))
+    assert open_networks(untrained_run, member, "last").members == taken
+    named = f"left out of {untrained_run}, because they diverged in training: seed={lost}\n"
+    assert capsys.readouterr().err == (
+        named if member == ENSEMBLE or lost == 0 else ""
+    )  # with seed=0 as the first, nobody asked for seed=1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """How alike networks are: CKA is its formula, filters are matched, pairs are counted."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from alexnet_jax.errors import UserError
 from alexnet_jax.subject import in_order, open_dataset, open_networks
 from experiments.similarity import cka, diversity, filters
+from experiments.similarity import compare as compare_lib
 from experiments.similarity.__main__ import main
+from experiments.similarity.compare import compare, networks_of
 from experiments.similarity.report import in_words
 
 
@@ -112,6 +115,38 @@ def test_the_page_of_a_run_and_of_itself_at_a_step(untrained_run, tmp_path, caps
     html = (tmp_path / "similarity.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert html.count(">untrained networks") == 1 + 4  # the headline, and every figure
     assert ">0: run, " in html  # below the pairs, which have numbers
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(untrained_run, tmp_path):
+    shutil.copytree(untrained_run, tmp_path / "run")
+    runs = [str(untrained_run), str(tmp_path / "run")]
+    found = compare([networks_of(run, 1) for run in runs], "test[:80]", ["fc7"], None)
+    assert found.groups == runs
+    assert found.networks == [f"{run}, seed=0" for run in runs]
+    found = compare([networks_of(run, 1) for run in [runs[0], f"{runs[1]}@0"]], "test[:80]", ["fc7"], None)
+    assert found.groups == ["run", "run at step 0"]
+    (tmp_path / "link").symlink_to(untrained_run)
+    for twice in ([runs[0], str(tmp_path / "link")], [f"{runs[0]}@0", f"{runs[0]}@0"]):
+        with pytest.raises(UserError, match=r"^run.* is named twice: each of its networks would count as two; leave it out once$"):
+            compare([networks_of(run, 1) for run in twice], "test[:80]", ["fc7"], None)
+
+
+def test_runs_on_other_images_are_refused(untrained_run, monkeypatch):
+    groups = [networks_of(run, 1) for run in (str(untrained_run), f"{untrained_run}@0")]
+
+    def opened(*datasets):
+        found = iter(datasets)
+        monkeypatch.setattr(compare_lib, "open_dataset", lambda *_: next(found))
+
+    dataset = open_dataset(groups[0].subject, None)
+    opened(dataset, dataclasses.replace(dataset, stats=dataset.stats._replace(std=dataset.stats.std + 1)))
+    with pytest.raises(UserError, match="run is of the dataset digits, run at step 0 of another one of this name; compare runs of one"):
+        compare(groups, "test[:80]", ["fc7"], None)
+    same = {field: getattr(dataset, field) for field in ("name", "classes", "labels", "digest")}
+    others = SimpleNamespace(**same, source=lambda _: dataset.source("test[80:160]"))
+    opened(dataset, others)
+    with pytest.raises(UserError, match=r"test\[:80\] of run at step 0 holds other examples than that of run; name one with --data-dir"):
+        compare(groups, "test[:80]", ["fc7"], None)
 
 
 def test_one_network_alone(untrained_run, tmp_path, capsys):

@@ -6,6 +6,7 @@ The command (__main__.py) calls it:
     found.cka    # (networks * layers, networks * layers)
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,13 +73,16 @@ def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path |
     """Compare the networks of all groups on one split of their dataset.
 
     Raises:
-      UserError: the groups are of different datasets, a network has other classes, or the split is too small.
+      UserError: the groups are of different datasets, a run is named twice, a network has other classes, or the split is too small.
     """
+    groups = _told_apart(groups)
     datasets = [open_dataset(group.subject, data_dir) for group in groups]
     for group, dataset in zip(groups, datasets, strict=True):
-        if (dataset.name, dataset.classes) != (datasets[0].name, datasets[0].classes):
+        if (dataset.name, dataset.digest) != (datasets[0].name, datasets[0].digest):
+            other = "another one of this name" if dataset.name == datasets[0].name else dataset.name
             raise UserError(
-                f"{groups[0].name} is of the dataset {datasets[0].name}, {group.name} of {dataset.name}; compare runs of one dataset"
+                f"{groups[0].name} is of the dataset {datasets[0].name}, {group.name} of {other}; compare runs of one dataset, or name one "
+                "with --data-dir"
             )
     groups = [group._replace(subject=in_order(group.subject, dataset)) for group, dataset in zip(groups, datasets, strict=True)]
     sources = [dataset.source(split) for dataset in datasets]
@@ -89,6 +93,9 @@ def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path |
     streams = [_streamed(group.subject, source, asked, batch_size) for group, source in zip(groups, sources, strict=True)]
     similarity, logits, labels = cka.MinibatchCKA(), [], []
     for parts in zip(*streams, strict=True):
+        for group, part in zip(groups, parts, strict=True):
+            if not all(np.array_equal(part[field], parts[0][field]) for field in ("image", "label")):
+                raise UserError(f"{split} of {group.name} holds other examples than that of {groups[0].name}; name one with --data-dir")
         outputs = [{layer: part[layer][m] for layer in asked} for part in parts for m in range(len(part[LAST]))]
         if len(parts[0]["label"]) >= cka.LEAST:
             similarity.add([cka.gram(network[layer]) for network in outputs for layer in layers])
@@ -120,6 +127,22 @@ def compare(groups: list[Group], split: str, layers: list[str], data_dir: Path |
         float((diversity.average(log_probs).argmax(-1) != label).mean()),
         diversity.pairs(label, log_probs),
     )
+
+
+def _told_apart(groups: list[Group]) -> list[Group]:
+    """The groups, by their runs' paths if two of these have the same name.
+
+    Raises:
+      UserError: one is named twice.
+    """
+    paths = [group.subject.run.workdir for group in groups]
+    for one, other in itertools.combinations(range(len(groups)), 2):
+        if groups[one].name == groups[other].name and paths[one].resolve() == paths[other].resolve():
+            raise UserError(f"{groups[one].name} is named twice: each of its networks would count as two; leave it out once")
+    if len({group.name for group in groups}) == len(groups):
+        return groups
+    steps = [group.name.removeprefix(path.resolve().name) for group, path in zip(groups, paths, strict=True)]
+    return [group._replace(name=f"{path}{step}") for group, path, step in zip(groups, paths, steps, strict=True)]
 
 
 def _streamed(subject, source, layers, batch_size):

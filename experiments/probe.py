@@ -19,18 +19,31 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError, run_cli, say
+from alexnet_jax.examples import stratified_count
 from alexnet_jax.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from alexnet_jax.data import Dataset
     from alexnet_jax.examples import Examples
     from alexnet_jax.subject import Subject
 
 PLACES = 6  # maps are averaged down to so many places in height and width
 NEIGHBOURS = 5
+FITTED = 2000  # images, where none are asked for
 REGULARISATIONS = np.logspace(-2, 6, 9)
 PIXELS = "pixels"
+
+
+def first_of(dataset: "Dataset", split: str, count: int) -> str:
+    """A split, or a part of one, cut to its first examples: `train[:2000]`, and `train[stratified:2000]` of a stratified part."""
+    places, (name, bracket, _) = dataset.source(split).places(), split.partition("[")
+    if bracket and len(places) <= count:
+        return split
+    if stratified_count(split):
+        return f"{name}[stratified:{count}]"
+    return f"{name}[{places[0] or ''}:{places[0] + min(count, len(places))}]"
 
 
 def collect(subject: "Subject", source: "Examples", layers: list[str]) -> dict[str, np.ndarray]:
@@ -112,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", required=True, type=config_lib.path, metavar="DIR", help="a run directory")
     parser.add_argument("--layers", default="conv1..fc7", metavar="LAYERS", help="one layer, or a range (default: conv1..fc7)")
     parser.add_argument(
-        "--train", default="train[:2000]", metavar="SPLIT", help="images to fit on (default: train[:2000], or what there is)"
+        "--train", metavar="SPLIT", help=f"images to fit on (default: the first {FITTED:,} of those that the run was trained on)"
     )
     parser.add_argument("--test", default="test", metavar="SPLIT", help="images to measure on (default: test)")
     parser.add_argument("--member", default="all", metavar="NAME_OR_INDEX", help="one network (default: all)")
@@ -139,12 +152,13 @@ def main(argv: list[str] | None = None) -> None:
     subject = open_networks(args.run, ENSEMBLE if args.member == "all" else args.member, args.step)
     dataset = open_dataset(subject, args.data_dir)
     subject = in_order(subject, dataset)
-    if args.train == "train[:2000]":
-        size = min(2000, dataset.split_sizes.get(subject.run.config.data.train_split, 0))
-        args.train = f"{subject.run.config.data.train_split}[:{size}]"
-    train, test = (collect(subject, dataset.source(split), [*dict.fromkeys([*layers, "fc8"])]) for split in (args.train, args.test))
+    args.train = args.train or first_of(dataset, subject.run.config.data.train_split, FITTED)
     if args.train.partition("[")[0] == args.test.partition("[")[0]:
         raise UserError(f"--train {args.train} and --test {args.test} are of one split; measure on images that were not fitted")
+    sources = [dataset.source(split) for split in (args.train, args.test)]
+    if len(sources[0]) < NEIGHBOURS:
+        raise UserError(f"--train {args.train} holds {len(sources[0])} images; {NEIGHBOURS} nearest neighbours take at least {NEIGHBOURS}")
+    train, test = (collect(subject, source, [*dict.fromkeys([*layers, "fc8"])]) for source in sources)
     own = (test["fc8"].argmax(-1) != test["label"]).mean(1).tolist()
     if "fc8" not in layers:
         del train["fc8"], test["fc8"]

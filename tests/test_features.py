@@ -170,6 +170,29 @@ def test_probes_find_what_is_there():
         assert error(noise[:160], labels[:160], noise[160:], labels[160:]) > 0.5
 
 
+@pytest.mark.parametrize(
+    ("split", "cut"),
+    [
+        ("train", "train[:40]"),
+        ("train[:30]", "train[:30]"),
+        ("train[5:]", "train[5:45]"),
+        ("train[stratified:30]", "train[stratified:30]"),
+        ("train[stratified:600]", "train[stratified:40]"),
+    ],
+)
+def test_a_probe_is_fitted_on_the_first_images_of_the_training(untrained_run, split, cut):
+    dataset = open_dataset(open_networks(untrained_run, None, "last"), None)
+    assert probe.first_of(dataset, split, 40) == cut
+    first, found = dataset.source(split).places()[:40], dataset.source(cut).places()
+    np.testing.assert_array_equal(first, found)
+    assert probe.first_of(dataset, "train", 2000) == "train[:1257]"
+
+
+def test_too_few_images_for_a_probe(untrained_run, tmp_path):
+    with pytest.raises(UserError, match=r"--train train\[:3\] holds 3 images; 5 nearest neighbours take at least 5"):
+        probe.main(["--run", str(untrained_run), "--train", "train[:3]", "--out", str(tmp_path)])
+
+
 @pytest.mark.slow
 def test_error_by_depth_of_a_run(untrained_run, tmp_path, capsys):
     asked = ["--layers", "fc6..fc7", "--train", "train[:80]", "--member", "0", "--note", "untrained", "--out", str(tmp_path)]

@@ -146,7 +146,8 @@ class Predictor:
 
 def text(prediction: Prediction) -> str:
     """The file's name, and a line for each answer."""
-    return "\n".join([printable(prediction.file), *(f"  {100 * row['probability']:6.2f}%  {row['label']}" for row in prediction.top)])
+    rows = [f"  {100 * row['probability']:6.2f}%  {printable(row['label'])}" for row in prediction.top]
+    return "\n".join([printable(prediction.file), *rows])
 
 
 def figure(predictions: Sequence[Prediction]) -> "Figure":

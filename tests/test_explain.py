@@ -40,6 +40,13 @@ def test_a_page_an_overlay_and_a_map_for_each_picture_and_method(untrained_run, 
     assert sorted(path.name for path in (tmp_path / "why" / "figures").iterdir()) == ["a_four.png", "a_four.svg"]
 
 
+def test_a_name_cannot_colour_the_terminal(untrained_run, picture, tmp_path, capsys):
+    coloured = tmp_path / "\x1b[31m.png"
+    coloured.write_bytes(picture.read_bytes())
+    main(["--run", str(untrained_run), str(coloured), "--out", str(tmp_path / "why"), "--method", "gradient"])
+    assert capsys.readouterr().out.startswith("\N{REPLACEMENT CHARACTER}[31m.png: answer ")
+
+
 def test_a_lost_console_loses_no_page(untrained_run, picture, tmp_path, lost_stdout):
     with lost_stdout():
         main(["--run", str(untrained_run), str(picture), "--out", str(tmp_path), "--method", "gradient"])

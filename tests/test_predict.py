@@ -331,6 +331,12 @@ def prediction(name, labels, channels=3):
     return Prediction(Path("folder", name), rng.integers(0, 256, (32, 32, channels), np.uint8), top)
 
 
+def test_a_class_cannot_colour_the_terminal():
+    first, *rest = predict.text(prediction("a\x1b[31m.png", ["\x1b[31mcat", "dog"])).splitlines()
+    assert first == "folder/a\N{REPLACEMENT CHARACTER}[31m.png"
+    assert [line.split("%  ")[1] for line in rest] == ["\N{REPLACEMENT CHARACTER}[31mcat", "dog"]
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_bars_are_the_probabilities_and_nothing_overlaps(count):
     labels = ["Staffordshire bullterrier, Staffordshire bull terrier", "costs $1 or $2", "a_b^c", "W" * 40, "mite", "sixth", "seventh"]

@@ -22,7 +22,7 @@ from alexnet_jax.explain import figures, methods
 from alexnet_jax.explain.pictures import Picture
 from alexnet_jax.model.alexnet import LAST
 from alexnet_jax.report import page
-from alexnet_jax.report.style import any_script
+from alexnet_jax.report.style import any_script, printable
 from alexnet_jax.runlog import writing
 from alexnet_jax.subject import Subject
 
@@ -107,7 +107,7 @@ def write_page(subject: Subject, pictures: Sequence[Picture], asked: Asked, out:
         answer = explainer(picture)
         sections.append(_section(subject, answer, asked, _write_maps(subject, answer, asked, out)))
         page.write_figures(out / "figures", sections[-1:])
-        lines.append(f"{picture.title}: {_in_words(subject, answer)}")
+        lines.append(printable(f"{picture.title}: {_in_words(subject, answer)}"))
         say(lines[-1])
     how = [(name, f"{methods.METHODS[name].text}. {READ[methods.METHODS[name].shown]}") for name in asked.methods]
     step = f"at step {int(subject.run.state.step):,}"

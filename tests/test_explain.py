@@ -69,6 +69,10 @@ def test_units_are_the_strongest_of_the_whole_split(untrained_run, tmp_path):
         places = zip(*(found[f"conv3_{field}"][filter] for field in ("image", "row", "column", "value")), strict=True)
         for image, row, column, value in places:
             assert values[image, row, column, filter] == pytest.approx(value, rel=1e-5)
+    asked = ["--units", "conv3", "--filters", "1,4", "--top", "5", "--split", "test[100:140]"]
+    main(["--run", str(untrained_run), *asked, "--out", str(tmp_path / "part")])
+    with np.load(tmp_path / "part" / "units.npz") as arrays:  # of a part, the images are named as of the whole
+        np.testing.assert_array_equal(arrays["conv3_image"], 100 + np.argsort(-best[100:140], axis=0, kind="stable")[:5].T)
     page = (tmp_path / "units.html").read_text()
     assert re.findall(r"<h2[^>]*>(.*)</h2>", page) == ["Receptive fields", "conv3"]
 

@@ -206,8 +206,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.out} exists; delete it, or choose another --out")
 
     from alexnet_jax import parallel
+    from alexnet_jax.runlog import check_place
     from alexnet_jax.subject import ENSEMBLE, layer_range, open_dataset, open_networks
 
+    check_place(args.out)
     parallel.start()
     layers = layer_range(args.layers)
     subject = open_networks(args.run, ENSEMBLE if args.member == "all" else args.member, args.step)

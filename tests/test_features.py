@@ -152,6 +152,7 @@ def test_a_network_that_diverged_is_left_out_and_named(untrained_run, monkeypatc
     ("arguments", "message"),
     [
         (["--out", "x.pt"], r"--out x.pt: the name must end in .safetensors or .npz"),
+        (["--out", "no/such/x.npz"], r"cannot write no/such/x\.npz: it is a folder, or its folder doesn't exist"),
         (["--out", "x.npz", "--layers", "conv6"], "unknown layer 'conv6'"),
         (["--out", "x.npz", "--split", "val"], "dataset digits has no split 'val'"),
     ],

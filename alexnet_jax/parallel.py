@@ -84,6 +84,7 @@ def _configure() -> None:
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_default_prng_impl", "threefry2x32")
     jax.config.update("jax_threefry_partitionable", True)
+    jax.config.update("jax_random_seed_offset", 0)
     # A test process of JAX 0.11.2 once died of a segmentation fault while it read this cache on a CPU. None did in 174 processes of JAX
     # 0.10.2, 0.11.2 and 0.12.0.1 that read programs of steps back 1,028 times, nor in five runs of all `newest` tests by 0.11.2 with a full
     # cache. So no version is kept from it. An entry that is cut or damaged costs a warning and a compilation.

@@ -16,6 +16,11 @@ def test_variables_that_other_programs_need_do_not_change_a_runs_draws(monkeypat
         return subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
 
     plain = draws()
-    for name, value in (("JAX_ENABLE_X64", "1"), ("JAX_DEFAULT_PRNG_IMPL", "rbg"), ("JAX_THREEFRY_PARTITIONABLE", "0")):
+    for name, value in {
+        "JAX_ENABLE_X64": "1",
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_THREEFRY_PARTITIONABLE": "0",
+        "JAX_RANDOM_SEED_OFFSET": "7",
+    }.items():
         monkeypatch.setenv(name, value)
     assert draws() == plain

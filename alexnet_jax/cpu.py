@@ -36,6 +36,12 @@ def prepare() -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
+def users_flags() -> str:
+    """XLA's flags of the user: without the one that `prepare` adds, and without the number of CPU devices, of which a run may change."""
+    own = (_NO_YNNPACK, "--xla_force_host_platform_device_count")
+    return " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag != own[0] and not flag.startswith(own[1]))
+
+
 def give_back() -> None:
     """Give freed memory back to the system: after a compilation it lies in pieces, of which a step could use few."""
     if _glibc():

@@ -2,7 +2,7 @@
 
 config      {section: {field: value}}, all fields of the config
 dataset     name, classes, image_shape, split_sizes, stats and more, as `data.Dataset.describe` says
-versions    {package: version};  devices  [in words];  command  of the last process;  processes  the same of those before
+versions    {package: version};  devices  [in words];  xla_flags, command  of the last process;  processes  the same of those before
 image_order, numerics, resampling, replayed    see run.write_config
 
 record = read_config("runs/digits")
@@ -114,6 +114,7 @@ _FORM: dict[str, Callable[[Any], bool]] = {
     "dataset": _is_dataset,
     "versions": _are_versions,
     "devices": lambda devices: _are(devices, _is_text),
+    "xla_flags": _is_text,
     "command": _is_text,
     "numerics": lambda numerics: isinstance(numerics, dict),
     "resampling": lambda form: form in ("gather", "shear"),

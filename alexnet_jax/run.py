@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, classes, data, exchange, history, parallel
+from alexnet_jax import checkpoint, classes, cpu, data, exchange, history, parallel
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import Dataset, stats_from_json
 from alexnet_jax.errors import UserError, version
@@ -95,20 +95,21 @@ def _resampling(record: dict[str, Any]) -> str:
     return record.get("resampling", "gather")  # all that there was before it was recorded
 
 
-def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling: str = "gather") -> None:
+def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling: str = "gather") -> list[str]:
     """Write config.json. If the directory holds a run, first check that its config and dataset are the same.
 
-    `resampling` is the form that the augmentation takes, see `resample.choose`.
+    `resampling` is the form that the augmentation takes, see `resample.choose`. Returns warnings for the user.
 
     Raises:
       UserError: the config or the dataset is another one, or the file can't be written.
     """
-    path = workdir / CONFIG
+    path, notes = workdir / CONFIG, list[str]()
     record = {
         "config": json.loads(config.to_json()),
         "dataset": dataset.describe(),
         "image_order": ORDER,
         "numerics": _numerics(),
+        "xla_flags": cpu.users_flags(),
         "resampling": resampling,
         "replayed": _replayed(config),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
@@ -122,7 +123,11 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling
             raise UserError(
                 f"{workdir} holds a run computed with {_in_words(changed)}, now it is {_in_words(_numerics())}; restore the environment"
             )
-        record |= {"processes": [*before.get("processes", []), {name: before.get(name) for name in ("versions", "devices", "command")}]}
+        if (flags := before.get("xla_flags", cpu.users_flags())) != cpu.users_flags():
+            told = " and is now ".join(repr(each) if each else "not set" for each in (flags, cpu.users_flags()))
+            notes.append(f"XLA_FLAGS was {told}: the numbers may be others than they would have been")
+        each = ("versions", "devices", "xla_flags", "command")
+        record |= {"processes": [*before.get("processes", []), {name: before.get(name) for name in each}]}
     elif history.has_checkpoint(workdir):
         raise UserError(
             f"{workdir} has checkpoints and no {CONFIG}: how they were trained is unknown; put it back, or use another --workdir"
@@ -131,6 +136,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling
         workdir.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
+    return notes
 
 
 def _numerics() -> dict[str, Any]:

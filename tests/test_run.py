@@ -63,7 +63,28 @@ def test_a_run_keeps_its_form_of_resampling(finished, tiny_config, tmp_path):
 def test_the_processes_of_a_run_are_remembered(finished, tiny_config):
     train(tiny_config(*SHORT), finished)
     (first,) = run.read_config(finished)["processes"]
-    assert set(first) == {"versions", "devices", "command"}
+    assert set(first) == {"versions", "devices", "xla_flags", "command"}
+
+
+def test_flags_of_xla_are_remembered_and_others_on_resume_are_told(finished, tiny_config, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    was = run.read_config(workdir)["xla_flags"]
+    assert was.startswith("--xla_backend_optimization_level=0")  # of tests/conftest.py
+    assert "ynn_fusion" not in was  # cpu.py adds it
+
+    def notes():
+        train(tiny_config(*SHORT), workdir)
+        return [event["message"] for event in history.load(workdir).of_kind("warning")]
+
+    before = notes()
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {was}")
+    assert notes() == before  # a run may go on with another number of devices
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    told = f"XLA_FLAGS was {was!r} and is now '--xla_cpu_enable_fast_math=true': the numbers may be others than they would have been"
+    assert notes() == [*before, told]
+    assert notes() == [*before, told]  # once
+    monkeypatch.delenv("XLA_FLAGS")
+    assert "XLA_FLAGS was '--xla_cpu_enable_fast_math=true' and is now not set" in notes()[-1]
 
 
 def test_a_run_without_its_config_is_not_guessed(finished, tiny_config):

@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any
     fresh, notes = run.start_state(workdir, setup.network, config, setup.dataset.classes)
     first, total, patience = exchange.is_first(), setup.timeline.total, 60 * config.train.disk_patience
     with Inbox(workdir, first) as inbox:  # from here on the directory is this process's
-        exchange.first_says(lambda: _claim(workdir, setup))
+        notes += exchange.first_says(lambda: _claim(workdir, setup))
         with (
             RunLog(workdir, total, patience, first) as log,
             Checkpoints(workdir, first) as checkpoints,
@@ -88,12 +88,12 @@ def train(config: ConfigDict, workdir: Path, profiled: int = 0) -> dict[str, Any
     return test
 
 
-def _claim(workdir: Path, setup: Setup) -> None:
-    """Hold the run that the directory has, if any, against this one, and write config.json."""
+def _claim(workdir: Path, setup: Setup) -> list[str]:
+    """Hold the run that the directory has, if any, against this one, and write config.json; returns warnings for the user."""
     if (saved := history.saved_step(workdir)) > setup.timeline.total:
         epochs = f"train.epochs={setup.config.train.epochs:g} ends at step {setup.timeline.total:,}"
         raise UserError(f"{workdir} holds a run at step {saved:,}, {epochs}; use another --workdir, or more epochs")
-    run.write_config(workdir, setup.config, setup.dataset, setup.resampling)
+    return run.write_config(workdir, setup.config, setup.dataset, setup.resampling)
 
 
 def _keep(workdir: Path, step: int, config: ConfigDict, predictions: metrics.Predictions) -> dict[str, Any]:

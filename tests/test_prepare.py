@@ -200,6 +200,18 @@ def test_several_idx_sets_in_one_folder(idx, tmp_path):
         prepare.prepare_idx(idx, "emnist_letters", tmp_path, validation=12, overwrite=True)
 
 
+def test_a_packed_file_beside_an_unpacked_one_must_hold_the_same(idx, tmp_path):
+    """What was unpacked of it does; Fashion-MNIST's download beside an unpacked MNIST does not."""
+    images = idx / "train-images-idx3-ubyte"
+    packed = images.with_name(images.name + ".gz")
+    packed.write_bytes(gzip.compress(images.read_bytes()))
+    directory = prepare.prepare_idx(idx, "toy", tmp_path, validation=12)
+    write_idx(images, 255 - np.frombuffer(images.read_bytes()[16:], np.uint8).reshape(90, 10, 8), packed=True)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte and train-images-idx3-ubyte\.gz hold different values; remove one"):
+        prepare.prepare_idx(idx, "toy", tmp_path, validation=12, overwrite=True)
+    assert directory.exists()
+
+
 def test_a_class_with_one_example_is_named(idx, tmp_path):
     write_idx(idx / "train-labels-idx1-ubyte", np.repeat(np.uint8([1, 2, 3]), (45, 44, 1)))
     with pytest.raises(UserError, match=r"1 classes have one train example only \('3'\), and one must stay"):
@@ -233,16 +245,16 @@ def test_idx_mistakes(idx, tmp_path):
     with pytest.raises(UserError, match="90 train images but 89 labels"):
         attempt()
     labels.write_bytes(whole_labels)
-    write_idx(idx / "t10k-labels-idx1-ubyte", np.full(12, 7, np.uint8))
+    write_idx(idx / "t10k-labels-idx1-ubyte", np.full(12, 7, np.uint8), packed=True)
     with pytest.raises(UserError, match=r"labels 1 to 3, the t10k files .* 7 to 7; they do not belong together"):
         attempt()
-    write_idx(idx / "t10k-labels-idx1-ubyte", np.empty(0, np.uint8))
-    write_idx(idx / "t10k-images-idx3-ubyte", np.empty((0, 28, 28), np.uint8))
+    write_idx(idx / "t10k-labels-idx1-ubyte", np.empty(0, np.uint8), packed=True)
+    write_idx(idx / "t10k-images-idx3-ubyte", np.empty((0, 28, 28), np.uint8), packed=True)
     with pytest.raises(
         UserError, match=r"train images are of shape \(90, 10, 8\), the t10k images \(0, 28, 28\); --source must hold some of both"
     ):
         attempt()
-    write_idx(images, np.empty((90, 0, 8), np.uint8))
+    write_idx(images, np.empty((90, 0, 8), np.uint8), packed=True)
     with pytest.raises(UserError, match=r"train images are of shape \(90, 0, 8\)"):
         attempt()
     with pytest.raises(UserError, match="dataset name 'fashion-mnist': use letters"):
@@ -273,7 +285,7 @@ def test_emnist_is_a_word(idx, tmp_path, capsys):
 
 def test_one_class_is_nothing_to_learn(idx, folder, tmp_path):
     for role, count in (("train", 90), ("t10k", 12)):
-        write_idx(idx / f"{role}-labels-idx1-ubyte", np.full(count, 3, np.uint8))
+        write_idx(idx / f"{role}-labels-idx1-ubyte", np.full(count, 3, np.uint8), packed=role == "t10k")
     with pytest.raises(UserError, match="there is one class only, '3'"):
         prepare.prepare_idx(idx, "toy", tmp_path, validation=12, overwrite=True)
     for split in ("train", "val", "test"):

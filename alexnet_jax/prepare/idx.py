@@ -107,7 +107,6 @@ def _read_role(source: Path, files: dict[str, list[Path]], role: str) -> np.ndar
     paths = files.get(role, [])
     if not paths:
         raise UserError(f"there is no {source}/{role}-ubyte (packed or unpacked); --source must hold the four files of the MNIST family")
-    paths = [path for path in paths if path.suffix != ".gz"] or paths  # a file and what was unpacked of it
     values = [_read_idx(path, int(role[-1])) for path in paths]
     if different := [path for path, other in zip(paths, values, strict=True) if not np.array_equal(other, values[0])]:
         raise UserError(f"{paths[0]} and {different[0].relative_to(source)} hold different values; remove one of them")

@@ -166,10 +166,10 @@ def test_find_images(tmp_path, capsys):
         (tmp_path / name).touch()
     Image.new("L", (2, 2)).save(tmp_path / "b/scan", "tiff")
     (tmp_path / "folder.png").mkdir()
-    inside = [tmp_path / name for name in ("4.gif", "5.jfif", "a/3.webp", "b/2.PNG", "b/c/1.jpeg", "b/scan")]
+    inside = [tmp_path / name for name in ("4.gif", "5.jfif", "a/3.webp", "a/x.HEIC", "b/2.PNG", "b/c/1.jpeg", "b/scan")]
     assert find_images([tmp_path]) == inside
     assert capsys.readouterr().err.splitlines() == [
-        f"left out of {tmp_path}: 2 not an image: {tmp_path}/a/notes.txt, {tmp_path}/a/x.HEIC",
+        f"left out of {tmp_path}: 1 not an image: {tmp_path}/a/notes.txt",
     ]
     assert find_images([tmp_path / "a/notes.txt", tmp_path, Path("none.png")]) == [tmp_path / "a/notes.txt", *inside, Path("none.png")]
     with pytest.raises(UserError, match=r"folder\.png holds no image"):

@@ -465,8 +465,6 @@ def test_pictures_of_any_name_at_any_depth(folder, tmp_path, capsys):
     for name, kind in (("a.jfif", "jpeg"), ("b.avif", "avif"), ("c", "webp"), ("second shoot/1/d.data", "bmp"), (".hidden/e.png", "png")):
         save(cat / name, pixels, format=kind)
     save(cat / "__MACOSX/f.png", pixels)
-    for name in ("IMG_1.HEIC", "IMG_2.heif"):
-        (cat / name).write_bytes(b"\0\0\0\x18ftypheic")
     (cat / os.fsdecode(b"\xff\n.txt")).write_text("no image")
     (cat / "again").symlink_to(cat)
     (folder / "labels.csv").touch()
@@ -474,11 +472,19 @@ def test_pictures_of_any_name_at_any_depth(folder, tmp_path, capsys):
     prepare.main(arguments)
     captured = capsys.readouterr()
     assert "train 38, validation 6, test 3; " in captured.out
-    assert "left out: 1 beside train, val and test, 4 not an image; see " in captured.out
+    assert "left out: 1 beside train, val and test, 2 not an image; see " in captured.out
     assert "again leads back to a folder above it" in captured.err
     directory = prepare.dataset_dir(tmp_path, "pets")
-    assert (directory / "left_out.txt").read_text().count("\n") == 5
+    assert (directory / "left_out.txt").read_text().count("\n") == 3
     assert f"not an image\t{cat}/\\udcff\\n.txt\n" in (directory / "left_out.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "IMG_1.heif", "DSC_1.HIF", "IMG_1.jpg"])
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\x18ftypheic", bytes(5000)], ids=["empty", "cut", "zeros"])
+def test_a_broken_picture_is_an_error_whatever_its_format(name, content, folder, tmp_path):
+    (folder / "train/cat" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is .*image.*; repair or delete it, or pass --skip-corrupt"):
+        prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
 
 
 def test_a_broken_picture_of_any_name_is_listed(folder, tmp_path):

@@ -18,7 +18,10 @@ from alexnet_jax.prepare.records import RawDataset, default_encoding
 from alexnet_jax.prepare.shards import LeftOut
 
 # What a file so named holds is said to be a picture: it is an error if it can't be decoded. Other files are looked into.
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif"),
+    *(".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+)
 VALIDATION = ("val", "validation", "valid")  # names of the folder
 LAYOUT = "--source must hold train/CLASS/*.jpg and, if there is one, val/CLASS/*.jpg"
 

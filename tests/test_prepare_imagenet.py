@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from mini_imagenet import CLASSES, make, tar_of
 from ml_collections import ConfigDict
+from PIL import Image
 
 from alexnet_jax import data
 from alexnet_jax.errors import UserError
@@ -362,6 +363,15 @@ def test_what_is_finished_is_not_read_again(tars, tmp_path, monkeypatch, small_s
     assert contents(directory) == undisturbed
     for name, time in times.items():
         assert (directory / f"{name}-of-00004").stat().st_mtime_ns == time
+
+
+def test_pictures_that_changed_since_a_kill_are_not_mixed_with_what_they_were(tmp_path, monkeypatch, small_shards):
+    """Under the same names."""
+    source = make(tmp_path / "source", "folders")
+    interrupted(source, tmp_path / "a", monkeypatch)
+    for number, path in enumerate(sorted(source.glob("train/*/*"))):
+        path.write_bytes(mini_imagenet.encode(Image.fromarray(mini_imagenet.photograph(1, number))))
+    assert contents(prepared(source, tmp_path / "a")) == contents(prepared(source, tmp_path / "b"))
 
 
 @pytest.mark.parametrize("damage", ["shard", "journal", "source", "size"])

@@ -252,10 +252,19 @@ def _plan(classes: list[str], resize: Resize, encoding: str, splits: dict[str, I
     files: list[list[Any]] = []
     for path, items in zip(sources, splits.values(), strict=True):
         if isinstance(items, Sequence):
-            digest = hashlib.sha256("\0".join(f"{name}\0{label}" for name, label in items).encode("utf-8", "surrogateescape"))
+            digest = hashlib.sha256("\0".join(_identity(name, label) for name, label in items).encode("utf-8", "surrogateescape"))
             files.append([str(path.resolve()), digest.hexdigest()])
         else:
             tars = sorted(path.glob("n*.tar")) if path.is_dir() else [path]
             files += [[str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns] for tar in tars]
     truth = hashlib.sha256(json.dumps([labels.truth, labels.words], sort_keys=True).encode()).hexdigest()
     return json.dumps([classes, list(resize), encoding, files, truth])
+
+
+def _identity(path: str, label: int) -> str:
+    """Of a picture: another one under its name has another size or time."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"cannot read {shown(path)}: {error.strerror}") from None
+    return f"{path}\0{label}\0{status.st_size}\0{status.st_mtime_ns}"

@@ -373,6 +373,21 @@ def test_what_was_set_while_it_trained_is_exported(members, tmp_path):
     assert imported("safetensors", tmp_path / "net", tmp_path / "back").state.hyper.lrn_alpha == [0.25]
 
 
+def test_a_network_that_diverged_is_not_exported(members, tmp_path):
+    broken = make_run(tmp_path / "run", members.config)
+    params = jax.tree.map(np.array, broken.state.params)
+    params["conv2"]["bias"][1, 3] = np.nan
+    with Checkpoints(broken.workdir) as checkpoints:
+        networks = broken.state.replace(step=np.int32(1), params=params)
+        checkpoints.save(1, {"networks": networks}, {"evaluated": 0, "commands": 0})
+    arguments = ["export", "--to", "safetensors", tmp_path / "net", "--run", broken.workdir, "--member"]
+    diverged = f"member 1 of {broken.workdir}: conv2.bias has values that are NaN or infinite in float32: it diverged; take an earlier"
+    assert refusal([*arguments, 1]).startswith(diverged)
+    assert not (tmp_path / "net").exists()
+    main([str(word) for word in [*arguments, 0]])
+    main([str(word) for word in [*arguments, 1, "--step", 0]])
+
+
 def test_caffe_to_safetensors_and_back(caffe_file, tmp_path):
     file, _ = caffe_file("caffe")
     first = imported("caffe", file, tmp_path)

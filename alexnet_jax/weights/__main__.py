@@ -64,8 +64,8 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     return weights, f"named in the file: {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
 
 
-def check(file: Path, weights: Weights) -> None:
-    """Refuse a network that can't answer.
+def check(origin: object, weights: Weights) -> None:
+    """Refuse a network that can't answer; `origin` says in the message where it is from.
 
     Raises:
       UserError: one of its numbers is not finite, or it has one output alone.
@@ -74,10 +74,10 @@ def check(file: Path, weights: Weights) -> None:
         for leaf, values in leaves.items():
             if not np.isfinite(values).all():
                 raise UserError(
-                    f"{file}: {layer}.{leaf} has values that are NaN or infinite in float32: it diverged; take an earlier checkpoint"
+                    f"{origin}: {layer}.{leaf} has values that are NaN or infinite in float32: it diverged; take an earlier checkpoint"
                 )
     if len(weights.dataset.classes) == 1:
-        raise UserError(f"{file}: its last layer has one output; the networks here have one for each class, so two for yes and no")
+        raise UserError(f"{origin}: its last layer has one output; the networks here have one for each class, so two for yes and no")
 
 
 def of_dataset(weights: Weights, name: str) -> Weights:
@@ -155,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "export":
         parallel.start()
         weights = read_run(args.run, args.member, args.step)
+        check(f"member {args.member} of {args.run}", weights)
         with replacing(args.file) as file:
             usage = WRITERS[args.format](file, weights)
         print(f"{args.file}: member {args.member} of {args.run}; {usage}")

@@ -347,9 +347,11 @@ def test_imported_weights_have_a_report(members, tmp_path):
     """Of the network alone; what needs the dataset is left out where their classes aren't its, by name."""
     file = tmp_path / "net.safetensors"
     main(["export", "--to", "safetensors", str(file), "--run", str(members.workdir)])
-    names = tmp_path / "names.txt"
-    names.write_text("\n".join("4598761230"))
-    main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "run"), "--classes", str(names)])
+    for name, named in (("run", "4598761230"), ("others", "ABCDEFGHIJ")):
+        main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / name)])
+        record = run.read_config(tmp_path / name)
+        record["dataset"]["classes"] = list(named)
+        (tmp_path / name / "config.json").write_text(json.dumps(record))
     page = write_report(tmp_path / "run", network_sections(tmp_path / "run")).read_text()
     titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert titles == [
@@ -358,8 +360,6 @@ def test_imported_weights_have_a_report(members, tmp_path):
     ]
     assert "These weights were not trained here." in page
     assert (tmp_path / "run" / "figures" / "filters.png").exists()
-    names.write_text("\n".join("ABCDEFGHIJ"))
-    main(["import", "--from", "safetensors", str(file), "--workdir", str(tmp_path / "others"), "--classes", str(names)])
     page = write_report(tmp_path / "others", network_sections(tmp_path / "others")).read_text()
     assert "knows other classes than the dataset digits, &#39;A&#39; and not &#39;0&#39;" in page
 
@@ -473,6 +473,22 @@ def test_names_of_the_classes(caffe_file, tmp_path):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     arguments = ["import", "--from", "caffe", file, "--workdir", tmp_path / "x", "--classes", tmp_path / "names.txt"]
     assert refusal(arguments) == f"{tmp_path / 'names.txt'} names 2 classes, the network has 10"
+
+
+def test_names_that_came_with_a_network_stay(members, tmp_path):
+    """Another order of theirs would give other answers; evaluate refuses them too."""
+    (tmp_path / "names.txt").write_text("\n".join("1023456789"))
+    main(["export", "--to", "safetensors", str(tmp_path / "net"), "--run", str(members.workdir)])
+    arguments = ["import", "--from", "safetensors", tmp_path / "net", "--workdir", tmp_path / "x", "--classes", tmp_path / "names.txt"]
+    assert refusal(arguments) == f"--classes {tmp_path / 'names.txt'}: the network has names for its classes, as '0'; leave it out"
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_that_are_assumed_give_way(caffe_file, tmp_path):
+    """A thousand classes are taken for ImageNet's."""
+    file, _ = caffe_file(tensors={"fc8.blobs[0]": np.zeros((1000, 256)), "fc8.blobs[1]": np.zeros(1000)})
+    (tmp_path / "names.txt").write_text("\n".join(f"place {i}" for i in range(1000)))
+    assert imported("caffe", file, tmp_path, "--classes", str(tmp_path / "names.txt")).classes[3] == "place 3"
 
 
 def test_imported_weights_look_at_a_dataset_of_ones_own(members, digits_dir, tmp_path):

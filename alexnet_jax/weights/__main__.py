@@ -50,16 +50,19 @@ def name_classes(weights: Weights, file: Path | None) -> tuple[Weights, str]:
     """The network with its classes' names from a file, where there is one, and what they are called, in words.
 
     Raises:
-      UserError: no file of as many names.
+      UserError: no file of as many names, or the network came with names.
     """
     known = weights.dataset.classes
+    assumed = len(known) == classes.IMAGENET_CLASSES and known == classes.imagenet()
     if file:
+        if not assumed and known != classes.unnamed(len(known)):
+            raise UserError(f"--classes {file}: the network has names for its classes, as {known[0]!r}; leave it out")
         named = classes.read(file, len(known))
         record = {**weights.dataset.describe(), "classes": named, "class_words": classes.words(named)}
         return weights._replace(dataset=dataset_from_json(record)), f"named by {file}"
     if known == classes.unnamed(len(known)):
         return weights, "without names (--classes FILE gives them)"
-    if len(known) == classes.IMAGENET_CLASSES and known == classes.imagenet():
+    if assumed:
         return weights, "taken for ImageNet's in the order of their WordNet ids (--classes FILE if they are others)"
     return weights, f"named in the file: {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
 

@@ -459,6 +459,14 @@ def test_folder_mistakes(folder, tmp_path):
     assert not (tmp_path / "pets").exists()
 
 
+@pytest.mark.parametrize("where", ["train/bird", "val/bird", "test/bird", "train/readme.txt", "valid"])
+def test_a_link_that_leads_nowhere_drops_no_class(where, folder, tmp_path):
+    """A class, or a split, on a disk that isn't mounted."""
+    (folder / where).symlink_to(tmp_path / "disk" / "bird")
+    with pytest.raises(UserError, match=rf"{where} is a link that leads nowhere; mount the disk that it leads to, or remove the link"):
+        prepare.prepare_folder(folder, "pets", tmp_path, size=8, workers=1)
+
+
 def test_pictures_of_any_name_at_any_depth(folder, tmp_path, capsys):
     """And what is none is counted by reason, on one line each in a list."""
     cat, pixels = folder / "train/cat", np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8)

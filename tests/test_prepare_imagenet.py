@@ -257,6 +257,14 @@ def test_what_lies_beside_the_class_folders_is_listed(tmp_path):
     assert f"beside the class folders\t{source}/train/others" in listed
 
 
+def test_a_link_that_leads_nowhere_drops_no_class(tmp_path):
+    source = make(tmp_path / "source", "folders")
+    (source / "train/n02119789").rename(tmp_path / "moved")
+    (source / "train/n02119789").symlink_to(tmp_path / "disk")
+    with pytest.raises(UserError, match=r"train/n02119789 is a link that leads nowhere"):
+        prepared(source, tmp_path)
+
+
 def test_too_small_a_disk_is_an_error_before_it_begins(tars, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))

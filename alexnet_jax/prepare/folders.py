@@ -58,8 +58,8 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
     examples of train become that split. A test folder without classes is left out. Raises UserError where it can't be understood, or where
     links bring one file into two splits or two classes.
     """
+    entries, left_out = linked(source) if source.is_dir() else [], list[LeftOut]()
     classes = _class_folders(source / "train")
-    left_out: list[LeftOut] = []
     splits = {"train": _labelled(source / "train", classes, left_out)}
     held = [name for name in VALIDATION if (source / name).is_dir()]
     if len(held) > 1 or (held and validation is not None):
@@ -82,7 +82,7 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
             left_out.append(LeftOut("test folder without labels", shown(source / "test")))
     refuse_links(splits)
     tell_copies(splits)
-    others = sorted({entry.name for entry in _entries(source)} - {"train", "test", *held})
+    others = sorted({entry.name for entry in entries} - {"train", "test", *held})
     left_out += [LeftOut("beside train, val and test", shown(source / name)) for name in others]
     return RawDataset(
         classes=list(classes),
@@ -126,7 +126,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
     """Class -> name of its folder, sorted. Images that lie beside the folders, or no folders at all, are an error."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {shown(folder)}; {LAYOUT}")
-    entries = _entries(folder)
+    entries = linked(folder)
     stray = next((entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(EXTENSIONS)), None)
     if stray:
         raise UserError(
@@ -164,11 +164,19 @@ def _labelled(folder: Path, classes: dict[str, str], left_out: list[LeftOut]) ->
 
 def _has_classes(folder: Path, classes: dict[str, str]) -> bool:
     """Whether a test folder is sorted into classes; one folder of another name is a folder of pictures without labels."""
-    folders = [unicodedata.normalize("NFC", entry.name).strip() for entry in _entries(folder) if entry.is_dir()]
+    folders = [unicodedata.normalize("NFC", entry.name).strip() for entry in linked(folder) if entry.is_dir()]
     return len(folders) > 1 or any(name in classes for name in folders)
 
 
 # Reading folders
+
+
+def linked(folder: str | Path) -> list[os.DirEntry]:
+    """What a folder of folders holds. A link that leads nowhere is refused: a class or a split may lie on a disk that isn't mounted."""
+    entries = _entries(folder)
+    if lost := next((entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)), None):
+        raise UserError(f"{shown(lost)} is a link that leads nowhere; mount the disk that it leads to, or remove the link")
+    return entries
 
 
 def _files(folder: str | Path, above: set[tuple[int, int]]) -> Iterator[os.DirEntry]:

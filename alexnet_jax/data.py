@@ -46,6 +46,7 @@ class Dataset:
     class_words: tuple[str, ...] = ()  # what WordNet ids mean, where the classes are such
     resize: str = "shorter-side"  # how prepare brought the images to their size: `how` and `interpolation` of prepare's Resize
     interpolation: str = "bicubic"
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of each split's images and labels; of old datasets there are none
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -93,6 +94,7 @@ class Dataset:
             **({"class_words": list(self.class_words)} if self.class_words else {}),
             **({"resize": self.resize} if self.resize != Dataset.resize else {}),
             **({"interpolation": self.interpolation} if self.interpolation != Dataset.interpolation else {}),
+            **({"digests": self.digests} if self.digests else {}),
         }
 
     @property
@@ -133,6 +135,7 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
             stats=stats_from_json({"mean": pixel_mean or metadata["pixel_mean"], "std": metadata["pixel_std"], **metadata}),
             builder=builder,
             class_words=tuple(metadata.get("class_words", ())),
+            digests=metadata.get("digests", {}),
             **{field: metadata[field] for field in ("resize", "interpolation") if metadata.get(field, "none") != "none"},
         )
     except ModuleNotFoundError as error:  # TFDS imports some packages only when it reads
@@ -142,6 +145,14 @@ def load(section: ConfigDict, pixel_mean: tuple[float, ...] = ()) -> Dataset:
         raise UserError(
             f"{directory} isn't a dataset that this project prepared ({reason}); delete it and run: {section.prepare}"
         ) from None
+
+
+def comparable(*records: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `describe` says of some datasets, as far as it tells them apart: without the digests where one has none, since it was prepared
+    before they were written, or where the classes are in another order, which gives the same images other labels.
+    """
+    told = all("digests" in record and record.get("classes") == records[0].get("classes") for record in records)
+    return [{name: value for name, value in record.items() if told or name != "digests"} for record in records]
 
 
 def class_labels(record: dict[str, Any]) -> tuple[str, ...]:

@@ -101,6 +101,7 @@ def _is_dataset(value: Any) -> bool:
         "stats": lambda stats: isinstance(stats, dict),
         "resize": _is_text,
         "interpolation": _is_text,
+        "digests": lambda digests: isinstance(digests, dict) and all(map(_is_text, digests.values())),
     }
     return isinstance(value, dict) and all(fits(value[name]) for name, fits in fields.items() if name in value)
 

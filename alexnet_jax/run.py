@@ -119,6 +119,7 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling
     if path.exists():
         check_same(workdir, config, dataset)
         before = read_config(workdir)
+        record["dataset"] = before["dataset"] | record["dataset"]  # its digests stay known, where this copy of it has none
         if (changed := before.get("numerics", _numerics())) != _numerics():
             raise UserError(
                 f"{workdir} holds a run computed with {_in_words(changed)}, now it is {_in_words(_numerics())}; restore the environment"
@@ -157,7 +158,8 @@ def check_same(workdir: Path, config: ConfigDict, dataset: Dataset) -> None:
     """
     check_config(workdir, config)
     record = read_config(workdir)
-    if record.get("dataset") != dataset.describe():
+    before, now = data.comparable(record.get("dataset", {}), dataset.describe())
+    if before != now:
         raise UserError(f"{workdir} holds a run on another version of dataset {dataset.name}; use another directory")
     if record.get("image_order") != ORDER:
         raise UserError(f"{workdir} holds a run that another version of the project shuffled in another order; use another directory")
@@ -230,7 +232,8 @@ def open_dataset(loaded: Run, data_dir: Path | None = None) -> Dataset:
             f"{loaded.workdir} was trained on images of {stored}, the dataset {dataset.name} now has {now}; "
             "prepare it again with the old shape, or prepare the new one under another --name"
         )
-    if record.get("split_sizes") and any(record[part] != dataset.describe()[part] for part in ("split_sizes", "stats")):
+    trained, found = data.comparable(record, dataset.describe())
+    if record.get("split_sizes") and any(trained.get(part) != found.get(part) for part in ("split_sizes", "stats", "digests")):
         print(
             f"warning: {loaded.workdir} was trained on another version of the dataset {dataset.name}, which may have had images of this "
             "version's other splits in its train split: the error may be too low",

@@ -141,11 +141,12 @@ def test_a_dataset_that_was_prepared_anew_is_told(runs, tmp_path, capsys):
     workdir = shutil.copytree(runs / "digits", tmp_path / "run")
     answers(workdir)
     assert capsys.readouterr().err == ""
-    record = json.loads((workdir / "config.json").read_text())
-    record["dataset"]["split_sizes"] |= {"train": 1347, "validation": 90}
-    (workdir / "config.json").write_text(json.dumps(record))
-    answers(workdir)
-    assert "run was trained on another version of the dataset digits" in capsys.readouterr().err
+    for field, changed in (("split_sizes", {"train": 1347, "validation": 90}), ("digests", {"train": "0123"})):
+        record = json.loads((runs / "digits" / "config.json").read_text())
+        record["dataset"][field] |= changed
+        (workdir / "config.json").write_text(json.dumps(record))
+        answers(workdir)
+        assert "run was trained on another version of the dataset digits" in capsys.readouterr().err
 
 
 def test_a_run_without_names(runs, tmp_path):

@@ -110,6 +110,28 @@ def test_the_same_bytes_from_any_number_of_workers(tmp_path, monkeypatch):
     assert 10 <= sum(label for _, label in read(two, "train")[:30]) <= 20  # shuffled: cats and dogs are mixed
 
 
+def test_digests_tell_splits_apart_that_look_alike(tmp_path, monkeypatch):
+    """Other labels on the same pictures, or the same records in another order: the counts and the statistics are the same."""
+    monkeypatch.setattr(records, "SHARD_RECORDS", 17)
+    plan = toy_plan()
+
+    def described(name, **splits):
+        records.write(toy_plan(splits={**plan.splits, **splits}), tmp_path / name / "toy" / "1.0.0")
+        return data.load(ConfigDict({"dir": str(tmp_path / name), "name": "toy", "prepare": "..."})).describe()
+
+    first = described("first")
+    assert described("again") == first
+    assert set(first["digests"]) == {"train", "validation"}
+    turned = {
+        "train": [(image, 1 - label) for image, label in plan.splits["train"]],
+        "validation": plan.splits["validation"][::-1],
+    }
+    for split, items in turned.items():
+        other = described(split, **{split: items})
+        assert [name for name in first if first[name] != other[name]] == ["digests"]
+        assert [name for name in first["digests"] if first["digests"][name] != other["digests"][name]] == [split]
+
+
 def test_shards_split_at_their_size(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARD_RECORDS", 17)
     plan = toy_plan()

@@ -1,6 +1,7 @@
 """What a run directory remembers of how it was trained, and what it refuses to go on with."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import shutil
@@ -119,6 +120,24 @@ def test_a_config_json_of_another_form_is_one_line(place, value, message, finish
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=message):
         run.load(tmp_path)
+
+
+def test_a_dataset_of_other_labels_is_another_one(finished, tiny_config, tmp_path):
+    """Though its pictures are the same; where one of the two was prepared before there were digests, that can't be told."""
+    config, workdir = tiny_config(*SHORT), shutil.copytree(finished, tmp_path / "run")
+    dataset = data.load(config.data)
+    labelled_anew = dataclasses.replace(dataset, digests={**dataset.digests, "validation": "0123"})
+    with pytest.raises(UserError, match=r"holds a run on another version of dataset digits; use another directory"):
+        run.check_same(workdir, config, labelled_anew)
+    without = dataclasses.replace(dataset, digests={})
+    run.write_config(workdir, config, without)
+    with pytest.raises(UserError, match="another version of dataset"):  # the run still knows which one it was
+        run.check_same(workdir, config, labelled_anew)
+    record = run.read_config(workdir)
+    del record["dataset"]["digests"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    run.write_config(workdir, config, dataset)
+    assert run.read_config(workdir)["dataset"]["digests"] == dataset.digests
 
 
 # What may differ on resume. 16 steps, evaluated every 3, a drop at every evaluation but the first; stopped at 8.

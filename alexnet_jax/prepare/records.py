@@ -162,10 +162,9 @@ def write(raw: RawDataset, target: Path, *, workers: int = 1, skip_corrupt: bool
         _check_room(raw, sum(map(len, splits.values())), sum(one.size for one in shards.values()), target)
         for split, items in splits.items():
             _write_split(items, shards[split], functools.partial(map_in_order, encode), skip_corrupt)
-        tallies = {split: one.tally for split, one in shards.items()}
         if raw.check:
-            raw.check(tallies)
-        _write_metadata(raw, folder, [one.close() for one in shards.values()], tallies, [s for s in splits if splits[s].by_class])
+            raw.check({split: one.tally for split, one in shards.items()})
+        _write_metadata(raw, folder, shards, [split for split in splits if splits[split].by_class])
     return target
 
 
@@ -215,16 +214,17 @@ def _check_room(raw: RawDataset, images: int, written: int, target: Path) -> Non
         )
 
 
-def _write_metadata(raw: RawDataset, folder: Path, infos: list[Any], tallies: dict[str, Tally], by_class: list[str]) -> None:
+def _write_metadata(raw: RawDataset, folder: Path, shards: dict[str, Shards], by_class: list[str]) -> None:
     import tensorflow_datasets as tfds
 
+    infos = [one.close() for one in shards.values()]
     if raw.encoding == "raw":  # as bytes: by default TFDS would make each pixel an int64
         image = tfds.features.Tensor(shape=raw.shape, dtype=np.uint8, encoding="bytes")
     else:
         image = tfds.features.Image(shape=raw.shape, encoding_format=raw.encoding)
     protocol = raw.protocol or (raw.resize.protocol() if raw.resize else "pixels as they are")
     stored = f"JPEG of quality {JPEG_QUALITY}" if raw.encoding == "jpeg" else raw.encoding
-    left_out = [*raw.left_out, *(one for tally in tallies.values() for one in tally.left_out)]
+    left_out = [*raw.left_out, *(one for each in shards.values() for one in each.tally.left_out)]
     optional = {"class_words": list(raw.class_words), "by_class": by_class}
     with disk_errors(folder):
         if left_out:
@@ -238,7 +238,8 @@ def _write_metadata(raw: RawDataset, folder: Path, infos: list[Any], tallies: di
             description=raw.source,
             supervised_keys=("image", "label"),
             metadata=tfds.core.MetadataDict(
-                **tallies["train"].moments.statistics(),
+                **shards["train"].tally.moments.statistics(),
+                digests={split: one.digest for split, one in shards.items()},
                 source=raw.source,
                 protocol=f"{protocol}; stored as {stored}",
                 resize=raw.resize.how if raw.resize else "none",

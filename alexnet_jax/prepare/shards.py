@@ -5,6 +5,7 @@ journal holds, for each shard, where in the source it ended and all that the dat
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -67,11 +68,22 @@ class Shards:
         self._journal = folder / JOURNAL
         self._writer: Any = None
         self._lengths: list[int] = []  # records in each shard
-        self._records = [0, 0]  # records, and their bytes, of the shard that is written
+        self._digests: list[str] = []  # of each shard's records
+        self._begin()
         self.items, self.size, self.tally, self.place = 0, 0, Tally(), None
         for record in _read_journal(self._journal):
             if record["split"] == split and not self._take(record):
                 break
+
+    def _begin(self) -> None:
+        """A shard."""
+        self._records = [0, 0]  # records, and their bytes
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    @property
+    def digest(self) -> str:
+        """Of the records of the finished shards, their images and their labels: it tells whether two splits are the same."""
+        return hashlib.blake2b("".join(self._digests).encode(), digest_size=16).hexdigest()
 
     def write(self, records: list[bytes]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -84,6 +96,7 @@ class Shards:
                 self._writer.write(record)
                 self._records[0] += 1
                 self._records[1] += len(record)
+                self._digest.update(len(record).to_bytes(8, "little") + record)
 
     def finish(self, items: int, tally: Tally, place: Any) -> None:
         """The shard is complete: it was made of so many items, the last of them from `place` of the source."""
@@ -93,10 +106,11 @@ class Shards:
                 self._writer.close()
                 self._writer = None
                 size = os.path.getsize(self._path(len(self._lengths)))
-            record = {"split": self.split, "items": items, "records": self._records, "size": size, "place": place, **tally.to_json()}
+            written = {"records": self._records, "size": size, "digest": self._digest.hexdigest()}
+            record = {"split": self.split, "items": items, **written, "place": place, **tally.to_json()}
             with self._journal.open("a") as journal:
                 journal.write(json.dumps(record) + "\n")
-        self._records = [0, 0]
+        self._begin()
         self._take(json.loads(json.dumps(record)))
 
     def close(self) -> Any:
@@ -118,6 +132,7 @@ class Shards:
             return False
         if count:  # a shard of broken images alone has no file
             self._lengths.append(count)
+            self._digests.append(record["digest"])
             self.size += size
         self.items += record["items"]
         self.tally += Tally.from_json(record)

@@ -252,7 +252,8 @@ def _subject(loaded: run.Run, member: int, finished: bool, imported: bool) -> Su
 
     config = loaded.config
     dataset = data.load(config.data, config.model.pixel_mean)
-    if not imported and unordered(dataset.describe()) != unordered(run.read_config(loaded.workdir)["dataset"]):
+    now, before = map(unordered, data.comparable(dataset.describe(), run.read_config(loaded.workdir)["dataset"]))
+    if not imported and now != before:
         raise UserError(f"the dataset {dataset.name} in {config.data.dir} is not the one that the run was trained on")
     split = config.data.test_split if finished else config.data.validation_split
     predictions, _ = evaluate.predict_run(loaded.workdir, split, batch_size=parallel.even(config.eval.batch_size))

@@ -30,10 +30,10 @@ KINDS = {"float32": "Float", "float16": "Half", "bfloat16": "BFloat16", "float64
 
 
 class View:
-    """A tensor that is a view of another array."""
+    """A tensor that is a view of another array; the rest is what PyTorch says of it behind its hooks."""
 
-    def __init__(self, base, offset, shape, strides):
-        self.base, self.offset, self.shape, self.strides = base, offset, shape, strides
+    def __init__(self, base, offset, shape, strides, *rest):
+        self.base, self.offset, self.shape, self.strides, self.rest = base, offset, shape, strides, rest
 
 
 class Parameter:
@@ -60,7 +60,8 @@ class Saver(pickle.Pickler):
         if isinstance(obj, np.ndarray):
             obj = View(obj, 0, obj.shape, tuple(step // obj.itemsize for step in obj.strides))
         if isinstance(obj, View):
-            return self.torch._utils._rebuild_tensor_v2, (Numbers(obj.base), obj.offset, obj.shape, obj.strides, False, OrderedDict())
+            what = (Numbers(obj.base), obj.offset, obj.shape, obj.strides, False, OrderedDict(), *obj.rest)
+            return self.torch._utils._rebuild_tensor_v2, what
         return NotImplemented
 
     def persistent_id(self, obj):
@@ -381,6 +382,16 @@ def test_a_tensor_beyond_its_storage(view, tmp_path):
     file = save(tmp_path / "net.pth", {"x": View(np.zeros(24, np.float32), *view)})
     with pytest.raises(UserError, match=r"reaches beyond its storage 0 of 24 numbers|describes a tensor that is none"):
         pth.read(file)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_view_of_another_sign_is_refused(form, tmp_path):
+    base = np.arange(6, dtype=np.float32)
+    save(tmp_path / "net", {"weight": View(base, 0, (2, 3), (3, 1), {})}, form)
+    assert np.array_equal(pth.read(tmp_path / "net")["weight"].array(), base.reshape(2, 3))
+    save(tmp_path / "net", {"weight": View(base, 0, (2, 3), (3, 1), {"neg": True})}, form)
+    with pytest.raises(UserError, match=r"net holds a tensor with the properties \(\{'neg': True\},\); save its plain numbers"):
+        pth.read(tmp_path / "net")
 
 
 def test_a_tree_that_holds_itself(tensors, tmp_path):

@@ -50,6 +50,10 @@ class _Damaged(Exception):
     """The file contradicts itself."""
 
 
+class _Unknown(Exception):
+    """The file is whole, and says of a tensor what isn't known here."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
     """The numbers of one or more tensors, where they lie."""
@@ -112,6 +116,8 @@ def read(path: Path) -> Any:
                 return _read_legacy(path, file)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except _Unknown as error:
+        raise UserError(f"{path} holds {error}") from None
     except Exception as error:  # a damaged pickle or archive raises whatever it likes
         if isinstance(error, UserError):
             raise
@@ -246,8 +252,10 @@ class _Nothing:
         pass
 
 
-def _rebuild_tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Stored:
-    """A view of a storage, that doesn't reach beyond it."""
+def _rebuild_tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any) -> Stored:
+    """A view of a storage, that doesn't reach beyond it. Behind it come whether it has gradients, its hooks, and what else it is."""
+    if any(rest[2:]):  # {"neg": True}: its numbers are those of the storage with another sign
+        raise _Unknown(f"a tensor with the properties {rest[2:]!a:.80}; save its plain numbers with PyTorch: tensor.resolve_neg()")
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
         raise _Damaged(f"it describes a tensor that is none, of shape {shape!a:.80}")

@@ -10,6 +10,7 @@
 """
 
 import codecs
+import functools
 import json
 import re
 import unicodedata
@@ -77,12 +78,10 @@ def read(path: Path, count: int) -> tuple[str, ...]:
     names = _from_json(path, text) if text.lstrip()[:1] in ("{", "[") else _from_lines(path, text)
     if len(names) != count:
         raise UserError(f"{path} names {len(names)} classes, the network has {count}")
-    for name in names:
-        if names.count(name) > 1:
-            first = names.index(name)
-            raise UserError(
-                f"{path} names both class {first} and class {names.index(name, first + 1)} {name!r}; classes are told apart by their names"
-            )
+    composed = [unicodedata.normalize("NFC", name) for name in names]  # as `places` compares them
+    for number, name in enumerate(composed):
+        if (first := composed.index(name)) < number:
+            raise UserError(f"{path} names both class {first} and class {number} {name!r}; classes are told apart by their names")
     return tuple(names)
 
 
@@ -98,16 +97,29 @@ def _from_lines(path: Path, text: str) -> list[str]:
 
 def _from_json(path: Path, text: str) -> list[str]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=functools.partial(_map, path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} begins like JSON and isn't ({error}); write one class name a line, or a JSON list or map") from None
     if isinstance(value, dict):
         value = _by_number(path, value)
+    for number, entry in enumerate(value):
+        if isinstance(entry, list) and any(isinstance(part, int | float) for part in entry[1:]):  # whose number may be another one
+            raise UserError(
+                f"{path}: class {number} is {json.dumps(entry)[:40]}, a name with a number; write a list of names, or a map to numbers"
+            )
     names = [entry[0] if isinstance(entry, list) and entry else entry for entry in value]
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name.strip() or _CONTROL.search(name):
             raise UserError(f"{path}: class {number} is {json.dumps(name)[:40]} and not a name; write a list of names, or a map of them")
     return names
+
+
+def _map(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise UserError(f"{path} is a JSON map that has {twice!r} twice; leave one of them out")
+    return value
 
 
 def _by_number(path: Path, value: dict[str, Any]) -> list[Any]:

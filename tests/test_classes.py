@@ -53,6 +53,12 @@ def test_words_behind_wordnet_ids_are_no_names(tmp_path):
         (b'{"0": "cat", "1": "dog", "3": "cow"}', "a JSON map, but not of the numbers 0 to 2 to names"),
         (b'{"classes": ["cat", "dog", "cow"]}', "a JSON map, but not of the numbers 0 to 0 to names"),
         (b'{"cat": 0, "dog": 0, "cow": 1}', "a JSON map, but not of the numbers 0 to 2 to names"),
+        (b'[["cat", 1], ["dog", 0], ["cow", 2]]', r'class 0 is \["cat", 1\], a name with a number; write a list of names, or a map'),
+        (b'{"0": ["cat", 0.5], "1": "dog", "2": "cow"}', r'class 0 is \["cat", 0.5\], a name with a number'),
+        (b'{"0": "cat", "1": "dog", "0": "cow"}', "is a JSON map that has '0' twice; leave one of them out"),
+        (b'{"cat": 0, "dog": 1, "cow": 2, "dog": 1}', "is a JSON map that has 'dog' twice"),
+        (b'{"00": "cat", "0": "dog", "2": "cow"}', "a JSON map, but not of the numbers 0 to 2 to names"),
+        pytest.param("café\ndog\ncafe\u0301\n".encode(), "names both class 0 and class 2 'caf\u00e9'", id="NFC and NFD"),
         (b"\x89PNG\r\n", "is not a text file in UTF-8"),
     ],
 )

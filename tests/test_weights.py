@@ -475,6 +475,13 @@ def test_names_of_the_classes(caffe_file, tmp_path):
     assert refusal(arguments) == f"{tmp_path / 'names.txt'} names 2 classes, the network has 10"
 
 
+@pytest.mark.parametrize("name", ["no such/name", "", "../up", "7scans"])
+def test_a_name_that_no_dataset_can_have(name, caffe_file, tmp_path):
+    arguments = ["import", "--from", "caffe", caffe_file()[0], "--workdir", tmp_path / "x", "--dataset", name]
+    assert refusal(arguments) == f"dataset name {name!r}: use letters, digits and underscores, a letter first"
+    assert not (tmp_path / "x").exists()
+
+
 def test_names_that_came_with_a_network_stay(members, tmp_path):
     """Another order of theirs would give other answers; evaluate refuses them too."""
     (tmp_path / "names.txt").write_text("\n".join("1023456789"))

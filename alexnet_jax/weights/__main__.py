@@ -84,7 +84,14 @@ def check(origin: object, weights: Weights) -> None:
 
 
 def of_dataset(weights: Weights, name: str) -> Weights:
-    """The network with another dataset than it came with: its images are those that evaluate, explain and the others take."""
+    """The network with another dataset than it came with: its images are those that evaluate, explain and the others take.
+
+    Raises:
+      UserError: no dataset can have this name.
+    """
+    from alexnet_jax.prepare.datasets import dataset_dir
+
+    dataset_dir("", name)  # which knows what names there can be
     config = weights.config.copy_and_resolve_references().unlock()
     config.data.name, config.data.prepare = name, f"python -m alexnet_jax.prepare folder --source DIR --name {name}"
     return weights._replace(config=config.lock(), dataset=dataset_from_json({**weights.dataset.describe(), "name": name}))
@@ -171,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     weights, notes = READERS[args.format](args.file, **({"under": args.under} if args.under else {}))
     check(args.file, weights)
     weights, naming = name_classes(weights, args.classes)
-    if args.dataset:
+    if args.dataset is not None:
         weights = of_dataset(weights, args.dataset)
     if args.as_one_tower:
         weights = as_one_tower(weights)

@@ -214,6 +214,6 @@ def check_range(field: str, value: float) -> None:
     }
     limit, open_end = upper.get(field, float("inf")), field in ("momentum", "dropout") or field not in upper
     if not 0 <= value <= min(limit, LARGEST) or (open_end and value == limit):
-        raise UserError(f"{field} = {value:g} is outside [0, {limit:g}{')' if open_end else ']'}")
+        raise UserError(f"{field} = {_short(value)} is outside [0, {_short(limit)}{')' if open_end else ']'}")
     if field == "lrn_k" and value == 0:
         raise UserError("lrn_k = 0 makes LRN divide by zero where activations are zero; give it a positive value")

@@ -276,6 +276,7 @@ def without(tensors, *names):
             "another network: features.12.weight of shape (3,) has no place in this network",
         ),
         (lambda t: without(t, "features.3.bias"), "another network: it has no features.3.bias of shape (12,)"),
+        (lambda t: without(t, "classifier.6.bias"), "another network: it has no classifier.6.bias of shape (10,)"),
         (
             lambda t: {"model": without(t, "features.3.bias") | {"feat.3.bias": t["features.3.bias"]}},
             "another network (under model): it has no features.3.bias of shape (12,), but feat.3.bias of shape (12,)",

@@ -310,9 +310,12 @@ def _oihw_shapes(variant: str, names: Names, count: int) -> matching.Shapes:
 
 
 def _count(tensors: Mapping[str, matching.Tensor], names: Names) -> int:
-    """The number of classes, by the last layer's bias; ImageNet's where there is none."""
-    bias = tensors.get(names["fc8", "bias"])
-    return bias.shape[0] if bias is not None and len(bias.shape) == 1 and bias.shape[0] else classes.IMAGENET_CLASSES
+    """The number of classes, by the last layer's bias, or else by its kernel; ImageNet's where there is neither."""
+    for leaf, axes in (("bias", 1), ("kernel", 2)):
+        tensor = tensors.get(names["fc8", leaf])
+        if tensor is not None and len(tensor.shape) == axes and tensor.shape[0]:
+            return tensor.shape[0]
+    return classes.IMAGENET_CLASSES
 
 
 def _shapes(config: "ConfigDict", dataset: "Dataset") -> dict[tuple[str, str], tuple[int, ...]]:

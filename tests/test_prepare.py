@@ -635,6 +635,18 @@ def test_tfds_leaves_broken_images_out(tmp_path, capsys):
     assert "train 14, validation 5" in printed or "train 15, validation 4" in printed
 
 
+def test_tfds_declares_a_shape_that_its_pictures_do_not_have(digits, tmp_path):
+    source = shutil.copytree(digits, tmp_path / "digits" / "1.0.0")
+    as_png = prepare.prepare_tfds("as_png", tmp_path, source=source, encoding="png", workers=1)
+    features = as_png / "features.json"
+    features.write_text(features.read_text().replace('"28"', '"20"', 1))
+    message = r"example \d+ of train in .*as_png.* has the shape \(28, 28, 1\), and the dataset declares \(20, 28, 1\); pass --size to"
+    with pytest.raises(UserError, match=message):
+        prepare.prepare_tfds("other", tmp_path, source=as_png, workers=1)
+    directory = prepare.prepare_tfds("other", tmp_path, source=as_png, workers=1, size=14)
+    assert read(directory, "test")[0].shape == (360, 14, 14, 1)
+
+
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_tfds_with_all_splits_and_one_shape(digits, tmp_path, encoding):
     directory = prepare.prepare_tfds("copy", tmp_path, source=digits, encoding=encoding, workers=1)

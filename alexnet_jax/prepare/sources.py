@@ -144,11 +144,13 @@ def _load_tfds(directory: str, image_key: str, label_key: str, resize: Resize | 
     split, index = item
     source = _tfds_source(directory, image_key, split)
     example = source[index]
-    image = example[image_key]
+    image, declared = example[image_key], source.dataset_info.features[image_key].shape
     if isinstance(image, bytes):
-        channels = source.dataset_info.features[image_key].shape[-1]
         try:
-            image = load_image(image)[..., :channels]  # a grey image comes as three equal channels
+            image = load_image(image)[..., : declared[-1]]  # a grey image comes as three equal channels
         except ImageError as error:
             raise ImageError(f"example {index} of {split} in {directory}: {error}") from None
+    if resize is None and image.shape != declared:
+        where = f"example {index} of {split} in {directory}"
+        raise ImageError(f"{where} has the shape {image.shape}, and the dataset declares {declared}; pass --size to bring all to one")
     return (resize(image) if resize else image), example[label_key]

@@ -2,6 +2,7 @@
 
 import re
 import time
+from concurrent import futures
 from types import SimpleNamespace
 
 import jax
@@ -158,7 +159,7 @@ def test_the_feed_counts_the_time_for_which_idle_devices_wait():
         assert feed.waited() == 0  # they had work
         feed.take(busy=lambda: False)
         assert 0.1 < feed.waited() < 1
-        time.sleep(0.4)
+        futures.wait([feed._next], timeout=60)
         feed.take(busy=lambda: False)
         assert feed.waited() == 0  # it was there already
 

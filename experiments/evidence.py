@@ -68,7 +68,7 @@ PIECES = {
     "few_lrn": Piece(f"{FEW_LINEAR} --factors lrn,order --rates auto {NINE}", {"few_lrn": "."}),
     "parts": Piece(
         f"experiments.reproduce parts --dataset fashion_mnist --scale full {NARROW} --config.data.train_split=train[stratified:2000] "
-        f"--config.train.epochs=20 --config.train.checkpoint_every_epochs=20 --config.eval.every_epochs=20 {LINEAR} --orders 3",
+        f"--config.train.epochs=20 --config.train.checkpoint_every_epochs=20 --config.eval.every_epochs=20 {LINEAR} --orders 5",
         {"parts": "fashion_mnist-full/parts"},
     ),
     "lrn": Piece(f"experiments.ablate {ALL} {LINEAR} --factors lrn,order --rates auto {NINE}", {"lrn": "."}),

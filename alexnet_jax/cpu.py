@@ -38,8 +38,8 @@ def prepare() -> None:
 
 def users_flags() -> str:
     """XLA's flags of the user: without the one that `prepare` adds, and without the number of CPU devices, of which a run may change."""
-    own = (_NO_YNNPACK, "--xla_force_host_platform_device_count")
-    return " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag != own[0] and not flag.startswith(own[1]))
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join(flag for flag in flags if flag != _NO_YNNPACK and not flag.startswith("--xla_force_host_platform_device_count"))
 
 
 def give_back() -> None:

@@ -103,7 +103,8 @@ def write_config(workdir: Path, config: ConfigDict, dataset: Dataset, resampling
     Raises:
       UserError: the config or the dataset is another one, or the file can't be written.
     """
-    path, notes = workdir / CONFIG, list[str]()
+    path = workdir / CONFIG
+    notes: list[str] = []
     record = {
         "config": json.loads(config.to_json()),
         "dataset": dataset.describe(),

@@ -58,7 +58,8 @@ def raw_folder(source: Path, resize: Resize, encoding: str | None, validation: i
     examples of train become that split. A test folder without classes is left out. Raises UserError where it can't be understood, or where
     links bring one file into two splits or two classes.
     """
-    entries, left_out = linked(source) if source.is_dir() else [], list[LeftOut]()
+    entries = reachable(source) if source.is_dir() else []
+    left_out: list[LeftOut] = []
     classes = _class_folders(source / "train")
     splits = {"train": _labelled(source / "train", classes, left_out)}
     held = [name for name in VALIDATION if (source / name).is_dir()]
@@ -126,7 +127,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
     """Class -> name of its folder, sorted. Images that lie beside the folders, or no folders at all, are an error."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {shown(folder)}; {LAYOUT}")
-    entries = linked(folder)
+    entries = reachable(folder)
     stray = next((entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(EXTENSIONS)), None)
     if stray:
         raise UserError(
@@ -164,14 +165,14 @@ def _labelled(folder: Path, classes: dict[str, str], left_out: list[LeftOut]) ->
 
 def _has_classes(folder: Path, classes: dict[str, str]) -> bool:
     """Whether a test folder is sorted into classes; one folder of another name is a folder of pictures without labels."""
-    folders = [unicodedata.normalize("NFC", entry.name).strip() for entry in linked(folder) if entry.is_dir()]
+    folders = [unicodedata.normalize("NFC", entry.name).strip() for entry in reachable(folder) if entry.is_dir()]
     return len(folders) > 1 or any(name in classes for name in folders)
 
 
 # Reading folders
 
 
-def linked(folder: str | Path) -> list[os.DirEntry]:
+def reachable(folder: str | Path) -> list[os.DirEntry]:
     """What a folder of folders holds. A link that leads nowhere is refused: a class or a split may lie on a disk that isn't mounted."""
     entries = _entries(folder)
     if lost := next((entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)), None):

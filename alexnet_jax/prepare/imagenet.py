@@ -19,7 +19,7 @@ from alexnet_jax.classes import words as words_of
 from alexnet_jax.errors import UserError
 from alexnet_jax.images import ImageError, Resize, load_resized, shown
 from alexnet_jax.prepare.devkit import DEVKIT, KAGGLE_TRUTH, TINY_TRUTH, Labels, read_labels
-from alexnet_jax.prepare.folders import find_pictures, linked
+from alexnet_jax.prepare.folders import find_pictures, reachable
 from alexnet_jax.prepare.records import RawDataset, Stream, default_encoding
 from alexnet_jax.prepare.shards import LeftOut, Tally
 from alexnet_jax.prepare.tars import WNID, ClassTar, ClassTars, FlatTar, Picture, class_tars
@@ -148,7 +148,7 @@ def _class_tars(train: Path) -> list[ClassTar]:
 
 
 def _class_folders(folder: Path, left_out: list[LeftOut]) -> dict[str, Path]:
-    entries = sorted(Path(entry.path) for entry in linked(folder))
+    entries = sorted(Path(entry.path) for entry in reachable(folder))
     found = {entry.name: entry for entry in entries if WNID.fullmatch(entry.name) and entry.is_dir()}
     if not found:
         raise UserError(f"{folder} holds no folders of WordNet ids (n01440764, ...); for other classes use: prepare folder")

@@ -76,7 +76,7 @@ class Shards:
                 break
 
     def _begin(self) -> None:
-        """A shard."""
+        """Begin a shard."""
         self._records = [0, 0]  # records, and their bytes
         self._digest = hashlib.blake2b(digest_size=16)
 
